@@ -1,0 +1,1 @@
+"""One package per framework, all of one shape; importing one never imports its framework."""

@@ -1,0 +1,67 @@
+"""The exceptions of agentcgroup, all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentcgroup.records import CallRecord
+
+__all__ = ["AgentCgroupError", "CgroupUnavailable", "ConfigError", "LimitExceeded"]
+
+
+class AgentCgroupError(Exception):
+    """Base of everything this package raises on its own account."""
+
+
+class ConfigError(AgentCgroupError):
+    """Raised when a configuration cannot be used.
+
+    Attributes:
+        file: path of the file, or the name of the source (``config=``, an environment variable).
+        line: 1-based line in the file, None where the source has no lines.
+        key: dotted key that is wrong, None when the file as a whole is.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        where = file or ""
+        if where and line is not None:
+            where = f"{where}:{line}"
+        super().__init__(": ".join(part for part in (where, key, message) if part))
+        self.message = message
+        self.file = file
+        self.line = line
+        self.key = key
+
+
+class CgroupUnavailable(AgentCgroupError):
+    """Raised when containment was asked for and this machine, or this process, cannot give it.
+
+    Attributes:
+        reason: what is missing, as a sentence.
+        fix: what would change it, None when nothing here can.
+    """
+
+    def __init__(self, reason: str, *, fix: str | None = None) -> None:
+        super().__init__(reason if fix is None else f"{reason} Fix: {fix}")
+        self.reason = reason
+        self.fix = fix
+
+
+class LimitExceeded(AgentCgroupError):
+    """Raised when a call was stopped by one of its limits; its text is the feedback sentence.
+
+    Attributes:
+        record: the record of the call, as far as it was known when the limit struck.
+    """
+
+    def __init__(self, message: str, *, record: CallRecord) -> None:
+        super().__init__(message)
+        self.record = record
