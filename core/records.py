@@ -1,0 +1,100 @@
+"""What a finished call was."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TextIO
+
+__all__ = ["CallRecord", "JsonLines", "Outcome"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: How a call ended. ``error``: the tool raised. ``oom``: the kernel killed it for memory.
+#: ``timeout``: its time was over. ``killed``: stopped for another limit. ``cancelled``: the
+#: framework gave it up. ``rejected``: it never started.
+Outcome = Literal["ok", "error", "oom", "timeout", "killed", "cancelled", "rejected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """One finished call: who, how long, how it ended, what it used, what limits it had.
+
+    A figure that is None was not measured: the call started no process and so had no cgroup, or
+    this kernel or machine has no such counter. Absent is not zero.
+
+    Attributes:
+        id: unique over runs and machines.
+        parent_id: id of the call this one ran inside, None at the top.
+        framework: ``langchain``, ``autogen``, ``crewai``, or ``python`` for `agentcgroup.call`.
+        agent: the agent's name as the framework gave it, unchanged; None when it has none.
+        tool: the tool's name as the framework gave it, unchanged (``gen_ai.tool.name``).
+        tool_call_id: the model's id of the call (``gen_ai.tool.call.id``); not always unique.
+        started_at: Unix time in seconds.
+        duration_s: wall-clock seconds from the seam's entry to its end.
+        outcome: how it ended.
+        reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
+            ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
+            ``pids_max``, ``cancelled``, ``leftovers`` (processes that outlived the tool were
+            ended), or None.
+        memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).
+        cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).
+        pids_peak: most tasks at once (pids.peak, Linux 6.1).
+        io_read_bytes: bytes read from block devices (io.stat).
+        io_write_bytes: bytes written to block devices (io.stat).
+        throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
+        oom_kills: processes the OOM killer counted, 0 where none and measured.
+        limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
+        cgroup: path of its cgroup below the cgroup2 mount, gone by now; None when it had none.
+    """
+
+    id: str
+    parent_id: str | None
+    framework: str
+    agent: str | None
+    tool: str
+    tool_call_id: str | None
+    started_at: float
+    duration_s: float
+    outcome: Outcome
+    reason: str | None
+    memory_peak_bytes: int | None = None
+    cpu_usage_s: float | None = None
+    pids_peak: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    throttled_s: float | None = None
+    oom_kills: int | None = None
+    limits: Mapping[str, Any]
+    cgroup: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data, ready for JSON."""
+        return asdict(self)
+
+
+class JsonLines:
+    """Appends each record as one line of JSON (UTF-8); a full disk costs lines, never a call."""
+
+    def __init__(self, path: str) -> None:
+        """Open `path` for appending; OSError when that cannot be done."""
+        self._file: TextIO | None = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - lives as long as the session
+        self._path = path
+
+    def __call__(self, record: CallRecord) -> None:
+        """Write one record and flush it, so that a killed run keeps what it did."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(record.to_dict(), ensure_ascii=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            logger.warning("agentcgroup: cannot write records to %s: %s", self._path, error)
+
+    def close(self) -> None:
+        """Close the file; later records are dropped."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
