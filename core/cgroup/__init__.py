@@ -1,0 +1,9 @@
+"""Linux cgroup v2: one directory under cgroupfs, and where on this machine to make it."""
+
+from __future__ import annotations
+
+from agentcgroup.cgroup.cgroup import Cgroup
+from agentcgroup.cgroup.limits import MAX, Limits, Quantity
+from agentcgroup.cgroup.stats import Events, Usage
+
+__all__ = ["MAX", "Cgroup", "Events", "Limits", "Quantity", "Usage"]
