@@ -23,7 +23,7 @@ def cgroup2_mount() -> str:
 
 @pytest.fixture
 def box() -> Iterator[Cgroup]:
-    """An empty cgroup of its own, removed with all that is in it afterwards."""
+    """Give an empty cgroup of its own, removed with all that is in it afterwards."""
     with contextlib.closing(Cgroup.open(cgroup2_mount())) as mount:
         cgroup = mount.child(f"agentcgroup-test-{os.getpid()}-{secrets.token_hex(4)}")
     try:
