@@ -47,7 +47,7 @@ class CallRecord:
         throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
         oom_kills: processes the OOM killer counted, 0 where none and measured.
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
-        cgroup: path of its cgroup below the cgroup2 mount, gone by now; None when it had none.
+        cgroup: path of its cgroup's directory, gone by now; None when it had none.
     """
 
     id: str

@@ -6,9 +6,9 @@ Stands below everything that runs calls: it knows only what `spawn` needs of one
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
-__all__ = ["Home", "current"]
+__all__ = ["Home", "agent", "current", "started"]
 
 
 class Home(Protocol):
@@ -32,3 +32,9 @@ class Home(Protocol):
 
 #: The call whose code is running in this context, or None.
 current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
+
+#: The agent named by `agentcgroup.agent`, or None.
+agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
+
+#: Where calls started from here are noted, so that a cancellation reaches those in threads.
+started: ContextVar[list[Any] | None] = ContextVar("agentcgroup_started", default=None)
