@@ -377,6 +377,6 @@ class Call:
             io_write_bytes=usage.io_write_bytes if usage else None,
             throttled_s=usage.throttled_s if usage else None,
             oom_kills=oom_kills,
-            limits=asked(self.policy),
+            limits=self.policy.asked,
             cgroup=self._cgroup.path if self._cgroup is not None else None,
         )

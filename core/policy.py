@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from agentcgroup.cgroup.limits import Limits
@@ -55,6 +56,7 @@ class Policy:
         background: whether processes that outlive it are killed or kept.
         isolation: where the tool's own code runs.
         priority: its importance in words; already part of `limits` as cpu_weight.
+        asked: the limits that are set and the timeout, by their keys, for records and messages.
     """
 
     limits: Limits
@@ -62,6 +64,12 @@ class Policy:
     background: Background
     isolation: Isolation
     priority: Priority
+    asked: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asked = {key: getattr(self.limits, key) for key in _LIMIT_KEYS} | {"timeout": self.timeout}
+        present = {key: value for key, value in asked.items() if value is not None}
+        object.__setattr__(self, "asked", MappingProxyType(present))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TextIO
 
 __all__ = ["CallRecord", "JsonLines", "Outcome"]
@@ -72,7 +72,11 @@ class CallRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
-        return asdict(self)
+        return {
+            field.name: dict(value) if isinstance(value, Mapping) else value
+            for field in fields(self)
+            for value in (getattr(self, field.name),)
+        }
 
 
 class JsonLines:

@@ -202,10 +202,11 @@ class Session:
         """Return the branch of an agent below the run or below a call."""
 
         def limits() -> Limits:
+            asked = self._resolver.agent(framework, agent)
             named = scope.agent.get()
-            if named is not None and named.name == agent and named.limits:
-                return self._resolver.agent(framework, agent, **named.limits)
-            return self._resolver.agent(framework, agent)
+            if named is not None and named.name == agent:
+                return self._resolver.override_agent(asked, **named.limits)
+            return asked
 
         return above.agent(framework, agent, limits)
 
