@@ -119,7 +119,7 @@ def test_a_timeout_ends_the_tree_and_is_told(session: Session) -> None:
     assert time.monotonic() - began < 10
     assert isinstance(message, ToolMessage)
     assert message.status == "error"
-    assert "time limit of 500 ms (timeout)" in message.content
+    assert "time limit of 500ms (timeout)" in message.content
     assert session.records[-1].outcome == "timeout"
     assert subprocess.run(["pgrep", "-f", "sleep 77"], capture_output=True).returncode == 1
 
