@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a configuration was read, for messages.
+    """Where a configuration was read, for messages; it never tells two configurations apart.
 
     Attributes:
         name: path of the file, or what else it is.
@@ -81,9 +81,9 @@ class Source:
         prefix: keys above ours in that file.
     """
 
-    name: str
-    document: Document | None = None
-    prefix: KeyPath = ()
+    name: str = field(compare=False)
+    document: Document | None = field(default=None, compare=False)
+    prefix: KeyPath = field(default=(), compare=False)
 
     def line(self, path: KeyPath) -> int | None:
         """Return the 1-based line of a key, None where the source has no lines."""
