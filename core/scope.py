@@ -3,7 +3,7 @@
 Stands below everything that runs calls: it knows only what `spawn` needs of one.
 
 asyncio copies the context into every task; threads start with an empty one (until Python 3.14),
-and so do the work items of a pool. `install` makes both carry the variables in `carried`:
+and so do the work items of a pool. `install` makes both carry the variables below:
 
 - a thread takes the values of the code that calls `start`;
 - a work item takes those of the code that calls `submit`, also where that is None, and gives back
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["Home", "carry", "current", "install", "uninstall"]
+__all__ = ["Home", "agent", "current", "install", "started", "uninstall"]
 
 
 class Home(Protocol):
@@ -51,21 +51,17 @@ class Home(Protocol):
 #: The call whose code is running in this context, or None.
 current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
 
-_carried: tuple[ContextVar[Any], ...] = (current,)
+#: The agent named by `agentcgroup.agent`, or None.
+agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
+
+#: Where calls started from here are noted, so that a cancellation reaches those in threads.
+started: ContextVar[list[Any] | None] = ContextVar("agentcgroup_started", default=None)
+
+#: What a thread or a work item carries; each of them has None for "nothing".
+_carried: tuple[ContextVar[Any], ...] = (current, agent, started)
 
 
-def carry(variable: ContextVar[Any]) -> None:
-    """Let threads and work items carry `variable` too; it needs a default."""
-    global _carried
-    if variable not in _carried:
-        _carried = (*_carried, variable)
-
-
-#: What one thread or work item carries.
-Values = list[tuple[ContextVar[Any], Any]]
-
-
-def _values() -> Values:
+def _values() -> list[tuple[ContextVar[Any], Any]]:
     return [(variable, variable.get()) for variable in _carried]
 
 

@@ -5,7 +5,7 @@
 Outside of a call everything goes its old way. `placement` has the protocol, `points` the functions,
 `forks` the forks that others make, `multiprocess` the daemons that must not live in a call.
 
-The modules here are ordered: __init__ > points, forks, multiprocess > native, pure > placement,
+The modules here are ordered: __init__ > points > native, pure > forks, multiprocess > placement >
 arguments, backend.
 """
 
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import wrapt
 
-from agentcgroup import scope
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend, Mode
 from agentcgroup.spawn.forks import hook_forks
@@ -26,39 +25,47 @@ from agentcgroup.spawn.placement import PlacementError, inherited
 from agentcgroup.spawn.points import Point, make_points
 from agentcgroup.spawn.replace import replace
 
-__all__ = ["Capabilities", "PlacementError", "capabilities", "inherited", "install", "uninstall"]
+__all__ = ["Facts", "PlacementError", "facts", "inherited", "install", "uninstall"]
 
 
 @dataclass(frozen=True, slots=True)
-class Capabilities:
-    """How children get into their cgroup on this machine.
+class Facts:
+    """How children get into their cgroup on this machine, for `agentcgroup doctor`.
 
     Attributes:
-        native: whether the C extension does it.
-        mode: "clone3": born inside; "vfork" and "fork": the child moves itself first, which costs
-            a grace period of the kernel, about 10 ms.
-        reason: why it is not clone3, None if it is.
+        mode: "clone3": born inside; "vfork" and "fork": the child moves itself before anything
+            else, which costs a grace period of the kernel, about 10 ms.
+        state: "yes" for born inside, "partly" else.
+        detail: what is done, and why not better.
+        fix: what would make it better, None where nothing is to be made better.
     """
 
-    native: bool
     mode: Mode
-    reason: str | None
+    state: Literal["yes", "partly"]
+    detail: str
+    fix: str | None
 
 
 _backend: Backend | None = None
 _points: list[Point] = []
 
 
-def capabilities() -> Capabilities:
-    """Return how children get into their cgroup here; decided once in a process."""
+def facts() -> Facts:
+    """Return how children get into their cgroup here; it does not change while a process runs."""
     mode, reason = _the_backend().mode()
-    return Capabilities(native=mode != "fork", mode=mode, reason=reason)
+    if mode == "clone3":
+        return Facts(mode, "yes", "clone3 with CLONE_INTO_CGROUP", None)
+    if mode == "vfork":
+        fix = "Linux 5.7 or later, and a seccomp profile that allows clone3."
+        return Facts(mode, "partly", f"each child moves itself (about 10 ms): {reason}.", fix)
+    fix = "install again where there is a C compiler, or from a wheel."
+    return Facts(mode, "partly", f"each child is a fork that moves itself: {reason}.", fix)
 
 
 def install() -> None:
     """Let every child started in a call from now on be born in the call's cgroup; idempotent.
 
-    Threads and thread pools carry the call along (see `scope.install`).
+    Threads and pools of threads carry the call only with `scope.install`.
     """
     backend = _the_backend()
     if not _points:
@@ -68,14 +75,12 @@ def install() -> None:
             join_from_fork_server, "multiprocessing.popen_forkserver"
         )
     replace(_points)
-    scope.install()
     placement.switch(True)
 
 
 def uninstall() -> None:
     """Undo `install`: give the builtins back; whoever kept one of ours has a pass-through."""
     placement.switch(False)
-    scope.uninstall()
     replace((ours, original) for original, ours in _points)
 
 

@@ -1,0 +1,71 @@
+"""The ground that the other kernel tests stand on: cgroup v2 that limits for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = {"cpu", "cpuset", "io", "memory", "pids"}
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A fresh cgroup right below the root, made by hand."""
+    path = ROOT / f"lab-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    path.rmdir()
+
+
+def in_group(group: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code as a child that enters the cgroup before it executes."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        preexec_fn=lambda: (group / "cgroup.procs").write_text("0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def counters(file: Path) -> dict[str, int]:
+    return {name: int(count) for name, count in map(str.split, file.read_text().splitlines())}
+
+
+def test_cgroup_v2_offers_every_controller() -> None:
+    assert set((ROOT / "cgroup.controllers").read_text().split()) >= CONTROLLERS
+
+
+def test_a_new_cgroup_has_the_controllers_files(group: Path) -> None:
+    for file in ("memory.max", "memory.high", "cpu.max", "pids.max", "io.max", "memory.pressure"):
+        assert (group / file).exists(), file
+
+
+def test_pressure_is_accounted(group: Path) -> None:
+    assert (group / "memory.pressure").read_text().startswith("some avg10=")
+
+
+def test_a_child_above_memory_max_is_killed_and_we_are_not(group: Path) -> None:
+    (group / "memory.max").write_text(str(32 << 20))
+    child = in_group(group, "b'x' * (128 << 20)")
+    assert child.returncode == -signal.SIGKILL
+    assert counters(group / "memory.events")["oom_kill"] == 1
+
+
+def test_a_child_below_memory_max_lives(group: Path) -> None:
+    (group / "memory.max").write_text(str(64 << 20))
+    child = in_group(group, "b'x' * (16 << 20)")
+    assert child.returncode == 0, child.stderr
+    assert counters(group / "memory.events")["oom_kill"] == 0
+
+
+def test_there_is_no_swap_to_blur_memory_limits() -> None:
+    assert len(Path("/proc/swaps").read_text().splitlines()) == 1

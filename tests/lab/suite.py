@@ -1,0 +1,124 @@
+"""The kernel test suite on several kernels: how many passed where, and whether all is well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import kernels
+from tests.lab.vm import CHECKOUT, say
+
+HOST = "host"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What pytest reported on one kernel; all zero when it never got so far."""
+
+    line: str
+    status: int
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    @property
+    def good(self) -> bool:
+        return self.status == 0 and self.passed > 0
+
+    def __str__(self) -> str:
+        counts = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        verdict = "ok" if self.good else f"FAILED (exit status {self.status})"
+        return f"linux {self.line:<5} {counts} in {self.seconds:.0f} s: {verdict}"
+
+
+def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], jobs: int) -> int:
+    """Run tests/kernel on each kernel, at most `jobs` at a time.
+
+    Args:
+        lines: kernel lines, or "host" for this machine's own kernel.
+        pytest: further arguments for pytest.
+        options: further options for ``run``, for example ``--memory 4G``.
+        jobs: machines at the same time.
+
+    Returns:
+        0 when every kernel ran at least one test and none failed, else 1.
+    """
+    guests = [line for line in lines if line != HOST]
+    if guests:
+        _compile()
+    for line in guests:
+        kernels.get(line)
+    with ThreadPoolExecutor(jobs) as pool:
+        alone = len(lines) == 1
+        results = list(pool.map(lambda line: _run_one(line, pytest, options, live=alone), lines))
+    print("\nKernel suite:")
+    for result in results:
+        print(f"  {result}")
+    return 0 if all(result.good for result in results) else 1
+
+
+def _run_one(line: str, pytest: Sequence[str], options: Sequence[str], *, live: bool) -> Result:
+    with tempfile.TemporaryDirectory(prefix="agentcgroup-suite-") as out:
+        report = Path(out) / "junit.xml"
+        command = [sys.executable, "-m", "pytest", "tests/kernel", "-p", "no:cacheprovider"]
+        command += [f"--junit-xml={report}", *pytest]
+        if line != HOST:
+            machine = ["--kernel", line, "--out", out, *options]
+            command = [sys.executable, "-m", "tests.lab", "run", *machine, "--", *command]
+        began = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=None if live else subprocess.PIPE,
+            stderr=None if live else subprocess.STDOUT,
+            check=False,
+        )
+        seconds = time.monotonic() - began
+        if not live:
+            _show(f"linux {line}", done.stdout)
+        return Result(line, done.returncode, seconds, **_counts(report))
+
+
+def _show(title: str, output: bytes) -> None:
+    """The whole output of one machine in one write, so that two never mix."""
+    text = f"\n===== {title} =====\n".encode() + output
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+
+
+def _counts(report: Path) -> dict[str, int]:
+    try:
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+    except (FileNotFoundError, ElementTree.ParseError):
+        return {}
+    if suite is None:
+        return {}
+    tests, failures, errors, skipped = (
+        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    return {"passed": tests - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+def _compile() -> None:
+    """Compile what the guest will import: it cannot write, and would compile each time."""
+    say("compiling Python modules for the guest")
+    folders = [sysconfig.get_path("purelib"), *("core", "adapters", "bpf", "tests", "build")]
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-j", str(os.cpu_count() or 1), *folders],
+        cwd=CHECKOUT,
+        stdout=subprocess.DEVNULL,  # packages carry templates that are not Python
+        check=False,
+    )
