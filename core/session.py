@@ -184,7 +184,7 @@ class Session:
         return call
 
     def settled(self, call: Call) -> None:
-        """Keep a finished call and hand out its record; without callbacks that is made on demand."""
+        """Keep a finished call and hand out its record, made on demand when nobody listens."""
         self._finished.append(call)
         for callback in self._callbacks:
             record = call.record
@@ -237,7 +237,7 @@ class Session:
                     f"A call cannot be given its cgroup: {error}.",
                     fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
                 ) from error
-            logger.error("agentcgroup: a call runs uncontained: %s", error)
+            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
@@ -304,4 +304,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
