@@ -32,11 +32,11 @@ class Answer(Protocol):
         """Return the answer that takes the place of `result` or `error`; may raise `error`."""
 
 
-def run(call: Call, body: Callable[[], T], answer: Answer) -> T:
+def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
     token = current.set(call)
     try:
-        result = body()
+        result = body(*args, **kwargs)
     except BaseException as error:
         current.reset(token)
         call.finish(error)
@@ -49,12 +49,14 @@ def run(call: Call, body: Callable[[], T], answer: Answer) -> T:
     return result
 
 
-async def arun(call: Call, body: Callable[[], Awaitable[T]], answer: Answer) -> T:
+async def arun(
+    call: Call, answer: Answer, body: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
     expiry = Expiry.of(call)
     token = current.set(call)
     try:
-        result = await body()
+        result = await body(*args, **kwargs)
     except BaseException as error:
         current.reset(token)
         expired = await afinish(call, expiry, error)
@@ -80,7 +82,7 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     return cancelled and expired
 
 
-async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
+async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Await a body that runs its tool in a thread: when it is cancelled, the call in there ends.
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
@@ -88,7 +90,7 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
     calls: list[Call] = []
     token = started.set(calls)
     try:
-        return await body()
+        return await body(*args, **kwargs)
     except asyncio.CancelledError:
         for call in calls:
             call.stop("cancelled")
@@ -113,7 +115,12 @@ def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) 
 async def _linger(call: Call) -> None:
     """Give processes on their way out their time without holding up the event loop."""
     waited = 0.0
-    while waited < LINGER and call.stopped is None and call.lingering():
+    while (
+        waited < LINGER
+        and call.stopped is None
+        and call.enclosure is not None
+        and call.enclosure.populated()
+    ):
         await asyncio.sleep(0.005)
         waited += 0.005
 
@@ -158,7 +165,7 @@ class Expiry:
 
     def _expire(self) -> None:
         self._call.stop("timeout")
-        if self._call.had_processes:
+        if self._call.enclosure is not None:
             self._handle = self._loop.call_later(_GRACE, self._cancel)
         else:
             self._cancel()

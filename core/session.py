@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,10 +64,11 @@ class Session:
         """
         self.config = config
         self.id = uuid.uuid4().hex[:12]
+        self.epoch = time.time() - time.monotonic()  # turns one clock into the other
         self.limiting = config.mode in ("auto", "enforce")
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
-        self._records: deque[CallRecord] = deque(maxlen=config.records_max)
+        self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
         self._closed = False
@@ -80,7 +82,7 @@ class Session:
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._run: Branch | None = None
         self.watcher = Watcher()
         self.janitor = Janitor()
@@ -93,7 +95,7 @@ class Session:
     def records(self) -> Sequence[CallRecord]:
         """Finished calls, oldest first, at most ``records_max`` of them."""
         self.janitor.drain(_CLOSE_WAIT)
-        return tuple(self._records)
+        return tuple(call.record for call in self._finished)
 
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:
         """Call `callback` with each record from now on, on whatever thread has it first.
@@ -104,7 +106,7 @@ class Session:
 
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
-        with self._lock:
+        with self.lock:
             if self._closed:
                 return
             self._closed = True
@@ -181,10 +183,11 @@ class Session:
             noted.append(call)
         return call
 
-    def emit(self, record: CallRecord) -> None:
-        """Keep a record and hand it out."""
-        self._records.append(record)
+    def settled(self, call: Call) -> None:
+        """Keep a finished call and hand out its record, made on demand when nobody listens."""
+        self._finished.append(call)
         for callback in self._callbacks:
+            record = call.record
             try:
                 callback(record)
             except Exception:
@@ -193,10 +196,17 @@ class Session:
     def branch(self) -> Branch | None:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
-            with self._lock:
+            with self.lock:
                 if self._run is None and not self._closed:
                     self._run = self._make_run(self.place.base)
         return self._run
+
+    def background_fd(self) -> int | None:
+        """Return the directory fd for processes that belong to no running call."""
+        with self.containing():
+            run = self.branch()
+            return None if run is None else run.background().fd
+        return None
 
     def agent_branch(self, above: Branch, framework: str, agent: str | None) -> Branch:
         """Return the branch of an agent below the run or below a call."""
@@ -227,11 +237,11 @@ class Session:
                     f"A call cannot be given its cgroup: {error}.",
                     fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
                 ) from error
-            logger.error("agentcgroup: a call runs uncontained: %s", error)
+            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
-        self._records.clear()
+        self._finished.clear()
         self._begin()
 
     # -- inside -----------------------------------------------------------------------------------
@@ -294,4 +304,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-

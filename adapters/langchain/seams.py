@@ -26,7 +26,7 @@ __all__ = ["MODULES", "hook"]
 logger = logging.getLogger("agentcgroup")
 
 #: Class and methods to hook in each module, with what is lost without the seam.
-_SEAMS: Final = {
+_SEAMS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "langchain_core.tools.base": {"BaseTool": ("run", "arun")},
     "langchain_core.tools.structured": {"StructuredTool": ("ainvoke",)},
     "langchain_core.tools.simple": {"Tool": ("ainvoke",)},
@@ -60,7 +60,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return original(self, *args, **kwargs)
-        return execution.run(call, lambda: original(self, *args, **kwargs), answer)
+        return execution.run(call, answer, original, self, *args, **kwargs)
 
     return run
 
@@ -72,7 +72,7 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return await original(self, *args, **kwargs)
-        return await execution.arun(call, lambda: original(self, *args, **kwargs), answer)
+        return await execution.arun(call, answer, original, self, *args, **kwargs)
 
     return arun
 
@@ -84,7 +84,7 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def ainvoke(self: Any, *args: Any, **kwargs: Any) -> Any:
         if active() is None or self.coroutine is not None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(lambda: original(self, *args, **kwargs))
+        return await execution.cancelling(original, self, *args, **kwargs)
 
     return ainvoke
 

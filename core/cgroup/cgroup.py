@@ -118,6 +118,18 @@ class Cgroup:
                 self._directory.write(files.SUBTREE_CONTROL, f"-{controller}")
         return self.enabled()
 
+    def why_not(self, controller: str) -> str:
+        """Try once more to turn a controller on and return what the kernel says against it."""
+        try:
+            self._directory.write(files.SUBTREE_CONTROL, f"+{controller}")
+        except OSError as error:
+            return str(error)
+        return "it took a second try"
+
+    def is_machine_root(self) -> bool:
+        """Say whether this is the root of the whole hierarchy, which may hold processes always."""
+        return not self._directory.has(files.TYPE)
+
     # Limits and what became of them
 
     def set(self, limits: Limits) -> frozenset[str]:

@@ -126,6 +126,9 @@ class Directory:
         if fd >= 0:
             os.close(fd)
 
+    # Cgroups come and go by the thousand; a forgotten one must not cost a descriptor for ever.
+    __del__ = close
+
     # Files
 
     def read(self, file: str) -> str:

@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import agentcgroup
 import pytest
+from agentcgroup import Session
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
@@ -18,8 +20,6 @@ from langgraph.errors import GraphInterrupt
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-import agentcgroup
-from agentcgroup import Session
 from tests.scripted import langchain_model
 
 
@@ -80,7 +80,9 @@ def test_an_agents_calls_are_recorded_once_with_their_names(session: Session) ->
 
 def test_an_agents_calls_are_recorded_once_when_async(session: Session) -> None:
     """The same through ainvoke, where sync tools run in threads."""
-    model = langchain_model([("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok")
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok"
+    )
     agent = create_agent(model, [shell], name="coder")
     answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
 
@@ -253,7 +255,9 @@ def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
 
 def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> None:
     """Records name the parent, and the cgroups nest as the calls do."""
-    inner = create_agent(langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in")
+    inner = create_agent(
+        langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in"
+    )
 
     @tool
     def delegate() -> str:
@@ -266,7 +270,12 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
     outer = create_agent(langchain_model([("delegate", {})], "outer"), [delegate], name="out")
     outer.invoke({"messages": [("user", "go")]})
     first, second = session.records
-    assert (first.tool, first.agent, second.tool, second.agent) == ("shell", "in", "delegate", "out")
+    assert (first.tool, first.agent, second.tool, second.agent) == (
+        "shell",
+        "in",
+        "delegate",
+        "out",
+    )
     assert first.parent_id == second.id
     assert first.cgroup is not None
     assert second.cgroup is not None
@@ -307,7 +316,7 @@ def test_tool_node_and_batch_and_classic_run(session: Session) -> None:
 
 
 def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:
-    """deepagents runs a shell command for its agents; the sub-shell is born in the call."""
+    """Deepagents runs a shell command for its agents; the sub-shell is born in the call."""
     from deepagents import create_deep_agent
     from deepagents.backends import LocalShellBackend
 
