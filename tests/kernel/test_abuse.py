@@ -12,7 +12,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import CallRecord, LimitExceeded, Session
-from tests.kernel.conftest import MiB, processes_below
+from tests.kernel.support import MiB, processes_below
 
 #: No single one of these may hold the machine for longer, emulated as it may be.
 _LONG = 60

@@ -15,7 +15,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
 from agentcgroup import Session
-from tests.kernel.conftest import MiB, processes_below
+from tests.kernel.support import MiB, processes_below
 from tests.scripted import langchain_model
 
 LIMIT = 64 * MiB
