@@ -1,0 +1,27 @@
+"""Linux cgroup v2: one directory under cgroupfs, and where on this machine to make it."""
+
+from __future__ import annotations
+
+from agentcgroup.cgroup.cgroup import Cgroup
+from agentcgroup.cgroup.limits import MAX, Limits, Quantity
+from agentcgroup.cgroup.owner import Reaped, is_run, orphans, reap, run_name
+from agentcgroup.cgroup.place import Place, Problem, find, teardown
+from agentcgroup.cgroup.stats import Events, Usage
+
+__all__ = [
+    "MAX",
+    "Cgroup",
+    "Events",
+    "Limits",
+    "Place",
+    "Problem",
+    "Quantity",
+    "Reaped",
+    "Usage",
+    "find",
+    "is_run",
+    "orphans",
+    "reap",
+    "run_name",
+    "teardown",
+]

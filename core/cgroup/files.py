@@ -1,0 +1,259 @@
+"""The single door to cgroupfs: every cgroup file is opened here and nowhere else.
+
+Theory of operation: a `Directory` is an O_PATH descriptor of one cgroup. Each read or write is
+openat + read/write + close relative to it, so a path is resolved once, a cgroup that was renamed or
+removed behind our back cannot be mistaken for another one, and nothing but the directory's own
+descriptor stays open between two calls. A name that did not come from this file passes
+`checked_name` before it reaches the kernel.
+
+Errors are plain OSErrors of the kernel's errno, with the file's full path as `filename` and the
+data that was refused in the text: an EINVAL without the data says nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import Final
+
+__all__ = ["Directory", "checked_name", "is_cgroup2"]
+
+# Core interface files.
+PROCS: Final = "cgroup.procs"
+TYPE: Final = "cgroup.type"
+CONTROLLERS: Final = "cgroup.controllers"
+SUBTREE_CONTROL: Final = "cgroup.subtree_control"
+EVENTS: Final = "cgroup.events"
+FREEZE: Final = "cgroup.freeze"  # since 5.2
+KILL: Final = "cgroup.kill"  # since 5.14
+
+MEMORY_MIN: Final = "memory.min"
+MEMORY_LOW: Final = "memory.low"
+MEMORY_HIGH: Final = "memory.high"
+MEMORY_MAX: Final = "memory.max"
+MEMORY_SWAP_MAX: Final = "memory.swap.max"  # absent without swap accounting
+MEMORY_OOM_GROUP: Final = "memory.oom.group"  # since 4.19
+MEMORY_PEAK: Final = "memory.peak"  # since 5.19
+MEMORY_EVENTS: Final = "memory.events"
+MEMORY_EVENTS_LOCAL: Final = "memory.events.local"  # since 5.2
+
+CPU_WEIGHT: Final = "cpu.weight"
+CPU_MAX: Final = "cpu.max"
+CPU_MAX_BURST: Final = "cpu.max.burst"  # since 5.14
+CPU_STAT: Final = "cpu.stat"  # usage without the controller too
+
+PIDS_MAX: Final = "pids.max"
+PIDS_PEAK: Final = "pids.peak"  # since 6.1
+PIDS_EVENTS: Final = "pids.events"
+PIDS_EVENTS_LOCAL: Final = "pids.events.local"  # since 6.11
+
+IO_WEIGHT: Final = "io.weight"  # only with the iocost policy built in
+IO_MAX: Final = "io.max"
+IO_STAT: Final = "io.stat"
+
+CPUSET_CPUS: Final = "cpuset.cpus"
+CPUSET_MEMS: Final = "cpuset.mems"
+
+#: statfs(2) f_type of cgroup v2, CGROUP2_SUPER_MAGIC of linux/magic.h.
+_CGROUP2_MAGIC: Final = 0x63677270
+
+# os.open adds O_CLOEXEC itself (PEP 446); O_PATH exists on Linux alone, where all this runs.
+_DIRECTORY_FLAGS: Final = (
+    getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+)
+
+_READ_SIZE: Final = 16384
+#: The kernel fills a page (4096 bytes at least) before it splits a file over two reads.
+_ONE_READ: Final = 2048
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it names one directory entry and nothing else.
+
+    Raises:
+        ValueError: it is empty, `.`, `..`, or holds `/`, NUL or a line break.
+    """
+    if name in ("", ".", "..") or any(char in name for char in "/\0\n"):
+        raise ValueError(f"{name!r} cannot name a cgroup: it has to be one plain part of a path")
+    return name
+
+
+def is_cgroup2(fd: int) -> bool:
+    """Say whether an open descriptor lies on a cgroup v2 file system, by statfs(2)."""
+    import ctypes  # costs milliseconds to load and is needed once per run
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes where it is largest
+    if libc.fstatfs(fd, buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    magic: int = struct.unpack_from("@I", buffer)[0]
+    return magic == _CGROUP2_MAGIC
+
+
+class Directory:
+    """One directory of cgroupfs.
+
+    Attributes:
+        path: absolute path at the time of opening.
+        fd: O_PATH descriptor, usable with openat(2) and clone3(CLONE_INTO_CGROUP).
+    """
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def open(cls, path: str) -> Directory:
+        """Open the cgroup at `path`, which need not be one that this package made.
+
+        Raises:
+            OSError: ENOENT and the like for the path; ENOTSUP where it is not on cgroup v2.
+        """
+        path = os.path.abspath(path)
+        fd = os.open(path, _DIRECTORY_FLAGS)
+        if not is_cgroup2(fd):
+            os.close(fd)
+            raise OSError(errno.ENOTSUP, "not on a cgroup v2 file system", path)
+        return cls(path, fd)
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # Cgroups come and go by the thousand; a forgotten one must not cost a descriptor for ever.
+    __del__ = close
+
+    # Files
+
+    def read(self, file: str) -> str:
+        """Return the whole text of one interface file.
+
+        Raises:
+            OSError: with the path of the file; ENOENT or ENODEV where it, or the cgroup, is gone.
+        """
+        try:
+            return self._read(file)
+        except OSError as error:
+            raise self._explained(error, file) from None
+
+    def read_optional(self, file: str) -> str | None:
+        """Return the text of a file, None where this kernel or this cgroup does not have it."""
+        try:
+            return self._read(file)
+        except OSError as error:
+            # EOPNOTSUPP: the file is there, its feature is off (pressure files under psi=0).
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                return None
+            raise self._explained(error, file) from None
+
+    def write(self, file: str, data: str) -> None:
+        """Write to one interface file, all data in one system call.
+
+        Raises:
+            OSError: with the path of the file and the data in its text.
+        """
+        try:
+            fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
+            try:
+                os.write(fd, data.encode("ascii"))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._explained(error, file, data) from None
+
+    def write_optional(self, file: str, data: str) -> bool:
+        """Write `data`; return False where this kernel or this cgroup does not have the file."""
+        try:
+            self.write(file, data)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def has(self, file: str) -> bool:
+        """Say whether the kernel shows `file` in this cgroup."""
+        return os.access(file, os.F_OK, dir_fd=self.fd)
+
+    def watch(self, file: str, setup: str | None = None) -> int:
+        """Open `file` for poll(2), write `setup` to it, and return the descriptor to close."""
+        try:
+            fd = os.open(file, os.O_RDONLY if setup is None else os.O_RDWR, dir_fd=self.fd)
+            if setup is None:
+                return fd
+            try:
+                os.write(fd, setup.encode("ascii"))
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise self._explained(error, file, setup) from None
+        return fd
+
+    # Directories
+
+    def make(self, name: str, *, exist_ok: bool = False) -> Directory:
+        """Make the child cgroup `name` and open it.
+
+        Raises:
+            ValueError: `name` is not one plain part of a path.
+            FileExistsError: it is there already and `exist_ok` is false.
+        """
+        checked_name(name)
+        path = f"{self.path}/{name}"
+        try:
+            try:
+                os.mkdir(name, 0o755, dir_fd=self.fd)
+            except FileExistsError:
+                if not exist_ok:
+                    raise
+            return Directory(path, os.open(name, _DIRECTORY_FLAGS, dir_fd=self.fd))
+        except OSError as error:
+            raise self._explained(error, name) from None
+
+    def children(self) -> list[str]:
+        """Return the names of the child cgroups, in no order."""
+        return _subdirectories(self.path)
+
+    def descendants(self) -> list[str]:
+        """Return the paths of all cgroups below this one, parents before their children."""
+        found: list[str] = []
+        pending = [self.path]
+        while pending:
+            above = pending.pop()
+            below = [f"{above}/{name}" for name in _subdirectories(above)]
+            found += below
+            pending += below
+        return found
+
+    # Errors
+
+    def _read(self, file: str) -> str:
+        fd = os.open(file, os.O_RDONLY, dir_fd=self.fd)
+        try:
+            data = os.read(fd, _READ_SIZE)
+            if len(data) >= _ONE_READ:
+                while more := os.read(fd, _READ_SIZE):
+                    data += more
+        finally:
+            os.close(fd)
+        return data.decode("ascii", "replace")
+
+    def _explained(self, error: OSError, file: str, data: str | None = None) -> OSError:
+        """Return the same error with the path of the file, and the data that was refused."""
+        text = error.strerror or str(error)
+        if data is not None:
+            text = f"{text} (writing {data!r})"
+        return OSError(error.errno, text, f"{self.path}/{file}")
+
+
+def _subdirectories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:  # removed between being listed and being looked into
+        return []

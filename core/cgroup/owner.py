@@ -1,0 +1,163 @@
+"""Who owns a run's directory: names that outlive their owner and say so.
+
+Theory of operation: the directory of a run is called after the process that made it: pid, start
+time, boot and pid namespace. That names one process of all times, without a file that has to be
+kept in step: a pid that was used again has another start time, one of before the reboot another
+boot id. A lock would not do: the tools a run starts inherit its descriptor and hold it on.
+
+`reap` removes what dead owners left behind. It touches nothing whose name is not of this form, no
+run of another pid namespace (its owner's pid means nothing to us), and none whose owner lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from agentcgroup.cgroup.cgroup import Cgroup
+
+__all__ = ["Owner", "Reaped", "is_run", "orphans", "reap", "run_name"]
+
+Life = Literal["alive", "dead", "unknown"]
+
+_PREFIX: Final = "agentcgroup.run-"
+_NAME: Final = re.compile(
+    re.escape(_PREFIX) + r"([0-9]{1,10})-([0-9]{1,20})-([0-9a-f]{8})-([0-9]{1,20})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that made a run.
+
+    Attributes:
+        pid: its number, in the pid namespace below.
+        start: its start time in clock ticks since boot, field 22 of /proc/PID/stat.
+        boot: first 8 hex digits of /proc/sys/kernel/random/boot_id.
+        pid_namespace: inode number of its pid namespace.
+    """
+
+    pid: int
+    start: int
+    boot: str
+    pid_namespace: int
+
+    @classmethod
+    def myself(cls) -> Owner:
+        """Return the calling process as an owner."""
+        pid = os.getpid()
+        start = _start_time(pid)
+        if start is None:
+            raise RuntimeError("/proc/self/stat cannot be read: is /proc mounted?")
+        return cls(pid, start, _boot(), _pid_namespace())
+
+    @classmethod
+    def parse(cls, name: str) -> Owner | None:
+        """Read an owner out of a directory's name; None when it is not exactly a run's name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        pid, start, boot, namespace = match.groups()
+        return cls(int(pid), int(start), boot, int(namespace))
+
+    def name(self) -> str:
+        """Return the name of this owner's run directory."""
+        return f"{_PREFIX}{self.pid}-{self.start}-{self.boot}-{self.pid_namespace}"
+
+    def life(self) -> Life:
+        """Say whether the owner lives; "unknown" for one of another pid namespace."""
+        if self.boot != _boot():
+            return "dead"
+        if self.pid_namespace != _pid_namespace():
+            return "unknown"
+        start = _start_time(self.pid)
+        if start is None and _exists(self.pid):  # behind a /proc mounted with hidepid
+            return "unknown"
+        return "alive" if start == self.start else "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of one orphan.
+
+    Attributes:
+        path: its directory.
+        error: why it is still there, None when it is gone.
+    """
+
+    path: str
+    error: OSError | None
+
+
+def run_name() -> str:
+    """Return the name that the calling process gives the directory of its run."""
+    return Owner.myself().name()
+
+
+def is_run(name: str) -> bool:
+    """Say whether a directory's name is exactly that of a run."""
+    return Owner.parse(name) is not None
+
+
+def orphans(base: Cgroup, *, force: bool = False) -> list[str]:
+    """Return the names of the runs below `base` whose owner is dead.
+
+    Args:
+        base: where runs are made.
+        force: count runs of other pid namespaces too, whose owner may well be alive.
+    """
+    wanted = {"dead", "unknown"} if force else {"dead"}
+    return sorted(
+        name
+        for name in base.children()
+        if (owner := Owner.parse(name)) is not None and owner.life() in wanted
+    )
+
+
+def reap(base: Cgroup, *, force: bool = False, timeout: float = 2.0) -> list[Reaped]:
+    """Kill and remove what dead owners left below `base`, each for itself, and say what became."""
+    return [_reap_one(f"{base.path}/{name}", timeout) for name in orphans(base, force=force)]
+
+
+def _reap_one(path: str, timeout: float) -> Reaped:
+    try:
+        with contextlib.closing(Cgroup.open(path)) as orphan:
+            orphan.remove(timeout)
+    except FileNotFoundError:  # another start was faster
+        return Reaped(path, None)
+    except OSError as error:
+        return Reaped(path, error)
+    return Reaped(path, None)
+
+
+def _start_time(pid: int) -> int | None:
+    """Return field 22 of /proc/PID/stat, 0 for a zombie, None when it cannot be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command in field 2 may hold anything, brackets and spaces too.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read(8)
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino

@@ -1,0 +1,153 @@
+"""What this machine and this process offer, as facts. The rules on them are in `place`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from agentcgroup.cgroup import files
+
+__all__ = ["Facts", "Mount", "controls", "delegated_above", "probe"]
+
+#: What systemd sets on the cgroup of a unit with Delegate=yes; user.* since version 251.
+_DELEGATE_XATTRS: Final = ("user.delegate", "trusted.delegate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mount of the cgroup v2 hierarchy, as /proc/self/mountinfo shows it.
+
+    Attributes:
+        point: where it is mounted.
+        root: which cgroup it shows there, relative to this process's cgroup namespace.
+        read_only: mounted so.
+        true_root: it shows the root of the machine's hierarchy, which alone has no cgroup.type.
+    """
+
+    point: str
+    root: str
+    read_only: bool
+    true_root: bool
+
+    def locate(self, cgroup: str) -> str | None:
+        """Return the path of a cgroup, given as in /proc/PID/cgroup; None if not visible here."""
+        if ".." in cgroup.split("/") or ".." in self.root.split("/"):
+            return None
+        if self.root == "/":
+            return (self.point + cgroup).rstrip("/")
+        if cgroup == self.root or cgroup.startswith(self.root + "/"):
+            return self.point + cgroup[len(self.root) :]
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What `probe` found; nothing in here is a judgement.
+
+    Attributes:
+        mount: the mount of cgroup v2 to work with, None when there is none.
+        own: this process's cgroup as in /proc/self/cgroup, None without cgroup v2.
+        own_path: the directory of `own` under `mount`, None when it is not visible there.
+        v1_controllers: controllers that are bound to cgroup v1 hierarchies.
+        systemd: systemd manages this machine, or this container (/run/systemd/system).
+        uid: effective user id.
+    """
+
+    mount: Mount | None
+    own: str | None
+    own_path: str | None
+    v1_controllers: frozenset[str]
+    systemd: bool
+    uid: int
+
+
+def probe() -> Facts:
+    """Look once; changes nothing."""
+    mount, own = _best_mount(), _own_cgroup()
+    return Facts(
+        mount=mount,
+        own=own,
+        own_path=mount.locate(own) if mount is not None and own is not None else None,
+        v1_controllers=_v1_controllers(),
+        systemd=os.path.isdir("/run/systemd/system"),
+        uid=os.geteuid(),
+    )
+
+
+def controls(path: str) -> bool:
+    """Say whether we may divide a cgroup: make children, enable controllers, move processes in."""
+    needed = (path, f"{path}/{files.PROCS}", f"{path}/{files.SUBTREE_CONTROL}")
+    return all(os.access(file, os.W_OK) for file in needed)
+
+
+def delegated_above(path: str, mount: str) -> str | None:
+    """Return the nearest cgroup, `path` or above it, that systemd has delegated."""
+    while path.startswith(mount + "/"):
+        if any(_xattr(path, name) == b"1" for name in _DELEGATE_XATTRS):
+            return path
+        path = os.path.dirname(path)
+    return None
+
+
+def parse_mounts(mountinfo: str) -> list[tuple[str, str, bool]]:
+    """Return (mount point, root, read-only) of each cgroup2 line of a mountinfo text."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, super_options = [*after.split(" "), "", ""][:3]
+        if kind != "cgroup2":
+            continue
+        fields = before.split(" ")
+        read_only = "ro" in fields[5].split(",") or "ro" in super_options.split(",")
+        found.append((_unescaped(fields[4]), _unescaped(fields[3]), read_only))
+    return found
+
+
+def _best_mount() -> Mount | None:
+    """Choose the mount with most to offer: writable before read-only, the widest view first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = [
+            Mount(point=point, root=root, read_only=read_only, true_root=_is_true_root(point))
+            for point, root, read_only in parse_mounts(file.read())
+            if os.path.exists(f"{point}/{files.PROCS}")  # not hidden under a later mount
+        ]
+    return min(
+        mounts, key=lambda mount: (mount.read_only, not mount.true_root, mount.root), default=None
+    )
+
+
+def _is_true_root(point: str) -> bool:
+    return not os.path.exists(f"{point}/{files.TYPE}")
+
+
+def _own_cgroup() -> str | None:
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.startswith("0::"):
+                return line[3:].rstrip("\n")
+    return None
+
+
+def _v1_controllers() -> frozenset[str]:
+    found: set[str] = set()
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            number, names, _ = line.split(":", 2)
+            if number != "0":
+                found.update(name for name in names.split(",") if not name.startswith("name="))
+    return frozenset(found - {""})
+
+
+def _unescaped(field: str) -> str:
+    """Undo the octal escapes of mountinfo: space, tab, line break and backslash."""
+    for code in ("\\040", "\\011", "\\012", "\\134"):
+        field = field.replace(code, chr(int(code[1:], 8)))
+    return field
+
+
+def _xattr(path: str, name: str) -> bytes | None:
+    try:
+        return os.getxattr(path, name)
+    except OSError:
+        return None

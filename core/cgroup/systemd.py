@@ -1,0 +1,84 @@
+"""Asking systemd for a subtree of our own, the one way it has for a program that runs already.
+
+A transient scope with Delegate=yes is made around the calling process (StartTransientUnit of
+org.freedesktop.systemd1.Manager, see systemd's CGROUP_DELEGATION.md): by root over the system bus,
+by a user over the bus of the user's own manager. What is below the scope is then ours; the scope
+goes when its last process does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Final
+
+__all__ = ["ScopeRefused", "start_scope"]
+
+_TIMEOUT_S: Final = 5.0
+
+
+class ScopeRefused(Exception):
+    """Raised when systemd could not be asked or said no; the text says why."""
+
+
+def start_scope(*, user: bool) -> None:
+    """Move the calling process, and it alone, into a delegated scope of its own.
+
+    Args:
+        user: ask the user's own manager, not the system's.
+
+    Raises:
+        ScopeRefused: no bus, no answer within seconds, or an error for an answer.
+    """
+    before = _own_cgroup()
+    _ask(_user_bus() if user else "SYSTEM", f"agentcgroup-{os.getpid()}-{secrets.token_hex(4)}")
+    # The answer names a queued job; the move is its effect, and what we are after.
+    deadline = time.monotonic() + _TIMEOUT_S
+    while _own_cgroup() == before:
+        if time.monotonic() > deadline:
+            raise ScopeRefused(f"systemd took the job, but did not do it in {_TIMEOUT_S:g} seconds")
+        time.sleep(0.002)
+
+
+def _ask(bus: str, name: str) -> None:
+    """Send StartTransientUnit and wait for the answer."""
+    # Loaded here: most runs never ask systemd.
+    from jeepney import DBusAddress, DBusErrorResponse, new_method_call
+    from jeepney.io.blocking import open_dbus_connection
+    from jeepney.wrappers import unwrap_msg
+
+    manager = DBusAddress(
+        "/org/freedesktop/systemd1",
+        bus_name="org.freedesktop.systemd1",
+        interface="org.freedesktop.systemd1.Manager",
+    )
+    properties: list[tuple[str, tuple[str, object]]] = [
+        ("Description", ("s", "agentcgroup: tool calls of AI agents")),
+        ("Delegate", ("b", True)),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        ("PIDs", ("au", [0])),  # 0: whoever sends this, right in any pid namespace
+    ]
+    message = new_method_call(
+        manager,
+        "StartTransientUnit",
+        "ssa(sv)a(sa(sv))",
+        (f"{name}.scope", "fail", properties, []),
+    )
+    try:
+        with open_dbus_connection(bus, auth_timeout=_TIMEOUT_S) as connection:
+            unwrap_msg(connection.send_and_get_reply(message, timeout=_TIMEOUT_S))
+    except DBusErrorResponse as error:
+        raise ScopeRefused(f"systemd refused a scope: {error}") from error
+    except (OSError, KeyError, ValueError, StopIteration, RuntimeError) as error:
+        raise ScopeRefused(f"the bus of systemd cannot be used ({bus}): {error}") from error
+
+
+def _user_bus() -> str:
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+    return address or f"unix:path=/run/user/{os.geteuid()}/bus"
+
+
+def _own_cgroup() -> str:
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
