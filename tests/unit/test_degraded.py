@@ -23,7 +23,8 @@ def slow(command: str) -> str:
     return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
 
 def call(command):
-    return slow.invoke({"type": "tool_call", "name": "slow", "args": {"command": command}, "id": "i"})
+    asked = {"type": "tool_call", "name": "slow", "args": {"command": command}, "id": "i"}
+    return slow.invoke(asked)
 """
 _NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 _USE = """

@@ -75,15 +75,17 @@ def test_a_thousand_calls_at_once(session: Session) -> None:
     seen: list[str] = []
 
     def one() -> None:
-        with agentcgroup.call("cat") as call:
-            with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-                assert call.enclosure is not None
-                assert call.enclosure.cgroup is not None
-                seen.append(call.enclosure.cgroup.path)
-                together.wait()
-                together.wait()
-                assert child.stdin is not None
-                child.stdin.close()
+        with (
+            agentcgroup.call("cat") as call,
+            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child,
+        ):
+            assert call.enclosure is not None
+            assert call.enclosure.cgroup is not None
+            seen.append(call.enclosure.cgroup.path)
+            together.wait()
+            together.wait()
+            assert child.stdin is not None
+            child.stdin.close()
 
     threads = [threading.Thread(target=one) for _ in range(1000)]
     for thread in threads:
