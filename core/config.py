@@ -258,9 +258,11 @@ def _table_at(model: type[Table], path: KeyPath) -> type[Table]:
 
 
 def _tables_in(annotation: Any) -> Iterator[type[Table]]:
-    if isinstance(annotation, type) and issubclass(annotation, Table):
+    arguments = get_args(annotation)
+    # Python 3.10 takes Mapping[str, int] for a type, but not for a class.
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, Table):
         yield annotation
-    for argument in get_args(annotation):
+    for argument in arguments:
         yield from _tables_in(argument)
 
 
