@@ -268,7 +268,7 @@ class Session:
         """Say once what is not enforced here; refuse where the mode asks for all of it."""
         if not place.problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
         if self.config.mode == "enforce":
             fixes = [problem.fix for problem in place.problems if problem.fix]
             raise CgroupUnavailable(
@@ -278,10 +278,13 @@ class Session:
         self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
-        names = ", ".join(sorted(keys))
+        """Hear of limits that were not written; those of a missing controller are known already."""
+        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        if not names:
+            return
         if self.config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
-        self._say(f"limits not enforced here, since the kernel offers no such file: {names}")
+        self._say(f"this kernel has no {names}: not enforced")
 
     def _say(self, message: str) -> None:
         if message not in self._said:
