@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 from agentcgroup import units
+from agentcgroup.cgroup import ceiling
 from agentcgroup.cgroup.limits import MAX, Quantity
 from agentcgroup.toml import Source
 from pydantic import (
@@ -53,12 +54,11 @@ Priority = Literal["high", "normal", "low"]
 _LEAST_MEMORY = 1 << 20
 
 
-def _machine_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _memory(value: object) -> Quantity | None:
-    return None if value is None else units.parse_size(value, whole=_machine_memory())
+    if value is None:
+        return None
+    share = isinstance(value, str) and "%" in value
+    return units.parse_size(value, whole=ceiling.memory() if share else None)
 
 
 def _memory_bound(value: object) -> Quantity | None:
@@ -280,7 +280,7 @@ class LimitTable(Table):
         default=None,
         description=(
             "Bytes of memory above which the kernel kills (memory.max). "
-            "A percentage is of this machine's memory."
+            "A percentage is of the machine's memory, or of the container's."
         ),
     )
     memory_swap_max: _Memory = Field(
@@ -366,7 +366,7 @@ class CallLimits(LimitTable):
         validate_default=True,
         description=(
             "Bytes of memory above which the kernel kills (memory.max). "
-            "A percentage is of this machine's memory."
+            "A percentage is of the machine's memory, or of the container's."
         ),
     )
     # A shell whose only child was killed goes on with half the work done; models read that as
