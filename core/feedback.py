@@ -9,9 +9,10 @@ from __future__ import annotations
 from agentcgroup.records import CallRecord
 from agentcgroup.units import format_duration, format_size
 
-__all__ = ["attach", "sentence"]
+__all__ = ["attach", "partial_output", "sentence"]
 
 _NAME_LENGTH = 60
+_OUTPUT_LENGTH = 4000
 
 
 def sentence(record: CallRecord) -> str | None:
@@ -31,7 +32,7 @@ def sentence(record: CallRecord) -> str | None:
             "of the work per call, or a faster way."
         )
     if record.reason == "pids_max":
-        limit = record.limits.get("pids_max")
+        limit = str(record.limits.get("pids_max"))
         ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"
         return (
             f"Tool {tool} reached its limit of {limit} processes and threads (pids_max) {ended}, "
@@ -52,6 +53,22 @@ def attach(text: str, record: CallRecord) -> str:
     if told is None:
         return text
     return f"{text}\n\n{told}" if text.strip() else told
+
+
+def partial_output(error: BaseException) -> str:
+    """Return the end of what a tool had printed when it was stopped, "" when it says nothing.
+
+    `subprocess.TimeoutExpired` and `CalledProcessError` carry it; a model can often go on from it.
+    """
+    parts = []
+    for name in ("stdout", "stderr"):
+        output = getattr(error, name, None)
+        if isinstance(output, bytes):
+            output = output.decode("utf-8", "replace")
+        if isinstance(output, str) and output.strip():
+            parts.append(output.strip())
+    text = "\n".join(parts)
+    return text if len(text) <= _OUTPUT_LENGTH else "..." + text[-_OUTPUT_LENGTH:]
 
 
 def _oom(record: CallRecord, tool: str, took: str) -> str:

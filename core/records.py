@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TextIO
 
 __all__ = ["CallRecord", "JsonLines", "Outcome"]
@@ -47,7 +47,7 @@ class CallRecord:
         throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
         oom_kills: processes the OOM killer counted, 0 where none and measured.
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
-        cgroup: path of its cgroup below the cgroup2 mount, gone by now; None when it had none.
+        cgroup: path of its cgroup's directory, gone by now; None when it had none.
     """
 
     id: str
@@ -72,7 +72,11 @@ class CallRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
-        return asdict(self)
+        return {
+            field.name: dict(value) if isinstance(value, Mapping) else value
+            for field in fields(self)
+            for value in (getattr(self, field.name),)
+        }
 
 
 class JsonLines:

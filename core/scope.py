@@ -1,14 +1,27 @@
 """The current call: one ContextVar, and its way across threads.
 
 Stands below everything that runs calls: it knows only what `spawn` needs of one.
+
+asyncio copies the context into every task; threads start with an empty one (until Python 3.14),
+and so do the work items of a pool. `install` makes both carry the variables below:
+
+- a thread takes the values of the code that calls `start`;
+- a work item takes those of the code that calls `submit`, also where that is None, and gives back
+  what its worker had;
+- a worker of a pool takes none, since it serves whoever comes later.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import concurrent.futures.thread
+import functools
+import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
-__all__ = ["Home", "current"]
+__all__ = ["Home", "agent", "current", "install", "started", "uninstall"]
 
 
 class Home(Protocol):
@@ -19,7 +32,8 @@ class Home(Protocol):
 
         None means: do not place it. Makes the cgroup at the first child. The fd stays open until
         the matching `end_spawn`. `failed` is the error of an attempt just made with the fd
-        returned before (the cgroup was removed, or now has children of its own).
+        returned before (the cgroup was removed, or now has children of its own); that attempt
+        has been ended.
 
         Raises:
             LimitExceeded: the call is over (timed out, cancelled); no child may start in it.
@@ -27,8 +41,122 @@ class Home(Protocol):
         """
 
     def end_spawn(self, pid: int | None) -> None:
-        """Say that the spawn is done: `pid` of the child, None when there is none."""
+        """Say that the spawn is done: `pid` of the child, None when there is none or nobody knows.
+
+        Called once, in the same thread, for every `begin_spawn` that returned, whatever it
+        returned; never in a forked child.
+        """
 
 
 #: The call whose code is running in this context, or None.
 current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
+
+#: The agent named by `agentcgroup.agent`, or None.
+agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
+
+#: Where calls started from here are noted, so that a cancellation reaches those in threads.
+started: ContextVar[list[Any] | None] = ContextVar("agentcgroup_started", default=None)
+
+#: What a thread or a work item carries; each of them has None for "nothing".
+_carried: tuple[ContextVar[Any], ...] = (current, agent, started)
+
+
+def _values() -> list[tuple[ContextVar[Any], Any]]:
+    return [(variable, variable.get()) for variable in _carried]
+
+
+def _serves_a_pool(thread: threading.Thread) -> bool:
+    """Return whether this is a worker of a thread pool, or what restocks a process pool."""
+    return getattr(thread, "_target", None) is concurrent.futures.thread._worker or any(
+        # By name: loky has a copy of the standard library's.
+        kind.__name__ == "_ExecutorManagerThread"
+        for kind in type(thread).__mro__
+    )
+
+
+def _carrying_start(start: Callable[[threading.Thread], None]) -> Callable[..., None]:
+    @functools.wraps(start)
+    def carrying_start(self: threading.Thread) -> None:
+        values = _values() if _installed else []
+        if all(value is None for _, value in values) or _serves_a_pool(self):
+            start(self)
+            return
+        # On the instance and not on Thread.run, which subclasses override.
+        attributes = self.__dict__
+        before = attributes.get("run")
+        run = self.run
+
+        def give_back() -> None:
+            attributes.pop("run", None)
+            if before is not None:
+                attributes["run"] = before
+
+        def carried_run() -> None:
+            give_back()
+            for variable, value in values:
+                variable.set(value)
+            run()
+
+        attributes["run"] = carried_run
+        try:
+            start(self)
+        except BaseException:
+            give_back()
+            raise
+
+    return carrying_start
+
+
+def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(submit)
+    def carrying_submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if not _installed or isinstance(self, _CARRIED_BY_OTHERS):
+            return submit(self, fn, *args, **kwargs)
+        values = _values()
+
+        def carried_fn(*args: Any, **kwargs: Any) -> Any:
+            tokens = [(variable, variable.set(value)) for variable, value in values]
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                for variable, token in tokens:
+                    variable.reset(token)
+
+        return submit(self, carried_fn, *args, **kwargs)
+
+    return carrying_submit
+
+
+#: Python 3.14's pool of interpreters is a pool of threads, but its work items are pickled.
+_CARRIED_BY_OTHERS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+
+_installed = False
+
+#: class, method, what was there, ours.
+_patches: list[tuple[Any, str, Any, Any]] = []
+
+
+def install() -> None:
+    """Let threads and work items carry the variables; idempotent."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    for owner, name, wrap in (
+        (threading.Thread, "start", _carrying_start),
+        (concurrent.futures.ThreadPoolExecutor, "submit", _carrying_submit),
+    ):
+        there = getattr(owner, name)
+        ours = wrap(there)
+        setattr(owner, name, ours)
+        _patches.append((owner, name, there, ours))
+
+
+def uninstall() -> None:
+    """Undo `install`; where another patch stands on ours, ours stays and does nothing."""
+    global _installed
+    _installed = False
+    while _patches:
+        owner, name, there, ours = _patches.pop()
+        if getattr(owner, name) is ours:
+            setattr(owner, name, there)

@@ -12,9 +12,9 @@ from types import FrameType
 from tests.lab import kernels, suite, vm
 from tests.lab.kernels import LINES, LabError
 
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
-  python -m tests.lab fetch                              the kernels %(lines)s into the cache
+  python -m tests.lab fetch                              the kernels {", ".join(LINES)} to the cache
   python -m tests.lab run --kernel 6.1 -- uname -a       any command, in this folder
   python -m tests.lab run --kernel 7.2 --user nobody -- .venv/bin/pytest tests/kernel
   python -m tests.lab run --kernel 7.3 --out /tmp/r -- python benchmarks/x.py --json /tmp/r/x.json
@@ -24,7 +24,7 @@ The host's / is the guest's root, read-only, at the same paths; what is written 
 HOME is gone with the guest. The exit status is the command's own; 124: timeout, 125: the lab
 itself failed. The cache is $AGENTCGROUP_LAB_CACHE or ~/.cache/agentcgroup-lab;
 AGENTCGROUP_LAB_ACCEL=tcg or kvm overrides the choice of accelerator.
-""" % {"lines": " ".join(LINES)}
+"""
 
 
 def main(arguments: list[str]) -> int:

@@ -130,7 +130,7 @@ def _fetch_line(apt: _Apt, cache: Path, line: str, candidates: list[_Candidate])
             f"no suite of the mirror has a {line} cloud kernel any more"
             f" (lines there: {', '.join(there)}); choose one of those"
         )
-    newest = max(of_line, key=lambda c: _debian_order(c.version))
+    newest = functools.reduce(_newer, of_line)
     kernel = fetched(line)
     if kernel and (kernel.release, kernel.version) == (newest.release, newest.version):
         return kernel
@@ -303,17 +303,10 @@ def _debian_mirror() -> str:
     return mirrors[0]
 
 
-def _debian_order(version: str) -> object:
-    """A sort key in dpkg's order, in which 7.3~rc7 comes before 7.3."""
-
-    def compare(one: str, other: str) -> int:
-        def holds(relation: str) -> bool:
-            command = ["dpkg", "--compare-versions", one, relation, other]
-            return subprocess.run(command, check=False).returncode == 0
-
-        return -1 if holds("lt") else int(holds("gt"))
-
-    return functools.cmp_to_key(compare)(version)
+def _newer(one: _Candidate, other: _Candidate) -> _Candidate:
+    """The newer of two in dpkg's order, in which 7.3~rc7 comes before 7.3."""
+    command = ["dpkg", "--compare-versions", one.version, "lt", other.version]
+    return other if subprocess.run(command, check=False).returncode == 0 else one
 
 
 def _by_number(line: str) -> list[int]:

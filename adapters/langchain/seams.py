@@ -1,0 +1,102 @@
+"""Where a call is taken over: `BaseTool.run` and `BaseTool.arun`, and `ainvoke` for cancellation.
+
+Plain functions set on the classes, not proxies: LangChain compares functions by identity
+(``cls._arun is BaseTool._arun``) and reads signatures. `_run` is never touched, since schemas are
+inferred from it. No class of langchain-core, langchain, langgraph or deepagents overrides `run` or
+`arun`; a subclass that does and calls `super()` is still one call.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import Any, Final
+
+from agentcgroup import execution
+from agentcgroup.adapters.langchain.answer import answer
+from agentcgroup.adapters.langchain.identity import identify
+from agentcgroup.calls import Call
+from agentcgroup.scope import current
+from agentcgroup.session import Session, active
+
+__all__ = ["MODULES", "hook"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: Class and methods to hook in each module, with what is lost without the seam.
+_SEAMS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "langchain_core.tools.base": {"BaseTool": ("run", "arun")},
+    "langchain_core.tools.structured": {"StructuredTool": ("ainvoke",)},
+    "langchain_core.tools.simple": {"Tool": ("ainvoke",)},
+}
+MODULES: Final = tuple(_SEAMS)
+
+
+def hook(module: ModuleType) -> None:
+    """Hook the seams of one imported module; a missing one is a loud warning."""
+    wrappers = {"run": _run, "arun": _arun, "ainvoke": _ainvoke}
+    for class_name, methods in _SEAMS[module.__name__].items():
+        owner = getattr(module, class_name, None)
+        for method in methods:
+            original = vars(owner).get(method) if owner is not None else None
+            if not callable(original):
+                logger.warning(
+                    "agentcgroup: %s.%s.%s is missing in this version of langchain-core: calls "
+                    "that go through it are NOT contained",
+                    module.__name__,
+                    class_name,
+                    method,
+                )
+            else:
+                setattr(owner, method, wrappers[method](original))
+
+
+def _run(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = active()
+        call = None if session is None else _open(session, self, kwargs)
+        if call is None:
+            return original(self, *args, **kwargs)
+        return execution.run(call, answer, original, self, *args, **kwargs)
+
+    return run
+
+
+def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(original)
+    async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = active()
+        call = None if session is None else _open(session, self, kwargs)
+        if call is None:
+            return await original(self, *args, **kwargs)
+        return await execution.arun(call, answer, original, self, *args, **kwargs)
+
+    return arun
+
+
+def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A tool without a coroutine runs in a thread below this: there its cancellation is lost."""
+
+    @functools.wraps(original)
+    async def ainvoke(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if active() is None or self.coroutine is not None:
+            return await original(self, *args, **kwargs)
+        return await execution.cancelling(original, self, *args, **kwargs)
+
+    return ainvoke
+
+
+def _open(session: Session, tool: Any, arguments: dict[str, Any]) -> Call | None:
+    """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
+    identity = identify(tool, arguments)
+    outer = current.get()
+    if (
+        isinstance(outer, Call)
+        and outer.key is tool
+        and identity.tool_call_id in (None, outer.tool_call_id)
+    ):
+        return None
+    return session.start("langchain", *identity, key=tool)

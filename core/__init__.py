@@ -1,0 +1,72 @@
+"""Every tool call of an AI agent in its own Linux cgroup.
+
+::
+
+    import agentcgroup
+    agentcgroup.register()      # hooks every supported framework that is installed
+
+Limits come from ``agentcgroup.toml``; ``agentcgroup doctor`` says what this machine enforces.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentcgroup.api import agent, call, current_call, isolate, register, unregister
+    from agentcgroup.calls import Call
+    from agentcgroup.errors import (
+        AgentCgroupError,
+        CgroupUnavailable,
+        ConfigError,
+        LimitExceeded,
+    )
+    from agentcgroup.records import CallRecord
+    from agentcgroup.session import Session
+
+__all__ = [
+    "AgentCgroupError",
+    "Call",
+    "CallRecord",
+    "CgroupUnavailable",
+    "ConfigError",
+    "LimitExceeded",
+    "Session",
+    "agent",
+    "call",
+    "current_call",
+    "isolate",
+    "register",
+    "unregister",
+]
+
+__version__ = "0.1.0"
+
+# Loaded at first use: a child that only has to join a cgroup, and a process that only imports the
+# package, pay neither for pydantic nor for the hooks.
+_HOMES = {
+    "agentcgroup.api": ("agent", "call", "current_call", "isolate", "register", "unregister"),
+    "agentcgroup.calls": ("Call",),
+    "agentcgroup.errors": (
+        "AgentCgroupError",
+        "CgroupUnavailable",
+        "ConfigError",
+        "LimitExceeded",
+    ),
+    "agentcgroup.records": ("CallRecord",),
+    "agentcgroup.session": ("Session",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,256 @@
+"""The public functions: register, and any code as a call."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from agentcgroup import execution, feedback, scope, spawn
+from agentcgroup.calls import Call
+from agentcgroup.config import Config, load
+from agentcgroup.errors import ConfigError, LimitExceeded
+from agentcgroup.records import CallRecord
+from agentcgroup.session import Session, active, set_active
+
+__all__ = [
+    "FRAMEWORKS",
+    "Adapter",
+    "agent",
+    "begin",
+    "call",
+    "current_call",
+    "isolate",
+    "register",
+    "unregister",
+]
+
+logger = logging.getLogger("agentcgroup")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Framework to the top-level module whose presence says that it is installed.
+FRAMEWORKS: Final[Mapping[str, str]] = {"langchain": "langchain_core"}
+
+_lock = threading.Lock()
+
+
+class Adapter(Protocol):
+    """What a package below `agentcgroup.adapters` gives."""
+
+    def install(self) -> None:
+        """Hook the framework's seams once it is imported; never imports it. Idempotent."""
+
+
+def register(
+    *frameworks: str, config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None
+) -> Session:
+    """Give every tool call of the named frameworks, or of all that are installed, its own cgroup.
+
+    Idempotent: registering again returns the running session and adds frameworks not hooked yet.
+
+    Args:
+        frameworks: such as ``"langchain"``; none means all that are installed.
+        config: path of a TOML file, its content as a mapping, or a `Config`; None looks for
+            $AGENTCGROUP_CONFIG, ./agentcgroup.toml, [tool.agentcgroup] in ./pyproject.toml and
+            the user's and the system's config folders, in this order.
+
+    Raises:
+        ConfigError: the config is wrong, a framework is unknown or not installed, or another
+            config is active already.
+        CgroupUnavailable: mode is ``enforce`` and this machine cannot.
+    """
+    adapters = [_adapter(name) for name in frameworks or _installed()]
+    session = begin(config)
+    for adapter in adapters:
+        adapter.install()
+    return session
+
+
+def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None) -> Session:
+    """Return the running session, or start one that hooks no framework; raises as `register`."""
+    with _lock:
+        session = active()
+        if session is None:
+            session = Session(load(config))
+            if session.config.mode != "off":
+                scope.install()
+                spawn.install()
+            set_active(session)
+            atexit.register(session.close)
+        elif config is not None and load(config) != session.config:
+            raise ConfigError(
+                "a session with another config is active: call agentcgroup.unregister() first",
+                file="register(config=)",
+            )
+    return session
+
+
+def unregister() -> None:
+    """End the session: running calls are ended, hooks become inert. Without one, does nothing."""
+    with _lock:
+        session = active()
+        if session is not None:
+            session.close()
+            atexit.unregister(session.close)
+            spawn.uninstall()
+            scope.uninstall()
+
+
+def current_call() -> Call | None:
+    """Return the call whose code is running here, None outside any."""
+    call = scope.current.get()
+    return call if isinstance(call, Call) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    name: str
+    limits: Mapping[str, Any]
+
+
+class agent:
+    """Name the agent for the calls inside: ``with agentcgroup.agent("coder", memory_max="4G"):``.
+
+    A name that the framework itself gives a call wins over this one. The limits bound all calls of
+    the agent together, as ``[limits.agent]`` does, and are written when its first call starts a
+    process. Sync and async.
+    """
+
+    def __init__(self, name: str, **limits: Any) -> None:
+        self._named = _Named(name, limits)
+
+    def __enter__(self) -> None:
+        self._token = scope.agent.set(self._named)
+
+    def __exit__(self, *_: object) -> None:
+        scope.agent.reset(self._token)
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+
+class call:
+    """Run any code as a call: ``with agentcgroup.call("build", memory_max="1G", timeout="5m"):``.
+
+    Every process started inside, and every one these start, is born in the call's cgroup. Without
+    a registered session one is made from the config. Usable with ``with`` and ``async with``, once.
+
+    Args:
+        tool: what to call it in records and rules.
+        agent: whose call it is; default: the `agent` block around it.
+        limits: keys of ``[limits.call]`` and rules, which win over the config.
+
+    Raises:
+        LimitExceeded: at the end of the block, when a limit ended the call or hid in its result;
+            what the block raised is its ``__cause__``.
+        ConfigError: a limit is unknown or wrong.
+    """
+
+    def __init__(self, tool: str, *, agent: str | None = None, **limits: Any) -> None:
+        self._tool = tool
+        self._agent = agent
+        self._limits = limits
+
+    def __enter__(self) -> Call:
+        session = active() or begin()
+        self._call = session.start("python", self._agent, self._tool, overrides=self._limits)
+        self._token = scope.current.set(self._call)
+        return self._call
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        scope.current.reset(self._token)
+        self._call.finish(error)
+        self._raise(error)
+
+    async def __aenter__(self) -> Call:
+        call = self.__enter__()
+        self._expiry = execution.Expiry.of(call)
+        return call
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        scope.current.reset(self._token)
+        expired = await execution.afinish(self._call, self._expiry, error)
+        self._raise(error, expired)
+
+    def _raise(self, error: BaseException | None, expired: bool = False) -> None:
+        """Raise the limit that ended the call, if one did and nothing graver is on its way."""
+        call = self._call
+        ours = error is None or isinstance(error, Exception) or expired
+        if call.limited and ours and not isinstance(error, LimitExceeded):
+            raise _exceeded(call.record) from error
+
+
+def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: Any) -> Any:
+    """Make each run of a function a call; the decorator form of `call`, sync and async.
+
+    ``@agentcgroup.isolate`` or ``@agentcgroup.isolate("build", memory_max="1G")``; the tool's name
+    is the function's by default.
+    """
+    if callable(tool):
+        return isolate()(tool)
+
+    def decorate(function: F) -> F:
+        name = tool if isinstance(tool, str) else function.__name__
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def arun(*args: Any, **kwargs: Any) -> Any:
+                async with call(name, agent=agent, **limits):
+                    return await function(*args, **kwargs)
+
+            return cast(F, arun)
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with call(name, agent=agent, **limits):
+                return function(*args, **kwargs)
+
+        return cast(F, run)
+
+    return decorate
+
+
+def _exceeded(record: CallRecord) -> LimitExceeded:
+    return LimitExceeded(feedback.sentence(record) or record.outcome, record=record)
+
+
+def _installed() -> list[str]:
+    return [name for name, module in FRAMEWORKS.items() if importlib.util.find_spec(module)]
+
+
+def _adapter(name: str) -> Adapter:
+    if name not in FRAMEWORKS:
+        near = get_close_matches(name, FRAMEWORKS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(sorted(FRAMEWORKS))
+        raise ConfigError(f"unknown framework {name!r}{hint} (known: {known})", file="register()")
+    if importlib.util.find_spec(FRAMEWORKS[name]) is None:
+        raise ConfigError(
+            f"{name} is not installed: pip install 'agentcgroup[{name}]'", file="register()"
+        )
+    return cast(Adapter, importlib.import_module(f"agentcgroup.adapters.{name}"))

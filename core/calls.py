@@ -1,0 +1,238 @@
+"""One execution of one tool: its identity, its policy, its end.
+
+A call that starts no process has no cgroup and costs microseconds. At its first child it gets an
+`Enclosure`, and from then on a deadline that can be kept. It ends once, by `finish`, which reads
+what the kernel counted and says how it ended. A call that met no limit is settled behind its back:
+usage read, record handed out, cgroup removed; one that did is settled at once, because the answer
+to the model carries the figures.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup import feedback
+from agentcgroup.cgroup import Usage
+from agentcgroup.enclosure import Enclosure
+from agentcgroup.enforcement import verdict
+from agentcgroup.errors import LimitExceeded
+from agentcgroup.policy import Policy
+from agentcgroup.records import CallRecord, Outcome
+from agentcgroup.tree import Branch
+
+if TYPE_CHECKING:
+    from agentcgroup.session import Session
+
+__all__ = ["LINGER", "Call"]
+
+#: Seconds that processes of a tool that has ended may take to be gone before they are left over:
+#: a pipeline's last member or a server told to stop is on its way out.
+LINGER: Final = 0.05
+
+_NO_USAGE: Final = Usage()
+
+
+class Call:
+    """One call; made by `Session.start`, current in its context while the tool's body runs.
+
+    Attributes:
+        framework, agent, tool, tool_call_id: as in its `CallRecord`.
+        policy: what holds for it.
+        parent: the call it runs inside, None at the top.
+        stopped: why it was stopped, None while it was not.
+        outcome, reason: how it ended; outcome is None until then.
+    """
+
+    __slots__ = (
+        "_record",
+        "agent",
+        "enclosure",
+        "ended",
+        "framework",
+        "key",
+        "number",
+        "outcome",
+        "parent",
+        "policy",
+        "reason",
+        "session",
+        "started",
+        "stopped",
+        "tool",
+        "tool_call_id",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        policy: Policy,
+        parent: Call | None,
+        framework: str,
+        agent: str | None,
+        tool: str,
+        tool_call_id: str | None,
+        key: object,
+    ) -> None:
+        self.session = session
+        self.number = number
+        self.policy = policy
+        self.parent = parent
+        self.framework = framework
+        self.agent = agent
+        self.tool = tool
+        self.tool_call_id = tool_call_id
+        self.key = key
+        self.started = time.monotonic()
+        self.ended: float | None = None
+        self.stopped: str | None = None
+        self.outcome: Outcome | None = None
+        self.reason: str | None = None
+        self.enclosure: Enclosure | None = None
+        self._record: CallRecord | None = None
+
+    @property
+    def id(self) -> str:
+        """The call's id in its record."""
+        return f"{self.session.id}-{self.number}"
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        """Return the directory fd for the next child; see `scope.Home`."""
+        return self._enclosed().begin_spawn(failed)
+
+    def end_spawn(self, pid: int | None) -> None:
+        """Say that a spawn is done; see `scope.Home`."""
+        if self.enclosure is not None:
+            self.enclosure.end_spawn(pid)
+
+    def branch(self) -> Branch | None:
+        """Return the branch for calls inside this one; None where there are no cgroups."""
+        return self._enclosed().branch()
+
+    def stop(self, reason: str) -> None:
+        """End every process of the call now; none can start in it any more."""
+        if self.ended is None and self.stopped is None:
+            self.stopped = reason
+            if self.enclosure is not None:
+                self.enclosure.kill()
+
+    def arm(self) -> None:
+        """Have the watcher stop the call when its time is over."""
+        timeout = self.policy.timeout
+        if timeout is not None and self.session.limiting:
+            self.session.watcher.arm(self, timeout, self.started + timeout)
+
+    def refuse_if_over(self) -> None:
+        """Let no process start in a call that is over.
+
+        Raises:
+            LimitExceeded: it was stopped, or its time is over.
+        """
+        timeout = self.policy.timeout
+        overdue = timeout is not None and time.monotonic() > self.started + timeout
+        if overdue and self.session.limiting and self.stopped is None:
+            self.stopped = "timeout"
+        if self.stopped is not None:
+            record = self._make_record("timeout" if self.stopped == "timeout" else "killed")
+            told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
+            raise LimitExceeded(told, record=record)
+
+    def _enclosed(self) -> Enclosure:
+        if self.enclosure is None:
+            with self.session.lock:
+                if self.enclosure is None:
+                    self.enclosure = Enclosure(self)
+        return self.enclosure
+
+    # -- how it ends --------------------------------------------------------------------------
+
+    def finish(self, error: BaseException | None = None, *, cancelled: bool = False) -> bool:
+        """End the call; True when there is something to tell the model, then `record` has it."""
+        self.ended = time.monotonic()
+        self.key = None
+        if self.enclosure is None and self.stopped is None and not cancelled:
+            self.outcome = "ok" if error is None else "error"
+            self.session.settled(self)
+            return False
+        self._judge(error, cancelled)
+        if self.enclosure is None or self.told:
+            self.settle()
+        else:
+            self.session.janitor.put(self.settle)
+        return self.told
+
+    def _judge(self, error: BaseException | None, cancelled: bool) -> None:
+        leftovers = False
+        enclosure = self.enclosure
+        if enclosure is not None:
+            if self.policy.timeout is not None:
+                self.session.watcher.disarm(self, self.policy.timeout)
+            leftovers = enclosure.end(
+                over=cancelled or self.stopped is not None,
+                keep=error is None and self.policy.background == "keep",
+                linger=LINGER,
+            )
+        self.outcome, self.reason = verdict(
+            stopped=self.stopped,
+            error=error,
+            cancelled=cancelled,
+            events=enclosure.events() if enclosure is not None else None,
+            above=enclosure.events_above() if enclosure is not None else (),
+            leftovers=leftovers,
+        )
+
+    @property
+    def told(self) -> bool:
+        """Whether the way it ended is worth a sentence to the model."""
+        return self.limited or self.reason == "leftovers"
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit took the place of the tool's own end."""
+        return self.outcome in ("oom", "timeout", "killed") or self.reason == "pids_max"
+
+    @property
+    def record(self) -> CallRecord:
+        """The record of the finished call."""
+        if self._record is None:
+            if self.outcome is None:
+                raise RuntimeError("the call has not ended")
+            self._record = self._make_record(self.outcome)
+        return self._record
+
+    def settle(self) -> None:
+        """Read what the finished call used, hand out the record and remove the cgroup."""
+        if self.enclosure is not None:
+            _ = self.record  # what the cgroup counted is read while it is there
+            self.session.janitor.put(self.enclosure.remove)
+        self.session.settled(self)
+
+    def _make_record(self, outcome: Outcome) -> CallRecord:
+        enclosure = self.enclosure
+        usage = _NO_USAGE if enclosure is None else enclosure.usage()
+        cgroup = None if enclosure is None else enclosure.cgroup
+        ended = time.monotonic() if self.ended is None else self.ended
+        return CallRecord(
+            id=self.id,
+            parent_id=None if self.parent is None else self.parent.id,
+            framework=self.framework,
+            agent=self.agent,
+            tool=self.tool,
+            tool_call_id=self.tool_call_id,
+            started_at=self.session.epoch + self.started,
+            duration_s=ended - self.started,
+            outcome=outcome,
+            reason=self.reason or self.stopped,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            cpu_usage_s=usage.cpu_usage_s,
+            pids_peak=usage.pids_peak,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
+            throttled_s=usage.throttled_s,
+            oom_kills=None if cgroup is None else cgroup.events().oom_kill,
+            limits=self.policy.asked,
+            cgroup=None if cgroup is None else cgroup.path,
+        )

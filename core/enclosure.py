@@ -1,0 +1,213 @@
+"""The cgroup of one call and the processes in it: made at the first child, gone after the last.
+
+A call may hold further calls (a tool that runs an agent). Then its cgroup becomes a branch, and its
+own processes move to a leaf in it, ``self``: a cgroup with controllers on for its children cannot
+hold processes (cgroup-v2.rst). Where no cgroup can be had, the processes are followed by parentage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup.cgroup import Cgroup, Events, Usage
+from agentcgroup.processes import ProcessTree
+from agentcgroup.tree import Branch, discard
+
+if TYPE_CHECKING:
+    from agentcgroup.calls import Call
+
+__all__ = ["Enclosure"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: Seconds to wait, in the tool's own thread, for killed processes to be gone.
+_KILL_WAIT: Final = 2.0
+#: Seconds a spawn begun by another thread of the call may take until its cgroup is removed.
+_SPAWN_WAIT: Final = 30.0
+
+
+class Enclosure:
+    """Holds the processes of one call."""
+
+    __slots__ = ("_branch", "_call", "_home", "_leaf", "_lock", "_spawning", "cgroup")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._spawning = 0
+        self._home: Branch | None = None  # the agent's branch that the cgroup came from
+        self.cgroup: Cgroup | None = None
+        self._leaf: Cgroup | ProcessTree | None = None  # where the children live
+        self._branch: Branch | None = None
+
+    # -- births -------------------------------------------------------------------------------
+
+    def begin_spawn(self, failed: OSError | None) -> int | None:
+        """Return the directory fd for the next child; see `scope.Home`."""
+        call = self._call
+        with self._lock:
+            if call.ended is not None:
+                # A thread that outlived its call starts a process: it lives with the run.
+                self._spawning += 1
+                return call.session.background_fd()
+            call.refuse_if_over()
+            if failed is not None and self._branch is None:
+                # Somebody else removed our cgroup: what was in it is gone, the call goes on.
+                logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
+                self.cgroup = self._leaf = None
+            if self._leaf is None:
+                self._leaf = self._make_leaf()
+            self._spawning += 1
+            return self._leaf.fd
+
+    def end_spawn(self, pid: int | None) -> None:
+        """Say that a spawn is done; see `scope.Home`."""
+        with self._lock:
+            self._spawning -= 1
+        if pid is not None and isinstance(self._leaf, ProcessTree):
+            self._leaf.add(pid)
+        if self._call.stopped is not None:
+            self.kill()  # born between that kill and now
+
+    def branch(self) -> Branch | None:
+        """Return the branch for calls inside this one; None where there are no cgroups."""
+        with self._lock:
+            if self._branch is None:
+                if self.cgroup is None:
+                    self._take_cgroup()
+                    if self.cgroup is None:
+                        return None
+                if self._leaf is self.cgroup:
+                    self._leaf = self.cgroup.child("self")
+                    _move(self.cgroup, self._leaf)
+                self._branch = Branch(self.cgroup, self._call.session.roots)
+            return self._branch
+
+    def _make_leaf(self) -> Cgroup | ProcessTree:
+        if self._branch is not None:
+            return self._branch.cgroup.child("self")
+        self._take_cgroup()
+        return self.cgroup if self.cgroup is not None else ProcessTree()
+
+    def _take_cgroup(self) -> None:
+        """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
+        call = self._call
+        session = call.session
+        call.arm()
+        with session.containing():
+            above = session.branch() if call.parent is None else call.parent.branch()
+            if above is None:
+                return
+            if call.parent is None or call.parent.agent != call.agent:
+                self._home = above = session.agent_branch(above, call.framework, call.agent)
+            self.cgroup = above.take(call.policy.limits)
+
+    # -- deaths ---------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """SIGKILL every process in it."""
+        if (held := self._held) is not None:
+            held.kill()
+
+    def populated(self) -> bool:
+        """Say whether any process lives in it."""
+        held = self._held
+        return held is not None and held.populated()
+
+    def end(self, *, over: bool, keep: bool, linger: float) -> bool:
+        """Bring its processes to an end.
+
+        Args:
+            over: the call was stopped or cancelled; there is nothing to wait for.
+            keep: processes that are still running may go on, under the agent's cgroup.
+            linger: seconds they may take to be gone by themselves.
+
+        Returns:
+            Whether processes had outlived the tool and were killed.
+        """
+        with self._lock:  # a spawn that another thread has begun gets its cgroup first
+            held = self._held
+        if held is None:
+            return False
+        if not over:
+            if not held.populated() or held.wait_empty(linger):
+                return False
+            if keep and self._keep():
+                return False
+        held.kill()
+        if not held.wait_empty(_KILL_WAIT):
+            logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
+        return not over
+
+    def remove(self) -> None:
+        """Remove the cgroup; whatever is in it dies."""
+        deadline = time.monotonic() + _SPAWN_WAIT
+        while self._spawning and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if self._branch is not None:
+            if isinstance(self._leaf, Cgroup):
+                discard(self._leaf)
+            self._branch.remove()
+        elif self.cgroup is not None:
+            discard(self.cgroup)
+        if self._home is not None:
+            self._call.session.leave(self._home, self._call.policy.limits)
+
+    def _keep(self) -> bool:
+        if self._home is None or not isinstance(self._leaf, Cgroup):
+            return False
+        _move(self._leaf, self._home.background())
+        return True
+
+    # -- what the kernel counted ----------------------------------------------------------------
+
+    def usage(self) -> Usage:
+        """Return what its processes have used, those of calls inside it too."""
+        held = self._held
+        return held.usage() if held is not None else Usage()
+
+    def events(self) -> Events:
+        """Return what hit this call's own processes, not those of the calls inside it."""
+        held = self._held
+        if held is None:
+            return Events()
+        events = held.events()
+        if self._branch is None or not events.oom_kill or events.oom_local:
+            return events
+        return Events() if self._leaf is None else self._leaf.events()
+
+    def events_above(self) -> Iterator[tuple[str, Events]]:
+        """Yield the events of each cgroup above, nearest first, by the limit they belong to."""
+        call: Call | None = self._call
+        enclosure: Enclosure | None = self
+        while call is not None:
+            if enclosure is not None:
+                if enclosure is not self and enclosure.cgroup is not None:
+                    yield "parent.memory_max", enclosure.cgroup.events()
+                if enclosure._home is not None:
+                    yield "agent.memory_max", enclosure._home.cgroup.events()
+            call = call.parent
+            enclosure = call.enclosure if call is not None else None
+        run = self._call.session.branch()
+        if run is not None:
+            yield "run.memory_max", run.cgroup.events()
+
+    @property
+    def _held(self) -> Cgroup | ProcessTree | None:
+        return self.cgroup if self.cgroup is not None else self._leaf
+
+
+def _move(source: Cgroup, target: Cgroup) -> None:
+    """Move every process right in `source`, those it forks meanwhile too."""
+    for _ in range(100):
+        pids = source.procs()
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                target.join(pid)

@@ -1,0 +1,149 @@
+"""What a limit does to a call: the deadline that ends it, and the reading of how it ended.
+
+What the kernel can do alone (memory.max, memory.oom.group, pids.max, cpu.max) it does alone; this
+module only reads afterwards what it did. Deadlines are ours: one thread sleeps until the earliest.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from agentcgroup.cgroup import Events
+from agentcgroup.records import Outcome
+
+__all__ = ["Mortal", "Watcher", "verdict"]
+
+logger = logging.getLogger("agentcgroup")
+
+
+class Mortal(Protocol):
+    """What the watcher can end."""
+
+    def stop(self, reason: str) -> None:
+        """End every process, and let no new one start."""
+
+
+class Watcher:
+    """Stops calls whose time is over, from a daemon thread started at the first deadline.
+
+    Calls with the same timeout expire in the order they were armed, so each timeout has a dict in
+    that order: arming and disarming cost a dict entry, and nothing of a finished call stays.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[float, dict[Mortal, float]] = {}
+        self._lock = threading.Lock()
+        self._earlier = threading.Event()
+        self._wakes_at = math.inf
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def arm(self, call: Mortal, timeout: float, deadline: float) -> None:
+        """Stop `call` at `deadline` (`time.monotonic`), `timeout` seconds after its start."""
+        with self._lock:
+            self._queues.setdefault(timeout, {})[call] = deadline
+            earlier = deadline < self._wakes_at
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="agentcgroup-watcher", daemon=True
+                )
+                # An empty context: the thread must not belong to the call that starts it.
+                contextvars.Context().run(self._thread.start)
+        if earlier:
+            self._earlier.set()
+
+    def disarm(self, call: Mortal, timeout: float) -> None:
+        """Forget `call`."""
+        with self._lock:
+            queue = self._queues.get(timeout)
+            if queue is not None:
+                queue.pop(call, None)
+                if not queue:
+                    del self._queues[timeout]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._earlier.set()
+
+    def _work(self) -> None:
+        while not self._closed:
+            for call in self._due():
+                try:
+                    call.stop("timeout")
+                except Exception:
+                    logger.exception("agentcgroup: a call past its deadline could not be stopped")
+            with self._lock:
+                self._earlier.clear()
+                self._wakes_at = min(
+                    (next(iter(queue.values())) for queue in self._queues.values()),
+                    default=math.inf,
+                )
+                pause = self._wakes_at - time.monotonic()
+            self._earlier.wait(None if pause == math.inf else max(pause, 0.0))
+
+    def _due(self) -> list[Mortal]:
+        now = time.monotonic()
+        due: list[Mortal] = []
+        with self._lock:
+            for timeout, queue in list(self._queues.items()):
+                while queue:
+                    call, deadline = next(iter(queue.items()))
+                    if deadline > now:
+                        break
+                    del queue[call]
+                    due.append(call)
+                if not queue:
+                    del self._queues[timeout]
+        return due
+
+
+def verdict(
+    *,
+    stopped: str | None,
+    error: BaseException | None,
+    cancelled: bool,
+    events: Events | None,
+    above: Iterable[tuple[str, Events]],
+    leftovers: bool,
+) -> tuple[Outcome, str | None]:
+    """Say how a call ended and why, from what we did to it and what the kernel counted.
+
+    Args:
+        stopped: why we stopped it, None when we did not.
+        error: what the tool raised.
+        cancelled: the framework gave the call up.
+        events: of the call's own cgroup.
+        above: ("agent.memory_max", events) of each cgroup above it, nearest first; read only when
+            a process was killed and the call's own limit was not reached.
+        leftovers: processes were still running when the tool had ended, and were killed.
+    """
+    if stopped == "timeout":
+        return "timeout", "timeout"
+    # memory.oom.group may count one victim twice: more than none is all that the counter says.
+    if events is not None and events.oom_kill:
+        return "oom", "memory_max" if events.oom_local else _which_limit(above)
+    if cancelled or stopped == "cancelled":
+        return "cancelled", "cancelled"
+    if stopped is not None:
+        return "killed", stopped
+    if events is not None and events.pids_max:
+        if leftovers:
+            return "killed", "pids_max"
+        return ("error" if error is not None else "ok"), "pids_max"
+    if error is not None:
+        return "error", "leftovers" if leftovers else None
+    return "ok", "leftovers" if leftovers else None
+
+
+def _which_limit(above: Iterable[tuple[str, Events]]) -> str:
+    for reason, events in above:
+        if events.oom_local:
+            return reason
+    return "system"

@@ -1,0 +1,101 @@
+"""What is left where there is no cgroup: the processes a call started, followed by parentage.
+
+Weaker than a cgroup, and `doctor` says so: a process that daemonises (its parent ends) between two
+looks is lost, and nothing is limited or counted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from agentcgroup.cgroup import Events, Usage
+
+__all__ = ["ProcessTree"]
+
+
+class ProcessTree:
+    """The same face as a `Cgroup`, as far as /proc can give it."""
+
+    #: There is no directory to be born in.
+    fd: int | None = None
+
+    def __init__(self) -> None:
+        # pid -> start time (field 22 of stat): a pid alone may be somebody else's by now.
+        self._known: dict[int, int] = {}
+
+    def add(self, pid: int) -> None:
+        """Follow a child just started."""
+        stat = _stat(pid)
+        if stat is not None:
+            self._known[pid] = stat[1]
+
+    def procs(self) -> list[int]:
+        """Return the pids of living members, and remember their children."""
+        table = {pid: stat for pid in _pids() if (stat := _stat(pid)) is not None}
+        self._known = {
+            pid: start
+            for pid, start in self._known.items()
+            if pid in table and table[pid][1] == start
+        }
+        grown = True
+        while grown:
+            found = {
+                pid: start
+                for pid, (parent, start, _) in table.items()
+                if parent in self._known and pid not in self._known
+            }
+            self._known.update(found)
+            grown = bool(found)
+        return [pid for pid in self._known if table[pid][2] != "Z"]
+
+    def populated(self) -> bool:
+        """Say whether any member lives; zombies do not count."""
+        return bool(self.procs())
+
+    def wait_empty(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until no member lives."""
+        deadline = time.monotonic() + timeout
+        while self.populated():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL all members, again while they still fork."""
+        for _ in range(10):
+            alive = self.procs()
+            if not alive:
+                return
+            for pid in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.001)
+
+    def events(self) -> Events:
+        """Return nothing known: only the kernel's counters could tell."""
+        return Events()
+
+    def usage(self) -> Usage:
+        """Return nothing known."""
+        return Usage()
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _stat(pid: int) -> tuple[int, int, str] | None:
+    """Return (parent, start time, state) of a process, None when it is gone (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The command's name, in parentheses, may hold anything.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return int(fields[1]), int(fields[19]), fields[0].decode()

@@ -1,0 +1,309 @@
+"""A run: one registered process, its agents, its calls and their records.
+
+The session owns what outlives a call: where cgroups are made (`Place`), the run's own cgroup, the
+watcher and the janitor, the records. Exactly one is active in a process; adapters and `spawn` ask
+for it at each use, so that unregistering leaves every hook an inert pass-through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from agentcgroup import scope
+from agentcgroup.calls import Call
+from agentcgroup.cgroup import Cgroup, Limits, Place, find, reap, run_name, teardown
+from agentcgroup.config import Config
+from agentcgroup.enforcement import Watcher
+from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.janitor import Janitor
+from agentcgroup.policy import Resolver
+from agentcgroup.records import CallRecord, JsonLines
+from agentcgroup.tree import Branch, Roots
+
+__all__ = ["Session", "active", "set_active"]
+
+logger = logging.getLogger("agentcgroup")
+
+_CLOSE_WAIT = 30.0
+
+_active: Session | None = None
+
+
+def active() -> Session | None:
+    """Return the session of this process, None when nothing is registered."""
+    return _active
+
+
+def set_active(session: Session | None) -> None:
+    """Make `session` the one that hooks and `call` use."""
+    global _active
+    _active = session
+
+
+class Session:
+    """One registered run; made by `register`, ended by `unregister`, `close` or the process's end.
+
+    Usable as a context manager.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Find where cgroups can be made and take it; see `agentcgroup.register`.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
+        """
+        self.config = config
+        self.id = uuid.uuid4().hex[:12]
+        self.epoch = time.time() - time.monotonic()  # turns one clock into the other
+        self.limiting = config.mode in ("auto", "enforce")
+        self.roots = Roots(frozenset(), self._unmet)
+        self._resolver = Resolver(config)
+        self._finished: deque[Call] = deque(maxlen=config.records_max)
+        self._callbacks: list[Callable[[CallRecord], None]] = []
+        self._said: set[str] = set()
+        self._closed = False
+        self._sink = JsonLines(config.records) if config.records else None
+        if self._sink is not None:
+            self._callbacks.append(self._sink)
+        self.place: Place = find(config.cgroup_root)
+        self._check(self.place)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what belongs to this very process; again in a forked one."""
+        self._numbers = itertools.count(1)
+        self.lock = threading.Lock()
+        self._run: Branch | None = None
+        self.watcher = Watcher()
+        self.janitor = Janitor()
+        if self.place.base is not None:
+            self.janitor.put(self._reap)
+
+    # -- what users see -----------------------------------------------------------------------
+
+    @property
+    def records(self) -> Sequence[CallRecord]:
+        """Finished calls, oldest first, at most ``records_max`` of them."""
+        self.janitor.drain(_CLOSE_WAIT)
+        return tuple(call.record for call in self._finished)
+
+    def on_record(self, callback: Callable[[CallRecord], None]) -> None:
+        """Call `callback` with each record from now on, on whatever thread has it first.
+
+        What the callback raises is logged and hurts no call.
+        """
+        self._callbacks.append(callback)
+
+    def close(self) -> None:
+        """End what still runs, hand out the last records and remove the run's cgroups."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+        if _active is self:
+            set_active(None)
+        self.watcher.close()
+        self.janitor.close(_CLOSE_WAIT)
+        run, self._run = self._run, None
+        if run is not None:
+            try:
+                run.remove()
+            except OSError as error:
+                logger.warning("agentcgroup: cgroups of this run are left over: %s", error)
+        teardown(self.place)
+        if self._sink is not None:
+            self._sink.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what adapters and calls use ------------------------------------------------------------
+
+    def start(
+        self,
+        framework: str,
+        agent: str | None,
+        tool: str,
+        tool_call_id: str | None = None,
+        *,
+        key: object = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Call:
+        """Open a call; the caller runs the body with it and finishes it (see `execution`).
+
+        Args:
+            framework: the adapter's name.
+            agent: the agent's name, None when the framework gives none.
+            tool: the tool's name.
+            tool_call_id: the model's id of the call.
+            key: the tool object; tells a framework's re-entry into the same call from a new one.
+            overrides: limits given in code, which win over the config.
+        """
+        if agent is None:
+            named = scope.agent.get()
+            if named is not None:
+                agent = named.name
+        policy = self._resolver.call(framework, agent, tool)
+        if overrides:
+            policy = self._resolver.override(policy, **overrides)
+        parent = scope.current.get()
+        if not isinstance(parent, Call) or parent.session is not self:
+            parent = None
+        call = Call(
+            self,
+            next(self._numbers),
+            policy,
+            parent,
+            framework,
+            agent,
+            tool,
+            tool_call_id,
+            key,
+        )
+        noted = scope.started.get()
+        if noted is not None:
+            noted.append(call)
+        return call
+
+    def settled(self, call: Call) -> None:
+        """Keep a finished call and hand out its record, made on demand when nobody listens."""
+        self._finished.append(call)
+        for callback in self._callbacks:
+            record = call.record
+            try:
+                callback(record)
+            except Exception:
+                logger.exception("agentcgroup: an on_record callback failed")
+
+    def branch(self) -> Branch | None:
+        """Return the run's branch, made at the first need; None where there is no place."""
+        if self._run is None and self.place.base is not None:
+            with self.lock:
+                if self._run is None and not self._closed:
+                    self._run = self._make_run(self.place.base)
+        return self._run
+
+    def background_fd(self) -> int | None:
+        """Return the directory fd for processes that belong to no running call."""
+        with self.containing():
+            run = self.branch()
+            return None if run is None else run.background().fd
+        return None
+
+    def agent_branch(self, above: Branch, framework: str, agent: str | None) -> Branch:
+        """Return the branch of an agent below the run or below a call."""
+
+        def limits() -> Limits:
+            asked = self._resolver.agent(framework, agent)
+            named = scope.agent.get()
+            if named is not None and named.name == agent:
+                return self._resolver.override_agent(asked, **named.limits)
+            return asked
+
+        return above.agent(framework, agent, limits)
+
+    def leave(self, home: Branch, limits: Limits) -> None:
+        """A call of `home` is over and cleared away; make ready for the next like it."""
+        if not self._closed:
+            home.prepare(limits)
+        home.leave()
+
+    @contextlib.contextmanager
+    def containing(self) -> Iterator[None]:
+        """Turn a failure to contain into what the mode asks for: refuse, or go on and be loud."""
+        try:
+            yield
+        except OSError as error:
+            if self.config.mode == "enforce":
+                raise CgroupUnavailable(
+                    f"A call cannot be given its cgroup: {error}.",
+                    fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+                ) from error
+            logger.exception("agentcgroup: a call runs UNCONTAINED")
+
+    def forked(self) -> None:
+        """Start over in a forked child: the parent's threads and cgroups are not ours."""
+        self._finished.clear()
+        self._begin()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _make_run(self, base: str) -> Branch:
+        with contextlib.closing(Cgroup.open(base)) as parent:
+            cgroup = parent.child(run_name(), exist_ok=True)
+        self.roots = Roots(self.place.controllers, self._unmet, limiting=self.limiting)
+        self.roots.limit(cgroup, self._resolver.run())
+        return Branch(cgroup, self.roots)
+
+    def _reap(self) -> None:
+        """Remove what dead runs left behind."""
+        if self.place.base is None:
+            return
+        with contextlib.closing(Cgroup.open(self.place.base)) as base:
+            for reaped in reap(base):
+                if reaped.error is None:
+                    logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
+                else:
+                    logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+
+    def _check(self, place: Place) -> None:
+        """Say once what is not enforced here; refuse where the mode asks for all of it."""
+        if not place.problems:
+            return
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
+        if self.config.mode == "enforce":
+            fixes = [problem.fix for problem in place.problems if problem.fix]
+            raise CgroupUnavailable(
+                f'mode = "enforce", but not everything can be enforced here: {told}.',
+                fix="; ".join(fixes) or None,
+            )
+        self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
+
+    def _unmet(self, path: str, keys: frozenset[str]) -> None:
+        """Hear of limits that were not written; those of a missing controller are known already."""
+        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        if not names:
+            return
+        if self.config.mode == "enforce":
+            raise OSError(f"{path} does not take {names}")
+        self._say(f"this kernel has no {names}: not enforced")
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("agentcgroup: %s", message)
+
+
+def _after_fork_in_child() -> None:
+    """Keep a forked process from using its parent's run.
+
+    Forked inside a call (multiprocessing, os.fork) it is contained already and stays inert. Forked
+    outside any, as a pre-fork server does, it is a run of its own.
+    """
+    if _active is None:
+        return
+    if scope.current.get() is not None:
+        set_active(None)
+    else:
+        _active.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,356 @@
+"""LangChain's real classes, scripted models, real processes: identity, exactly once, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import agentcgroup
+import pytest
+from agentcgroup import Session
+from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
+from langgraph.errors import GraphInterrupt
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command
+
+from tests.scripted import langchain_model
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    session = agentcgroup.register(
+        "langchain", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
+    )
+    yield session
+    agentcgroup.unregister()
+
+
+@tool
+def shell(command: str) -> str:
+    """Run a command."""
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+
+@tool
+def slow_shell(command: str) -> str:
+    """Run a command that takes long."""
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+
+@tool
+async def slow_wait(seconds: float) -> str:
+    """Wait without a process."""
+    await asyncio.sleep(seconds)
+    return "waited"
+
+
+@tool
+def cgroup_of_child() -> str:
+    """Say in which cgroup a child is born."""
+    return subprocess.check_output(["cat", "/proc/self/cgroup"], text=True)
+
+
+def _call(name: str, arguments: dict[str, Any], call_id: str = "id-1") -> dict[str, Any]:
+    return {"type": "tool_call", "name": name, "args": arguments, "id": call_id}
+
+
+def test_an_agents_calls_are_recorded_once_with_their_names(session: Session) -> None:
+    """create_agent: agent, tool and tool_call_id come from the framework, one record a call."""
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "echo two"})], "done"
+    )
+    agent = create_agent(model, [shell], name="coder")
+    answer = agent.invoke({"messages": [("user", "go")]})
+
+    assert answer["messages"][-1].content == "done"
+    assert [record.outcome for record in session.records] == ["ok", "ok"]
+    asked = [call["id"] for call in answer["messages"][1].tool_calls]
+    assert sorted(record.tool_call_id or "" for record in session.records) == sorted(asked)
+    assert {record.agent for record in session.records} == {"coder"}
+    assert {record.tool for record in session.records} == {"shell"}
+    assert len({record.cgroup for record in session.records}) == 2
+
+
+def test_an_agents_calls_are_recorded_once_when_async(session: Session) -> None:
+    """The same through ainvoke, where sync tools run in threads."""
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok"
+    )
+    agent = create_agent(model, [shell], name="coder")
+    answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
+
+    assert answer["messages"][-1].content == "ok"
+    assert [record.outcome for record in session.records] == ["ok", "ok"]
+    assert {record.agent for record in session.records} == {"coder"}
+
+
+def test_children_are_born_in_the_calls_cgroup(session: Session) -> None:
+    """What the record names is where the child ran."""
+    inside = cgroup_of_child.invoke({})
+    (record,) = session.records
+    assert record.cgroup is not None
+    unified = [line for line in inside.splitlines() if line.startswith("0::")]
+    assert record.cgroup.endswith(unified[0].removeprefix("0::"))
+
+
+def test_a_tool_without_a_process_makes_no_cgroup(session: Session) -> None:
+    """An inline tool costs no cgroup; its record has no figures, not zeros."""
+
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    assert add.invoke({"a": 1, "b": 2}) == 3
+    (record,) = session.records
+    assert (record.outcome, record.cgroup, record.cpu_usage_s) == ("ok", None, None)
+
+
+def test_a_timeout_ends_the_tree_and_is_told(session: Session) -> None:
+    """The tool's own wait returns, grandchildren are gone, the model gets one error message."""
+    began = time.monotonic()
+    message = slow_shell.invoke(_call("slow_shell", {"command": "sleep 77 & setsid sleep 77; :"}))
+
+    assert time.monotonic() - began < 10
+    assert isinstance(message, ToolMessage)
+    assert message.status == "error"
+    assert "time limit of 500ms (timeout)" in message.content
+    assert session.records[-1].outcome == "timeout"
+    assert subprocess.run(["pgrep", "-f", "sleep 77"], capture_output=True).returncode == 1
+
+
+def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
+    """No process to kill: the coroutine is cancelled, the agent goes on."""
+    model = langchain_model([("slow_wait", {"seconds": 60})], "went on")
+    agent = create_agent(model, [slow_wait])
+    began = time.monotonic()
+    answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
+
+    assert time.monotonic() - began < 10
+    assert answer["messages"][-1].content == "went on"
+    assert "time limit" in answer["messages"][-2].content
+    assert session.records[-1].outcome == "timeout"
+
+
+def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> None:
+    """A tool that loops over commands ends at the first one after its deadline."""
+
+    @tool
+    def slow_loop() -> str:
+        """Start one process after the other."""
+        for _ in range(1000):
+            subprocess.run(["sleep", "0.1"])
+        return "never"
+
+    message = slow_loop.invoke(_call("slow_loop", {}))
+    assert message.status == "error"
+    assert session.records[-1].outcome == "timeout"
+
+
+def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
+    """A task cancelled while a sync tool waits in a thread, and while an async one waits."""
+
+    @tool
+    async def ashell(command: str) -> str:
+        """Run a command."""
+        process = await asyncio.create_subprocess_shell(command)
+        return str(await process.wait())
+
+    async def main() -> None:
+        for one in (shell, ashell):
+            model = langchain_model([(one.name, {"command": "sleep 78"})], "never")
+            task = asyncio.create_task(
+                create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
+            )
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
+    assert subprocess.run(["pgrep", "-f", "sleep 78"], capture_output=True).returncode == 1
+
+
+def test_a_background_process_is_ended_and_told(session: Session) -> None:
+    """What the tool left running goes with the call, and the model hears of it."""
+    message = shell.invoke(_call("shell", {"command": "sleep 79 >/dev/null 2>&1 & echo started"}))
+    assert message.content.startswith("started")
+    assert "left running in the background were ended" in message.content
+    assert message.status == "success"
+    assert session.records[-1].reason == "leftovers"
+    assert subprocess.run(["pgrep", "-f", "sleep 79"], capture_output=True).returncode == 1
+
+
+def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:
+    """Without a limit an exception passes as it came, and ToolException is handled as ever."""
+
+    @tool
+    def fails() -> str:
+        """Fail."""
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fails.invoke({})
+
+    def says() -> str:
+        raise ToolException("told")
+
+    handled = StructuredTool.from_function(
+        says, name="says", description="Say.", handle_tool_error=True
+    )
+    assert handled.invoke({}) == "told"
+    assert [record.outcome for record in session.records] == ["error", "ok"]
+
+
+def test_interrupts_and_commands_pass_untouched(session: Session) -> None:
+    """Control flow of LangGraph is no result of a tool, even when a limit was met."""
+
+    @tool
+    def slow_interrupt() -> str:
+        """Interrupt the graph."""
+        subprocess.run(["sleep", "60"])
+        raise GraphInterrupt(())
+
+    command = Command(update={})
+
+    @tool
+    def hands_over() -> Any:
+        """Return a command."""
+        return command
+
+    with pytest.raises(GraphInterrupt):
+        slow_interrupt.invoke(_call("slow_interrupt", {}))
+    assert hands_over.invoke({}) is command
+
+
+def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
+    """ToolRetryMiddleware uses one tool_call_id for all attempts; each has its own record."""
+    attempts = []
+
+    @tool
+    def flaky() -> str:
+        """Fail once."""
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError("not yet")
+        return "now"
+
+    model = langchain_model([("flaky", {})], "done")
+    agent = create_agent(
+        model, [flaky], middleware=[ToolRetryMiddleware(max_retries=2, initial_delay=0)]
+    )
+    agent.invoke({"messages": [("user", "go")]})
+    assert [record.outcome for record in session.records] == ["error", "ok"]
+    assert len({record.tool_call_id for record in session.records}) == 1
+    assert len({record.id for record in session.records}) == 2
+
+
+def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> None:
+    """Records name the parent, and the cgroups nest as the calls do."""
+    inner = create_agent(
+        langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in"
+    )
+
+    @tool
+    def delegate() -> str:
+        """Ask another agent."""
+        subprocess.run(["true"])
+        answer = inner.invoke({"messages": [("user", "go")]})
+        subprocess.run(["true"])
+        return str(answer["messages"][-1].content)
+
+    outer = create_agent(langchain_model([("delegate", {})], "outer"), [delegate], name="out")
+    outer.invoke({"messages": [("user", "go")]})
+    first, second = session.records
+    assert (first.tool, first.agent, second.tool, second.agent) == (
+        "shell",
+        "in",
+        "delegate",
+        "out",
+    )
+    assert first.parent_id == second.id
+    assert first.cgroup is not None
+    assert second.cgroup is not None
+    assert first.cgroup.startswith(second.cgroup + "/")
+
+
+def test_an_arun_that_calls_run_is_one_call(session: Session) -> None:
+    """Both seams fire for the same call: the inner one passes through."""
+
+    class Both(BaseTool):
+        name: str = "both"
+        description: str = "Both."
+
+        def _run(self) -> str:
+            return "once"
+
+        async def _arun(self) -> Any:
+            return self.run({})
+
+    assert asyncio.run(Both().ainvoke({})) == "once"
+    assert len(session.records) == 1
+
+
+def test_tool_node_and_batch_and_classic_run(session: Session) -> None:
+    """Every way to a tool is one record: ToolNode, batch, run."""
+    node = ToolNode([shell])
+    message = langchain_model([("shell", {"command": "echo node"})]).invoke("x")
+    from langgraph.graph import END, START, MessagesState, StateGraph
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", node)
+    graph.add_edge(START, "tools")
+    graph.add_edge("tools", END)
+    graph.compile().invoke({"messages": [message]})
+    shell.batch([{"command": "echo 1"}, {"command": "echo 2"}])
+    shell.run({"command": "echo 3"})
+    assert len(session.records) == 4
+
+
+def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:
+    """Deepagents runs a shell command for its agents; the sub-shell is born in the call."""
+    from deepagents import create_deep_agent
+    from deepagents.backends import LocalShellBackend
+
+    model = langchain_model([("execute", {"command": "cat /proc/self/cgroup"})], "done")
+    agent = create_deep_agent(model=model, backend=LocalShellBackend(root_dir=str(tmp_path)))
+    answer = agent.invoke({"messages": [("user", "go")]})
+    (record,) = [record for record in session.records if record.tool == "execute"]
+    text = next(m.content for m in answer["messages"] if isinstance(m, ToolMessage))
+    assert record.cgroup is not None
+    assert record.cgroup.rpartition("/agentcgroup/")[2] in text
+
+
+def test_unregistered_hooks_are_inert() -> None:
+    """After unregister the same tools run as if nothing had been, and leave no record."""
+    session = agentcgroup.register("langchain")
+    agentcgroup.unregister()
+    assert shell.invoke({"command": "echo free"}) == "free\n"
+    assert session.records == ()
+
+
+def test_a_fault_in_the_identity_layer_changes_no_result(session: Session) -> None:
+    """A tool whose name cannot be read is contained and answers all the same."""
+
+    class Broken(BaseTool):
+        name: str = "broken"
+        description: str = "Broken."
+
+        def __getattribute__(self, attribute: str) -> Any:
+            if attribute == "name" and sys._getframe(1).f_code.co_name == "identify":
+                raise RuntimeError("no name today")
+            return super().__getattribute__(attribute)
+
+        def _run(self) -> str:
+            return "fine"
+
+    assert Broken().invoke({}) == "fine"
+    assert [record.tool for record in session.records] == ["Broken"]
