@@ -87,7 +87,8 @@ def read_request(
         TypeError, ValueError, OSError: as os.posix_spawn would.
     """
     file = os.fsencode(path)
-    attributes = Attribute.RESETIDS * bool(resetids) | Attribute.SETSID * bool(setsid)
+    attributes = Attribute.RESETIDS * bool(operator.index(resetids))
+    attributes |= Attribute.SETSID * bool(operator.index(setsid))
     attributes |= Attribute.SETPGROUP * (setpgroup is not UNSET)
     attributes |= Attribute.SETSIGMASK * (setsigmask is not UNSET)
     attributes |= Attribute.SETSIGDEF * (setsigdef is not UNSET)

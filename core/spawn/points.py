@@ -30,7 +30,7 @@ Point = tuple[Callable[..., Any], Callable[..., Any]]
 
 def make_points(backend: Backend) -> list[Point]:
     """Return every builtin to replace, with what takes its place."""
-    return [
+    points = [
         _fork_exec(backend, _posixsubprocess.fork_exec),
         _system(backend, os.system),
         _posix_spawn(backend, os.posix_spawn, search=False),
@@ -38,6 +38,9 @@ def make_points(backend: Backend) -> list[Point]:
         _fork(backend, os.fork, pid_of=int),
         _fork(backend, os.forkpty, pid_of=lambda pair: int(pair[0])),
     ]
+    # A builtin that is a class attribute does not bind to the instance, and a static method does
+    # not either; a plain function would.
+    return [(original, staticmethod(ours)) for original, ours in points]
 
 
 def _fork_exec(backend: Backend, original: Callable[..., int]) -> Point:
