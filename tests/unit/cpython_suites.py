@@ -41,7 +41,11 @@ def main(path: str, *modules: str) -> None:
     # After the patching, as a program's imports come after register().
     suite = unittest.defaultTestLoader.loadTestsFromNames([f"test.{name}" for name in modules])
     result = unittest.TextTestRunner(stream=sys.stderr, verbosity=2).run(suite)
-    failed = [*result.failures, *result.errors, *((test, "") for test in result.unexpectedSuccesses)]
+    failed = [
+        *result.failures,
+        *result.errors,
+        *((test, "") for test in result.unexpectedSuccesses),
+    ]
     report = {
         "run": result.testsRun,
         "failed": sorted({test.id() for test, _ in failed}),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import pytest
 from agentcgroup.cgroup import Cgroup
 
-sys.path.insert(0, os.path.dirname(__file__))
-from spawn_cases import CASES, where
-from spawn_modes import MODES, run_python
+from tests.unit.spawn_cases import CASES, where
+from tests.unit.spawn_modes import MODES, run_python
 
 CASES_FILE = os.path.join(os.path.dirname(__file__), "spawn_cases.py")
 
