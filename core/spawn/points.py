@@ -88,11 +88,11 @@ def _posix_spawn(backend: Backend, original: Callable[..., int], *, search: bool
         if home is None:
             return original(path, argv, env, **options)
         request = read_request(original.__name__, path, argv, env, search=search, **options)
-        sys.audit("os.posix_spawn", path, argv, env)
 
         def start(fd: int | None) -> int:
             if fd is None:
                 return original(path, argv, env, **options)
+            sys.audit("os.posix_spawn", path, argv, env)
             return backend.posix_spawn(fd, request)
 
         return placement.place(home, start, int)
