@@ -56,7 +56,7 @@ class SpawnRequest:
     path: Any
     executables: list[bytes]
     argv: list[bytes]
-    env: list[bytes]
+    env: list[bytes] | None  # None: this process's, as C knows it
     actions: list[Action]
     attributes: int
     pgroup: int
@@ -130,9 +130,9 @@ def _read_argv(name: str, argv: Any) -> list[bytes]:
     return words
 
 
-def _read_env(name: str, env: Mapping[Any, Any] | None) -> list[bytes]:
+def _read_env(name: str, env: Mapping[Any, Any] | None) -> list[bytes] | None:
     if env is None and sys.version_info >= (3, 13):
-        env = os.environb
+        return None
     if env is None or not hasattr(env, "keys") or not hasattr(env, "__getitem__"):
         raise TypeError(f"{name}: environment must be a mapping object")
     if env is os.environ and hasattr(env, "_data"):
