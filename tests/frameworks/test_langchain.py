@@ -80,7 +80,9 @@ def test_an_agents_calls_are_recorded_once_with_their_names(session: Session) ->
 
 def test_an_agents_calls_are_recorded_once_when_async(session: Session) -> None:
     """The same through ainvoke, where sync tools run in threads."""
-    model = langchain_model([("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok")
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok"
+    )
     agent = create_agent(model, [shell], name="coder")
     answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
 
@@ -253,7 +255,9 @@ def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
 
 def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> None:
     """Records name the parent, and the cgroups nest as the calls do."""
-    inner = create_agent(langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in")
+    inner = create_agent(
+        langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in"
+    )
 
     @tool
     def delegate() -> str:
@@ -266,7 +270,12 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
     outer = create_agent(langchain_model([("delegate", {})], "outer"), [delegate], name="out")
     outer.invoke({"messages": [("user", "go")]})
     first, second = session.records
-    assert (first.tool, first.agent, second.tool, second.agent) == ("shell", "in", "delegate", "out")
+    assert (first.tool, first.agent, second.tool, second.agent) == (
+        "shell",
+        "in",
+        "delegate",
+        "out",
+    )
     assert first.parent_id == second.id
     assert first.cgroup is not None
     assert second.cgroup is not None
