@@ -119,7 +119,7 @@ class _Named:
     limits: Mapping[str, Any]
 
 
-class agent:  # noqa: N801 - reads as the statement it is: `with agentcgroup.agent("coder"):`
+class agent:
     """Name the agent for the calls inside: ``with agentcgroup.agent("coder", memory_max="4G"):``.
 
     A name that the framework itself gives a call wins over this one. The limits bound all calls of
@@ -143,7 +143,7 @@ class agent:  # noqa: N801 - reads as the statement it is: `with agentcgroup.age
         self.__exit__()
 
 
-class call:  # noqa: N801 - reads as the statement it is: `with agentcgroup.call("build"):`
+class call:
     """Run any code as a call: ``with agentcgroup.call("build", memory_max="1G", timeout="5m"):``.
 
     Every process started inside, and every one these start, is born in the call's cgroup. Without
@@ -204,9 +204,7 @@ class call:  # noqa: N801 - reads as the statement it is: `with agentcgroup.call
             raise _exceeded(call.record) from error
 
 
-def isolate(
-    tool: str | F | None = None, *, agent: str | None = None, **limits: Any
-) -> Any:
+def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: Any) -> Any:
     """Make each run of a function a call; the decorator form of `call`, sync and async.
 
     ``@agentcgroup.isolate`` or ``@agentcgroup.isolate("build", memory_max="1G")``; the tool's name

@@ -47,8 +47,8 @@ class Call:
     __slots__ = (
         "_record",
         "agent",
-        "ended",
         "enclosure",
+        "ended",
         "framework",
         "key",
         "number",
@@ -101,9 +101,6 @@ class Call:
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         """Return the directory fd for the next child; see `scope.Home`."""
-        if self.ended is not None:
-            # A thread of a call that has ended starts a process: it lives with the run.
-            return self.session.background_fd()
         return self._enclosed().begin_spawn(failed)
 
     def end_spawn(self, pid: int | None) -> None:
@@ -135,9 +132,9 @@ class Call:
             LimitExceeded: it was stopped, or its time is over.
         """
         timeout = self.policy.timeout
-        if timeout is not None and self.session.limiting and self.stopped is None:
-            if time.monotonic() > self.started + timeout:
-                self.stopped = "timeout"
+        overdue = timeout is not None and time.monotonic() > self.started + timeout
+        if overdue and self.session.limiting and self.stopped is None:
+            self.stopped = "timeout"
         if self.stopped is not None:
             record = self._make_record("timeout" if self.stopped == "timeout" else "killed")
             told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"

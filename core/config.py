@@ -26,8 +26,9 @@ from agentcgroup.errors import ConfigError
 from agentcgroup.settings import Config, Table
 from agentcgroup.toml import KeyPath, Source
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-__all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "validate"]
+__all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "schema", "validate"]
 
 ENVIRONMENT_VARIABLE = "AGENTCGROUP_CONFIG"
 FILE = "agentcgroup.toml"
@@ -172,6 +173,29 @@ def _error(problems: Mapping[KeyPath, str], source: Source) -> ConfigError:
         return errors[0]
     lines = "".join(f"\n  {error}" for error in errors)
     return ConfigError(f"{len(errors)} errors{lines}", file=source.name)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(schema_generator=_SchemaOfFile),
+    }
+
+
+class _SchemaOfFile(GenerateJsonSchema):
+    """TOML has no null, and titles that repeat the key say nothing."""
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        if schema.get("default", ...) is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, theirs
+        return False
 
 
 def key_name(path: KeyPath) -> str:

@@ -49,8 +49,13 @@ class Enclosure:
 
     def begin_spawn(self, failed: OSError | None) -> int | None:
         """Return the directory fd for the next child; see `scope.Home`."""
+        call = self._call
         with self._lock:
-            self._call.refuse_if_over()
+            if call.ended is not None:
+                # A thread that outlived its call starts a process: it lives with the run.
+                self._spawning += 1
+                return call.session.background_fd()
+            call.refuse_if_over()
             if failed is not None and self._branch is None:
                 # Somebody else removed our cgroup: what was in it is gone, the call goes on.
                 logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
@@ -125,7 +130,8 @@ class Enclosure:
         Returns:
             Whether processes had outlived the tool and were killed.
         """
-        held = self._held
+        with self._lock:  # a spawn that another thread has begun gets its cgroup first
+            held = self._held
         if held is None:
             return False
         if not over:

@@ -32,7 +32,7 @@ class Answer(Protocol):
         """Return the answer that takes the place of `result` or `error`; may raise `error`."""
 
 
-def run(call: Call, answer: Answer, body: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
     token = current.set(call)
     try:
@@ -50,8 +50,8 @@ def run(call: Call, answer: Answer, body: Callable[..., T], *args: Any, **kwargs
 
 
 async def arun(
-    call: Call, answer: Answer, body: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
-) -> T:
+    call: Call, answer: Answer, body: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
     expiry = Expiry.of(call)
     token = current.set(call)
@@ -115,7 +115,12 @@ def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) 
 async def _linger(call: Call) -> None:
     """Give processes on their way out their time without holding up the event loop."""
     waited = 0.0
-    while waited < LINGER and call.stopped is None and call.enclosure is not None and call.enclosure.populated():
+    while (
+        waited < LINGER
+        and call.stopped is None
+        and call.enclosure is not None
+        and call.enclosure.populated()
+    ):
         await asyncio.sleep(0.005)
         waited += 0.005
 

@@ -32,7 +32,7 @@ def sentence(record: CallRecord) -> str | None:
             "of the work per call, or a faster way."
         )
     if record.reason == "pids_max":
-        limit = record.limits.get("pids_max")
+        limit = str(record.limits.get("pids_max"))
         ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"
         return (
             f"Tool {tool} reached its limit of {limit} processes and threads (pids_max) {ended}, "

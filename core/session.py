@@ -184,7 +184,7 @@ class Session:
         return call
 
     def settled(self, call: Call) -> None:
-        """Keep a finished call and hand out its record; without callbacks that is made on demand."""
+        """Keep a finished call and hand out its record, made on demand when nobody listens."""
         self._finished.append(call)
         for callback in self._callbacks:
             record = call.record
@@ -237,7 +237,7 @@ class Session:
                     f"A call cannot be given its cgroup: {error}.",
                     fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
                 ) from error
-            logger.error("agentcgroup: a call runs uncontained: %s", error)
+            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
@@ -268,7 +268,7 @@ class Session:
         """Say once what is not enforced here; refuse where the mode asks for all of it."""
         if not place.problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
         if self.config.mode == "enforce":
             fixes = [problem.fix for problem in place.problems if problem.fix]
             raise CgroupUnavailable(
@@ -278,10 +278,13 @@ class Session:
         self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
-        names = ", ".join(sorted(keys))
+        """Hear of limits that were not written; those of a missing controller are known already."""
+        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        if not names:
+            return
         if self.config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
-        self._say(f"limits not enforced here, since the kernel offers no such file: {names}")
+        self._say(f"this kernel has no {names}: not enforced")
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -304,4 +307,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-

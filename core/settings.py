@@ -418,6 +418,10 @@ class Limiting(LimitTable):
 class Rule(Limiting):
     """Limits for some calls, or some agents; later rules win, key by key."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [key]} for key in ("tool", "agent", "framework")]}
+    )
+
     tool: _Glob = Field(default=None, description="Glob that the tool's name must match.")
     agent: _Glob = Field(
         default=None,

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 class LangChainModel(GenericFakeChatModel):
     """A chat model that calls the tools it is told to, turn by turn, and keeps what it was sent."""
 
-    seen: list[list[BaseMessage]] = []
+    seen: list[list[BaseMessage]]
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> LangChainModel:
         return self

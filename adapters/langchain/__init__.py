@@ -2,8 +2,8 @@
 
 Covered, exactly once per call: `create_agent`, `create_react_agent`, a hand-made `ToolNode`,
 middleware that retries (each attempt is a call), deepagents' ``execute``, MCP tools, the classic
-AgentExecutor, and `invoke`, `ainvoke`, `run`, `arun` by user code. Not covered: provider-side tools,
-which run elsewhere, and a persistent shell that a middleware starts before any call.
+AgentExecutor, and `invoke`, `ainvoke`, `run`, `arun` by user code. Not covered: provider-side
+tools, which run elsewhere, and a persistent shell that a middleware starts before any call.
 
 Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
 """
@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Final
 
 import wrapt
-
 from agentcgroup.adapters.langchain import seams
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]

@@ -33,9 +33,7 @@ def answer(record: CallRecord, result: Any, error: Exception | None) -> Any:
         told = feedback.attach(feedback.partial_output(error), record)
         if record.tool_call_id is None:
             return told
-        return ToolMessage(
-            told, tool_call_id=record.tool_call_id, name=record.tool, status="error"
-        )
+        return ToolMessage(told, tool_call_id=record.tool_call_id, name=record.tool, status="error")
     if isinstance(result, str):
         return feedback.attach(result, record)
     if isinstance(result, ToolMessage):

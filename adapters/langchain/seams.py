@@ -26,7 +26,7 @@ __all__ = ["MODULES", "hook"]
 logger = logging.getLogger("agentcgroup")
 
 #: Class and methods to hook in each module, with what is lost without the seam.
-_SEAMS: Final = {
+_SEAMS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "langchain_core.tools.base": {"BaseTool": ("run", "arun")},
     "langchain_core.tools.structured": {"StructuredTool": ("ainvoke",)},
     "langchain_core.tools.simple": {"Tool": ("ainvoke",)},

@@ -12,7 +12,9 @@ __all__ = ["command"]
 
 def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
-    config: Annotated[str | None, typer.Option(help="Config file, instead of the one found")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config file, instead of the one found")
+    ] = None,
 ) -> None:
     """Kill the processes and remove the cgroups of runs whose own process has died.
 

@@ -28,7 +28,9 @@ class Finding:
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts")] = False,
-    config: Annotated[str | None, typer.Option(help="Config file, instead of the one found")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config file, instead of the one found")
+    ] = None,
 ) -> None:
     """Say what is enforced on this machine, what is not and why, and what would change it.
 

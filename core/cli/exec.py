@@ -28,10 +28,12 @@ def command(
     cpu_weight: Annotated[int | None, typer.Option(help="1 to 10000, 100 is usual")] = None,
     pids_max: Annotated[int | None, typer.Option(help="Processes and threads")] = None,
     timeout: Annotated[str | None, typer.Option(help="Such as 90s or 10m")] = None,
-    config: Annotated[str | None, typer.Option(help="Config file, instead of the one found")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config file, instead of the one found")
+    ] = None,
     record: Annotated[bool, typer.Option(help="Print the call's record as JSON on stderr")] = False,
 ) -> None:
-    """Run one command as one call: its own cgroup, its limits, nothing left behind.
+    r"""Run one command as one call: its own cgroup, its limits, nothing left behind.
 
     \b
     agentcgroup exec --memory-max 512M --timeout 90s -- make test

@@ -13,9 +13,11 @@ def command(
     target: Annotated[
         list[str], typer.Argument(help="SCRIPT.py, -m MODULE, or a command, with its arguments")
     ],
-    config: Annotated[str | None, typer.Option(help="Config file, instead of the one found")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config file, instead of the one found")
+    ] = None,
 ) -> None:
-    """Run a program with agentcgroup registered before its first line.
+    r"""Run a program with agentcgroup registered before its first line.
 
     \b
     agentcgroup run app.py --its-own-option

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import wrapt
-
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend, Mode
 from agentcgroup.spawn.forks import hook_forks
@@ -71,9 +70,7 @@ def install() -> None:
     if not _points:
         _points.extend(make_points(backend))
         hook_forks(backend)
-        wrapt.register_post_import_hook(
-            join_from_fork_server, "multiprocessing.popen_forkserver"
-        )
+        wrapt.register_post_import_hook(join_from_fork_server, "multiprocessing.popen_forkserver")
     replace(_points)
     placement.switch(True)
 

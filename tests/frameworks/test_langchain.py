@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import agentcgroup
 import pytest
+from agentcgroup import Session
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
@@ -18,8 +20,6 @@ from langgraph.errors import GraphInterrupt
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-import agentcgroup
-from agentcgroup import Session
 from tests.scripted import langchain_model
 
 
@@ -316,7 +316,7 @@ def test_tool_node_and_batch_and_classic_run(session: Session) -> None:
 
 
 def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:
-    """deepagents runs a shell command for its agents; the sub-shell is born in the call."""
+    """Deepagents runs a shell command for its agents; the sub-shell is born in the call."""
     from deepagents import create_deep_agent
     from deepagents.backends import LocalShellBackend
 
