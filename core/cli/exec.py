@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def command(
     from agentcgroup import api, feedback
     from agentcgroup.errors import LimitExceeded
 
-    given = {
+    given: dict[str, Any] = {
         "memory_max": memory_max,
         "memory_high": memory_high,
         "cpu_max": cpu_max,
@@ -102,10 +102,8 @@ def _run(target: Sequence[str]) -> int:
 
     # Handlers, since what is ignored stays ignored in the command; what we were started to ignore
     # (nohup, a shell's background job) is for the command to ignore as well.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        _handle(number, forward)
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        _handle(number, leave)
+    _handle(forward, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    _handle(leave, signal.SIGINT, signal.SIGQUIT)
     # All descriptors are the command's, as behind any shell; ours are closed by exec (PEP 446).
     child = subprocess.Popen(target, close_fds=False)
     for number in early:
@@ -114,9 +112,10 @@ def _run(target: Sequence[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _handle(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
-    if signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, handler)
+def _handle(handler: Callable[[int, FrameType | None], None], *numbers: int) -> None:
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _say(message: str) -> None:
