@@ -284,7 +284,9 @@ def _kvm_works(kernel: Kernel) -> bool:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = kernels.cache_dir() / f"kvm-{boot_id}"
     if not known.exists():
-        known.write_text("works" if _kvm_trial(kernel) else "fails")
+        verdict = known.with_name(f"{known.name}.{os.getpid()}")  # another lab may read it now
+        verdict.write_text("works" if _kvm_trial(kernel) else "fails")
+        verdict.replace(known)
     return known.read_text() == "works"
 
 
