@@ -16,6 +16,8 @@ import pytest
 from agentcgroup import scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
+from agentcgroup.spawn.native import Native
+from agentcgroup.spawn.pure import Pure
 
 from tests.unit.spawn_modes import MODES, run_python
 
@@ -323,3 +325,19 @@ def test_a_cgroup_that_is_not_ours_is_no_error_of_the_program(installed: None, b
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["native", "pure"])
+def test_a_fork_exec_of_unknown_shape_is_adopted(name: str, box: Cgroup) -> None:
+    """A future Python may add arguments, and may not fork where ours expects it to."""
+    backend = {"native": Native, "pure": Pure}[name]()
+    children: list[subprocess.Popen[bytes]] = []
+
+    def future_fork_exec(*args: object) -> int:
+        children.append(subprocess.Popen(["sleep", "60"]))
+        return children[0].pid
+
+    pid = backend.fork_exec(box.fd, tuple(range(99)), future_fork_exec)
+    assert pid in box.procs()
+    children[0].kill()
+    children[0].wait()
