@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from agentcgroup import scope, spawn
@@ -186,10 +188,12 @@ def test_a_program_fails_as_it_would_outside_of_a_call(
     assert box.procs() == []
 
 
-def test_no_instruction_of_the_program_runs_outside(installed: None, box: Cgroup) -> None:
+def test_no_instruction_of_the_program_runs_outside(
+    installed: None, box: Cgroup, tmp_path: Path
+) -> None:
     """In a frozen cgroup the child stands still before its exec, and the GIL is free meanwhile."""
     box.freeze(5)
-    marker = os.path.join("/tmp", f"agentcgroup-frozen-{os.getpid()}")
+    marker = tmp_path / "ran"
     with running(Call(box)):
         thread = threading.Thread(target=subprocess.run, args=(["touch", marker],))
         thread.start()
@@ -199,11 +203,11 @@ def test_no_instruction_of_the_program_runs_outside(installed: None, box: Cgroup
     time.sleep(0.2)
     (pid,) = procs
     assert os.readlink(f"/proc/{pid}/exe") == os.path.realpath(sys.executable)
-    assert not os.path.exists(marker)
+    assert not marker.exists()
     box.thaw()
     thread.join(10)
     assert not thread.is_alive()
-    os.unlink(marker)
+    assert marker.exists()
 
 
 def test_system_waits_through_signals_and_restores_them(installed: None, box: Cgroup) -> None:
@@ -304,6 +308,22 @@ def test_many_threads_under_signals_place_every_child(mode: str, box: Cgroup) ->
     done = run_python(mode, os.path.join(HERE, "spawn_stress.py"), box.path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "ok\n"
+
+
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["agentcgroup._native"] = None
+import spawn_cases
+spawn_cases.main("subprocess_run", sys.argv[1])
+"""
+
+
+def test_without_the_extension_children_are_placed_all_the_same(box: Cgroup) -> None:
+    done = run_python("clone3", "-c", WITHOUT_EXTENSION, box.path, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["mode"] == "fork"
+    assert os.path.basename(report["seen"][0]) == os.path.basename(box.path)
 
 
 def test_facts_say_which_way_is_taken() -> None:
