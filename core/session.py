@@ -273,12 +273,18 @@ class Session:
                     logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
 
     def _check(self, place: Place) -> None:
-        """Say once what is not enforced here; refuse where the mode asks for all of it."""
-        if not place.problems:
+        """Say once what of the config is not enforced here; refuse where the mode asks for it."""
+        needed = self._resolver.controllers()
+        problems = [
+            problem
+            for problem in place.problems
+            if not problem.controllers or problem.controllers & needed
+        ]
+        if not problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in problems)
         if self.config.mode == "enforce":
-            fixes = [problem.fix for problem in place.problems if problem.fix]
+            fixes = [problem.fix for problem in problems if problem.fix]
             raise CgroupUnavailable(
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,
