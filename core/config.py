@@ -27,6 +27,7 @@ from agentcgroup.settings import Config, Table
 from agentcgroup.toml import KeyPath, Source
 from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from typing_extensions import override
 
 __all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "schema", "validate"]
 
@@ -186,15 +187,18 @@ def schema() -> dict[str, Any]:
 class _SchemaOfFile(GenerateJsonSchema):
     """TOML has no null, and titles that repeat the key say nothing."""
 
+    @override
     def nullable_schema(self, schema: Any) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
 
+    @override
     def default_schema(self, schema: Any) -> JsonSchemaValue:
         if schema.get("default", ...) is None:
             return self.generate_inner(schema["schema"])
         return super().default_schema(schema)
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, theirs
+    @override
+    def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
@@ -226,8 +230,9 @@ def _problems(model: type[Table], error: ValidationError) -> Iterator[tuple[KeyP
             case "literal_error":
                 yield (path, f"{found['input']!r} is unknown: write {context['expected']}")
             case "model_type" | "model_attributes_type" | "mapping_type" | "dict_type":
-                name = key_name(path)
-                yield (path, f"{found['input']!r} is not a table: write [{name}]")
+                # A path that ends in a number is an element of [[rules]].
+                header = f"[{key_name(path)}]" if isinstance(path[-1], str) else "[[rules]]"
+                yield (path, f"{found['input']!r} is not a table: write {header}")
             case "tuple_type" | "list_type":
                 yield (path, "is not an array of tables: write each as [[rules]]")
             case _:
@@ -258,9 +263,11 @@ def _table_at(model: type[Table], path: KeyPath) -> type[Table]:
 
 
 def _tables_in(annotation: Any) -> Iterator[type[Table]]:
-    if isinstance(annotation, type) and issubclass(annotation, Table):
+    arguments = get_args(annotation)
+    # Python 3.10 takes Mapping[str, int] for a type, but not for a class.
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, Table):
         yield annotation
-    for argument in get_args(annotation):
+    for argument in arguments:
         yield from _tables_in(argument)
 
 

@@ -30,7 +30,7 @@ from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.tree import Branch, Roots
 
-__all__ = ["Session", "active", "set_active"]
+__all__ = ["Session", "active", "registered", "set_active"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -40,7 +40,12 @@ _active: Session | None = None
 
 
 def active() -> Session | None:
-    """Return the session of this process, None when nothing is registered."""
+    """Return the session that hooks work for: None when nothing is registered, or mode is off."""
+    return _active if _active is not None and _active.working else None
+
+
+def registered() -> Session | None:
+    """Return the session of this process, working or off."""
     return _active
 
 
@@ -65,6 +70,7 @@ class Session:
         self.config = config
         self.id = uuid.uuid4().hex[:12]
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
+        self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
@@ -75,7 +81,7 @@ class Session:
         self._sink = JsonLines(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
-        self.place: Place = find(config.cgroup_root)
+        self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
 
@@ -185,6 +191,8 @@ class Session:
 
     def settled(self, call: Call) -> None:
         """Keep a finished call and hand out its record, made on demand when nobody listens."""
+        if not self.working:
+            return
         self._finished.append(call)
         for callback in self._callbacks:
             record = call.record

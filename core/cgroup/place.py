@@ -278,7 +278,7 @@ def _first_that_works(ways: tuple[_Way, ...]) -> Place:
         else:
             # What failed before is worth telling only where something is missing now.
             return replace(place, problems=place.problems and (*failed, *place.problems))
-    return _nothing(*failed, _why_no_way(probe.probe()))
+    return _nothing(*(failed or (_why_no_way(probe.probe()),)))
 
 
 def _inside_a_run(facts: Facts) -> bool:
@@ -313,6 +313,8 @@ def _divided(path: str, kind: Kind) -> Place:
 
 def _evacuate(top: Cgroup) -> str | None:
     """Move all processes of `top` into its leaf; return why some remain, with none moved then."""
+    if not top.procs():
+        return None
     with contextlib.closing(top.child(SUPERVISOR, exist_ok=True)) as leaf:
         why = "new ones keep coming"
         for _ in range(_EVACUATIONS):  # a process may fork as it is moved

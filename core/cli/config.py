@@ -18,7 +18,7 @@ group = typer.Typer(
 
 #: What `config init` writes. Every key that is commented out shows its default, or an example.
 TEMPLATE = """\
-# Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% of this machine's memory, "max".
+# Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% (of the machine), "max".
 # Times: 30s, 10m, 1h30m, "none". Check this file: agentcgroup config check
 # See what holds for a call, and why:    agentcgroup explain --agent coder --tool run_tests
 

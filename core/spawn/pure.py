@@ -90,7 +90,7 @@ class Pure:
         pid = self._armed(fd, _fork)
         if pid == 0:
             self.release_signals(held)
-            _execute([b"/bin/sh"], [b"sh", b"-c", command], os.environb)
+            _execute([b"/bin/sh"], [b"sh", b"-c", command], None)
             os._exit(_NOT_FOUND)
         return pid
 
@@ -161,8 +161,10 @@ def _become(request: SpawnRequest, failure: int) -> NoReturn:
             _do_action(action)
         if request.attributes & Attribute.SETSIGMASK:
             signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(request.sigmask))
-        pairs = (pair.split(b"=", 1) for pair in request.env)
-        error = _execute(request.executables, request.argv, dict(pairs))
+        env = None
+        if request.env is not None:
+            env = dict(pair.split(b"=", 1) for pair in request.env)
+        error = _execute(request.executables, request.argv, env)
     except OSError as caught:
         error = caught
     finally:
@@ -172,12 +174,14 @@ def _become(request: SpawnRequest, failure: int) -> NoReturn:
         os._exit(_NOT_FOUND)
 
 
-def _execute(executables: list[bytes], argv: list[bytes], env: Any) -> OSError | None:
+def _execute(
+    executables: list[bytes], argv: list[bytes], env: dict[bytes, bytes] | None
+) -> OSError | None:
     """Become the first that runs; return why none did: what is not there counts last."""
     failed: OSError | None = None
     for path in executables:
         try:
-            os.execve(path, argv, env)
+            os.execv(path, argv) if env is None else os.execve(path, argv, env)
         except (FileNotFoundError, NotADirectoryError) as error:
             failed = failed or error
         except PermissionError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agentcgroup.cgroup import ceiling
 from agentcgroup.config import Config, find, load
 from agentcgroup.errors import ConfigError
 from agentcgroup.toml import parse
@@ -53,8 +54,7 @@ def test_without_any_file_the_defaults_hold(nowhere: Path) -> None:
     assert config.limits.call.timeout == 600
     assert config.limits.call.memory_oom_group is True
     assert config.limits.run.memory_max is None
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert config.limits.call.memory_max == physical // 2
+    assert config.limits.call.memory_max == ceiling.memory() // 2
 
 
 def test_the_first_file_found_is_the_configuration(
@@ -249,7 +249,7 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
         ("[limits]\ncall = 5", "2: limits.call: 5 is not a table: write [limits.call]"),
         ('rules = "x"', "1: rules: is not an array of tables: write each as [[rules]]"),
         ("[rules]\ntool = 'x'", "1: rules: is not an array of tables: write each as [[rules]]"),
-        ("rules = [5]", "1: rule 1: 5 is not a table"),
+        ("rules = [5]", "1: rule 1: 5 is not a table: write [[rules]]"),
         ("[[rules]]\npids_max = 5", "1: rule 1: says for no call what it is for"),
         ('[[rules]]\ntool = "x"\n[[rules]]\ntool = ""', "4: rule 2: tool: '' is not a pattern"),
         (

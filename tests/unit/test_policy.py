@@ -195,6 +195,8 @@ def test_limits_given_in_code_win() -> None:
     assert one.override(policy, timeout=None).timeout is None
     assert one.override(policy, cpu_max=(50_000, 100_000)).limits.cpu_max == (50_000, 100_000)
     assert one.override(policy, background="keep").background == "keep"
+    assert one.override(policy, memory_max=None).limits.memory_max is None
+    assert one.override(policy, background=None, priority=None) == policy
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_limits_given_in_code_win() -> None:
         ),
         (
             {"memory_high": "1G", "memory_max": "max", "timeout": None},
-            "call(): memory_high: alone slows a process down",
+            "call(): memory_high: memory_high alone slows a process down",
         ),
         ({"tool": "x"}, "call(): tool: unknown key"),
     ],
@@ -228,6 +230,9 @@ def test_an_agents_limits_can_be_given_in_code() -> None:
     assert one.override_agent(limits) is limits
     with pytest.raises(ConfigError, match=r"^agent\(\): timeout: unknown key"):
         one.override_agent(limits, timeout="5s")
+    endless = rules(timeout="none")
+    with pytest.raises(ConfigError, match=r"^agent\(\): memory_high: memory_high alone"):
+        endless.override_agent(endless.agent("langchain", "coder"), memory_high="1G")
 
 
 # --- why --------------------------------------------------------------------------------------

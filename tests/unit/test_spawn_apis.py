@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import pytest
 from agentcgroup.cgroup import Cgroup
 
-sys.path.insert(0, os.path.dirname(__file__))
-from spawn_cases import CASES, where
-from spawn_modes import MODES, run_python
+from tests.unit.spawn_cases import CASES, where
+from tests.unit.spawn_modes import MODES, run_python
 
 CASES_FILE = os.path.join(os.path.dirname(__file__), "spawn_cases.py")
 
@@ -27,4 +25,6 @@ def test_child_is_born_in_the_calls_cgroup(name: str, mode: str, box: Cgroup) ->
     assert report["seen"], "no child said where it is"
     assert {os.path.basename(line) for line in report["seen"]} == {os.path.basename(box.path)}
     assert report["begun"] == len(report["ended"]) > 0
+    if "forkserver" in name:
+        assert set(report["daemons"]) == {"fork server", "resource tracker"}
     assert set(report["daemons"].values()) <= {where()}
