@@ -34,12 +34,13 @@ _SPAWN_WAIT: Final = 30.0
 class Enclosure:
     """Holds the processes of one call."""
 
-    __slots__ = ("_branch", "_call", "_home", "_leaf", "_lock", "_spawning", "cgroup")
+    __slots__ = ("_branch", "_call", "_fresh", "_home", "_leaf", "_lock", "_spawning", "cgroup")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._lock = threading.Lock()
         self._spawning = 0
+        self._fresh = True  # nothing was started yet
         self._home: Branch | None = None  # the agent's branch that the cgroup came from
         self.cgroup: Cgroup | None = None
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
@@ -69,8 +70,11 @@ class Enclosure:
         """Say that a spawn is done; see `scope.Home`."""
         with self._lock:
             self._spawning -= 1
+            first, self._fresh = self._fresh, False
         if pid is not None and isinstance(self._leaf, ProcessTree):
             self._leaf.add(pid)
+        if first and (held := self.cgroup) is not None:
+            held.keep_open()  # while the child starts, which is when nobody waits for us
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 

@@ -1,10 +1,10 @@
 """The single door to cgroupfs: every cgroup file is opened here and nowhere else.
 
 Theory of operation: a `Directory` is an O_PATH descriptor of one cgroup. Each read or write is
-openat + read/write + close relative to it, so a path is resolved once, a cgroup that was renamed or
-removed behind our back cannot be mistaken for another one, and nothing but the directory's own
-descriptor stays open between two calls. A name that did not come from this file passes
-`checked_name` before it reaches the kernel.
+openat + read/write + close relative to it, so a path is resolved once, and a cgroup that was
+renamed or removed behind our back cannot be mistaken for another one. Nothing but the directory's
+own descriptor stays open between two calls, except what `keep_open` was asked for. A name that did
+not come from this file passes `checked_name` before it reaches the kernel.
 
 Errors are plain OSErrors of the kernel's errno, with the file's full path as `filename` and the
 data that was refused in the text: an EINVAL without the data says nothing.
@@ -100,11 +100,12 @@ class Directory:
         fd: O_PATH descriptor, usable with openat(2) and clone3(CLONE_INTO_CGROUP).
     """
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_kept", "fd", "path")
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self._kept: dict[str, int | None] = {}
 
     @classmethod
     def open(cls, path: str) -> Directory:
@@ -123,13 +124,25 @@ class Directory:
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        kept, self._kept = self._kept, {}
+        for one in (fd, *kept.values()):
+            if one is not None and one >= 0:
+                os.close(one)
 
     # Cgroups come and go by the thousand; a forgotten one must not cost a descriptor for ever.
     __del__ = close
 
     # Files
+
+    def keep_open(self, *names: str) -> None:
+        """Keep files open that will be read soon, and remember which of them are not there."""
+        for file in names:
+            try:
+                self._kept[file] = os.open(file, os.O_RDONLY, dir_fd=self.fd)
+            except FileNotFoundError:
+                self._kept[file] = None
+            except OSError:  # no descriptor to spare, say: then it is opened when it is read
+                continue
 
     def read(self, file: str) -> str:
         """Return the whole text of one interface file.
@@ -144,6 +157,8 @@ class Directory:
 
     def read_optional(self, file: str) -> str | None:
         """Return the text of a file, None where this kernel or this cgroup does not have it."""
+        if self._kept.get(file, -1) is None:
+            return None
         try:
             return self._read(file)
         except OSError as error:
@@ -233,6 +248,9 @@ class Directory:
     # Errors
 
     def _read(self, file: str) -> str:
+        kept = self._kept.get(file)
+        if kept is not None:
+            return os.pread(kept, _READ_SIZE, 0).decode("ascii", "replace")
         fd = os.open(file, os.O_RDONLY, dir_fd=self.fd)
         try:
             data = os.read(fd, _READ_SIZE)
