@@ -73,8 +73,10 @@ class Enclosure:
             first, self._fresh = self._fresh, False
         if pid is not None and isinstance(self._leaf, ProcessTree):
             self._leaf.add(pid)
-        if first and (held := self.cgroup) is not None:
-            held.keep_open()  # while the child starts, which is when nobody waits for us
+        if first:  # all this while the child starts, which is when nobody waits for us
+            self._call.arm()
+            if self.cgroup is not None:
+                self.cgroup.keep_open()
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 
@@ -83,6 +85,7 @@ class Enclosure:
         with self._lock:
             if self._branch is None:
                 if self.cgroup is None:
+                    self._call.arm()
                     self._take_cgroup()
                     if self.cgroup is None:
                         return None
@@ -99,11 +102,10 @@ class Enclosure:
         return self.cgroup if self.cgroup is not None else ProcessTree()
 
     def _take_cgroup(self) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
+        """Take a cgroup below the agent, or below the call this one runs in."""
         call = self._call
         session = call.session
-        call.arm()
-        with session.containing():
+        with session.containing:
             above = session.branch() if call.parent is None else call.parent.branch()
             if above is None:
                 return

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +55,32 @@ def set_active(session: Session | None) -> None:
     _active = session
 
 
+class _Containing:
+    """Turns a failure to contain into what the mode asks for: refuse, or go on and be loud."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if self._mode == "enforce":
+            raise CgroupUnavailable(
+                f"A call cannot be given its cgroup: {error}.",
+                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+            ) from error
+        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
+        return True
+
+
 class Session:
     """One registered run; made by `register`, ended by `unregister`, `close` or the process's end.
 
@@ -72,6 +98,7 @@ class Session:
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
         self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
+        self.containing = _Containing(config.mode)
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
@@ -211,7 +238,7 @@ class Session:
 
     def background_fd(self) -> int | None:
         """Return the directory fd for processes that belong to no running call."""
-        with self.containing():
+        with self.containing:
             run = self.branch()
             return None if run is None else run.background().fd
         return None
@@ -233,19 +260,6 @@ class Session:
         if not self._closed:
             home.prepare(limits)
         home.leave()
-
-    @contextlib.contextmanager
-    def containing(self) -> Iterator[None]:
-        """Turn a failure to contain into what the mode asks for: refuse, or go on and be loud."""
-        try:
-            yield
-        except OSError as error:
-            if self.config.mode == "enforce":
-                raise CgroupUnavailable(
-                    f"A call cannot be given its cgroup: {error}.",
-                    fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
-                ) from error
-            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""

@@ -9,10 +9,7 @@ from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.limits import MAX, Limits
 from agentcgroup.cgroup.stats import flat
 
-__all__ = ["EVENTS", "events", "local_events", "peak", "write"]
-
-#: What `events` reads; `local_events` is asked only when something has happened.
-EVENTS: Final = (files.MEMORY_EVENTS,)
+__all__ = ["events", "local_events", "peak", "write"]
 
 # memory.max last: lowered below what is in use it OOM-kills at once. By then memory.high has
 # reclaimed what can be reclaimed, swap is bounded, and the kill takes the group where it should.

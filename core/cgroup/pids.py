@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.limits import MAX, Limits
 from agentcgroup.cgroup.stats import flat
 
-__all__ = ["EVENTS", "peak", "refused", "write"]
-
-#: What `refused` reads, the first that is there.
-EVENTS: Final = (files.PIDS_EVENTS_LOCAL, files.PIDS_EVENTS)
+__all__ = ["peak", "refused", "write"]
 
 
 def write(directory: Directory, limits: Limits) -> list[str]:
