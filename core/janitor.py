@@ -79,12 +79,22 @@ class Janitor:
                 contextvars.Context().run(self._thread.start)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        job = self._jobs.get()
+        while job is not None:
             self._await_pause()
-            try:
-                job()
-            except Exception:
-                logger.exception("agentcgroup: clearing up behind a call failed")
+            # All there are, at a stretch: in a row a job takes 40 us, alone between calls 150.
+            for _ in range(self._jobs.qsize()):
+                self._do(job)
+                if (job := self._jobs.get()) is None:
+                    return
+            self._do(job)
+            job = self._jobs.get()
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception:
+            logger.exception("agentcgroup: clearing up behind a call failed")
 
     def _await_pause(self) -> None:
         """Wait until no job has come for a moment, or they are too many, or somebody waits."""

@@ -255,12 +255,6 @@ class Session:
 
         return above.agent(framework, agent, limits)
 
-    def leave(self, home: Branch, limits: Limits) -> None:
-        """A call of `home` is over and cleared away; make ready for the next like it."""
-        if not self._closed:
-            home.prepare(limits)
-        home.leave()
-
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
         self._finished.clear()

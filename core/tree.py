@@ -5,10 +5,9 @@ A cgroup whose controllers are on for its children cannot hold processes itself 
 `Branch`, below which others stand. Directory names are counted, never taken from a model:
 ``agent-3``, ``call-17``.
 
-A call waits for nothing that can be done ahead of it: each branch keeps spare cgroups per set of
-limits, made and limited by `prepare`, which runs behind the calls: one for each that has ended, and
-so as many as calls were seen to come together. Spares are taken once and never come back: counters
-stay those of one call.
+A call waits for nothing that can be done ahead of it: each branch keeps one spare cgroup per set
+of limits, made and limited by `prepare` while a child of the call that took the last one starts.
+Spares are taken once and never come back: counters stay those of one call.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ __all__ = ["Branch", "Roots", "discard"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Spares that one branch keeps, 38 kB of kernel memory each on two CPUs; those of the set of limits
-#: not asked for the longest go first.
-_SPARES = 16
+#: Sets of limits for which one branch keeps a spare; further ones are made when asked for.
+_SPARE_KINDS = 4
 #: Agents without a running call that keep their cgroup; beyond it the longest idle one goes.
 _IDLE_AGENTS = 32
 
@@ -44,10 +42,10 @@ class Roots:
     ) -> None:
         """Hold `controllers` to switch on; `on_unmet` hears of limits that could not be written.
 
-        With `limiting` off (mode ``observe``) nothing is written.
+        With `limiting` off (mode ``observe``), and without controllers, nothing is written.
         """
         self.controllers = controllers
-        self.limiting = limiting
+        self.limiting = limiting and bool(controllers)
         self.on_unmet = on_unmet
 
     def limit(self, cgroup: Cgroup, limits: Limits) -> None:
@@ -70,7 +68,7 @@ class Branch:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._agents: OrderedDict[tuple[str, str | None], Branch] = OrderedDict()
-        self._spares: OrderedDict[Limits, list[Cgroup]] = OrderedDict()
+        self._spares: OrderedDict[Limits, Cgroup] = OrderedDict()
         self._background: Cgroup | None = None
         self.controllers = cgroup.enable(roots.controllers) if roots.controllers else frozenset()
 
@@ -128,33 +126,25 @@ class Branch:
     def take(self, limits: Limits) -> Cgroup:
         """Return a cgroup for one call: a spare when there is one with these limits."""
         with self._lock:
-            spares = self._spares.get(limits)
-            if spares:
-                return spares.pop()
-        return self.sprout("call", limits)
+            spare = self._spares.pop(limits, None)
+        return spare if spare is not None else self.sprout("call", limits)
 
     def prepare(self, limits: Limits) -> None:
-        """Make a spare ahead of need; called behind the calls, never on their way."""
+        """Make a spare ahead of need, if there is none."""
         with self._lock:
-            if len(self._spares.get(limits, ())) >= _SPARES:
+            if limits in self._spares:
                 return
         spare = self.sprout("call", limits)
         dropped: Cgroup | None = None
         with self._lock:
-            self._spares.setdefault(limits, []).append(spare)
-            self._spares.move_to_end(limits)
-            if sum(map(len, self._spares.values())) > _SPARES:
-                dropped = self._drop()
+            if limits in self._spares:
+                dropped = spare
+            else:
+                self._spares[limits] = spare
+                if len(self._spares) > _SPARE_KINDS:
+                    _, dropped = self._spares.popitem(last=False)
         if dropped is not None:
             discard(dropped)
-
-    def _drop(self) -> Cgroup:
-        """Take out a spare of the limits not asked for the longest."""
-        while True:
-            limits, spares = next(iter(self._spares.items()))
-            if spares:
-                return spares.pop()
-            del self._spares[limits]
 
     def background(self) -> Cgroup:
         """Return the leaf for processes that outlive their call, made when first needed."""
@@ -167,7 +157,7 @@ class Branch:
         """End every process below and remove every cgroup, this one last."""
         with self._lock:
             below = [*self._agents.values()]
-            leaves = [spare for spares in self._spares.values() for spare in spares]
+            leaves = [*self._spares.values()]
             if self._background is not None:
                 leaves.append(self._background)
             self._agents.clear()
