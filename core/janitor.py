@@ -44,6 +44,10 @@ class Janitor:
         if self._thread is None:
             self._start()
 
+    def busy(self) -> bool:
+        """Say whether there are jobs that it has not come to."""
+        return not self._jobs.empty()
+
     def drain(self, timeout: float | None = None) -> bool:
         """Have every job queued so far done now; False when `timeout` seconds passed first.
 

@@ -104,7 +104,7 @@ class Session:
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
-        self._closed = False
+        self.closed = False
         self._sink = JsonLines(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
@@ -140,9 +140,9 @@ class Session:
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         if _active is self:
             set_active(None)
         self.watcher.close()
@@ -232,7 +232,7 @@ class Session:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
             with self.lock:
-                if self._run is None and not self._closed:
+                if self._run is None and not self.closed:
                     self._run = self._make_run(self.place.base)
         return self._run
 

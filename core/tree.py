@@ -6,8 +6,9 @@ A cgroup whose controllers are on for its children cannot hold processes itself 
 ``agent-3``, ``call-17``.
 
 A call waits for nothing that can be done ahead of it: each branch keeps one spare cgroup per set
-of limits, made and limited by `prepare` while a child of the call that took the last one starts.
-Spares are taken once and never come back: counters stay those of one call.
+of limits, made, limited and its files opened by `prepare`: behind the calls, or while a child of
+the last one starts when they come one upon the other. Spares are taken once and never come back:
+counters stay those of one call.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Branch:
             if limits in self._spares:
                 return
         spare = self.sprout("call", limits)
+        spare.keep_open()
         dropped: Cgroup | None = None
         with self._lock:
             if limits in self._spares:
