@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +55,32 @@ def set_active(session: Session | None) -> None:
     _active = session
 
 
+class _Containing:
+    """Turns a failure to contain into what the mode asks for: refuse, or go on and be loud."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if self._mode == "enforce":
+            raise CgroupUnavailable(
+                f"A call cannot be given its cgroup: {error}.",
+                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+            ) from error
+        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
+        return True
+
+
 class Session:
     """One registered run; made by `register`, ended by `unregister`, `close` or the process's end.
 
@@ -72,12 +98,13 @@ class Session:
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
         self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
+        self.containing = _Containing(config.mode)
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
-        self._closed = False
+        self.closed = False
         self._sink = JsonLines(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
@@ -113,9 +140,9 @@ class Session:
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         if _active is self:
             set_active(None)
         self.watcher.close()
@@ -205,13 +232,13 @@ class Session:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
             with self.lock:
-                if self._run is None and not self._closed:
+                if self._run is None and not self.closed:
                     self._run = self._make_run(self.place.base)
         return self._run
 
     def background_fd(self) -> int | None:
         """Return the directory fd for processes that belong to no running call."""
-        with self.containing():
+        with self.containing:
             run = self.branch()
             return None if run is None else run.background().fd
         return None
@@ -227,25 +254,6 @@ class Session:
             return asked
 
         return above.agent(framework, agent, limits)
-
-    def leave(self, home: Branch, limits: Limits) -> None:
-        """A call of `home` is over and cleared away; make ready for the next like it."""
-        if not self._closed:
-            home.prepare(limits)
-        home.leave()
-
-    @contextlib.contextmanager
-    def containing(self) -> Iterator[None]:
-        """Turn a failure to contain into what the mode asks for: refuse, or go on and be loud."""
-        try:
-            yield
-        except OSError as error:
-            if self.config.mode == "enforce":
-                raise CgroupUnavailable(
-                    f"A call cannot be given its cgroup: {error}.",
-                    fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
-                ) from error
-            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
