@@ -28,6 +28,7 @@ from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.janitor import Janitor
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
+from agentcgroup.sampling import Sampler
 from agentcgroup.tree import Branch, Roots
 
 __all__ = ["Session", "active", "registered", "set_active"]
@@ -118,6 +119,9 @@ class Session:
         self.lock = threading.Lock()
         self._run: Branch | None = None
         self.watcher = Watcher()
+        # What the kernel cannot limit here is looked after from time to time.
+        sampled = self.limiting and "memory" not in self.place.controllers
+        self.sampler = Sampler() if sampled else None
         self.janitor = Janitor()
         if self.place.base is not None:
             self.janitor.put(self._reap)
