@@ -20,29 +20,35 @@ logger = logging.getLogger("agentcgroup")
 #: Takes what was there and returns what takes its place, with `functools.wraps`.
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: (the adapter's hook function, module) asked for already.
-_asked: set[tuple[Callable[[ModuleType], None], str]] = set()
+#: Called with a module's name and the module, whose ``__name__`` cannot be trusted: crewai copies
+#: the namespace of one module over others.
+Hook = Callable[[str, ModuleType], None]
+
+_asked: set[tuple[Hook, str]] = set()
 
 #: The functions that `wrap` has set.
 _ours: set[Callable[..., Any]] = set()
 
 
-def when_imported(modules: Iterable[str], hook: Callable[[ModuleType], None], failed: str) -> None:
-    """Call `hook` with each module when it is imported, or now if it is. Idempotent.
+def when_imported(modules: Iterable[str], hook: Hook, failed: str) -> None:
+    """Call `hook` for each module when it is imported, or now if it is. Idempotent.
 
     An error in `hook` is logged as `failed` and does not fail the user's import.
     """
-
-    def guarded(module: ModuleType) -> None:
-        try:
-            hook(module)
-        except Exception:
-            logger.exception("agentcgroup: %s: %s could not be hooked", failed, module.__name__)
-
     for name in modules:
         if (hook, name) not in _asked:
             _asked.add((hook, name))
-            wrapt.register_post_import_hook(guarded, name)
+            wrapt.register_post_import_hook(_guarded(name, hook, failed), name)
+
+
+def _guarded(name: str, hook: Hook, failed: str) -> Callable[[ModuleType], None]:
+    def guarded(module: ModuleType) -> None:
+        try:
+            hook(name, module)
+        except Exception:
+            logger.exception("agentcgroup: %s: %s could not be hooked", failed, name)
+
+    return guarded
 
 
 def wrap(module: ModuleType, path: str, wrapper: Wrapper, lost: str) -> None:

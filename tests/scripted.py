@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Sequence
-from typing import Any, Union
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-Turn = Union[Sequence[tuple[str, dict[str, Any]]], str]
+Turn: TypeAlias = Sequence[tuple[str, dict[str, Any]]] | str
 
 _ids = itertools.count(1)
 
@@ -50,8 +50,11 @@ def _langchain_class() -> Any:
     return LangChainModel
 
 
-def crewai_model(*turns: Turn, react: bool = False) -> Any:
-    """Return an LLM for CrewAI: with function calling, or for text (one call a turn) with `react`."""
+def crewai_model(*turns: Turn | Callable[[list[str]], Turn], react: bool = False) -> Any:
+    """Return an LLM for CrewAI: with function calling, or, one call a turn, the ReAct text.
+
+    A turn may be a function of the names of the tools that are offered.
+    """
     model = _crewai_class(react)(model="scripted")
     model.__dict__.update(turns=iter(turns), seen=[])
     return model
@@ -62,9 +65,11 @@ def _crewai_class(react: bool) -> Any:
     from crewai import BaseLLM
 
     class CrewAIModel(BaseLLM):
-        def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(self, messages: Any, tools: Any = None, *args: Any, **kwargs: Any) -> Any:
             self.__dict__["seen"].append(list(messages))
             turn = next(self.__dict__["turns"])
+            if callable(turn):
+                turn = turn([one["function"]["name"] for one in tools])
             return _react_text(turn) if react else _native_calls(turn)
 
         async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:

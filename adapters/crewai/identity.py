@@ -72,25 +72,27 @@ def identify(tool: Any) -> Identity:
         return Identity(None, type(tool).__name__, None)
 
 
-def hook(module: ModuleType) -> None:
+def hook(name: str, module: ModuleType) -> None:
     """Register CrewAI's own hooks, or put the call id's wrapper around an executor."""
-    if module.__name__ == _HOOKS:
+    if name == _HOOKS:
         module.register_before_tool_call_hook(_before)
         module.register_after_tool_call_hook(_after)
     else:
-        path = _EXECUTORS[module.__name__]
-        hooks.wrap(module, path, _numbered, "records have no tool_call_id")
+        hooks.wrap(module, _EXECUTORS[name], _numbered, "records have no tool_call_id")
 
 
 def _before(context: Any) -> None:
-    """Note the agent; CrewAI logs what a hook raises and goes on, and None changes nothing."""
+    """Note the agent. Returns None, which changes nothing."""
     if active() is None:
         return
     turn = _turn.get()
     if turn is None or turn.taken:
         turn = _Turn()
         _turn.set(turn)
-    turn.agent = _role(context.agent)
+    try:
+        turn.agent = _role(context.agent)
+    except Exception:
+        logger.exception("agentcgroup: the agent of a tool call could not be read")
 
 
 def _after(_context: Any) -> None:

@@ -22,9 +22,9 @@ from agentcgroup.session import Session, active
 __all__ = ["MODULES", "hook"]
 
 
-def hook(module: ModuleType) -> None:
+def hook(name: str, module: ModuleType) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
-    for path, wrapper, lost in _SEAMS[module.__name__]:
+    for path, wrapper, lost in _SEAMS[name]:
         hooks.wrap(module, path, wrapper, lost)
 
 
