@@ -253,9 +253,9 @@ def test_a_limited_call_is_used_once(session: Session) -> None:
     assert slow_counted.current_usage_count == 2
     with pytest.raises(ToolUsageLimitExceededError):
         structured.invoke({})
-    refused = slow_counted.run()
-    assert "usage limit of 2" in str(getattr(refused, "message", refused))
-    assert [record.outcome for record in session.records] == ["timeout", "timeout", "error", "ok"]
+    assert [record.outcome for record in session.records] == ["timeout", "timeout", "error"]
+    if HAS_FAILURES:  # before, `run` counted and refused nothing by itself
+        assert "usage limit of 2" in slow_counted.run().message
 
 
 def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:
@@ -356,7 +356,8 @@ def test_cancelling_an_agent_leaves_no_process(session: Session) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(_agent(model, shell).kickoff_async("Go."))
-        await asyncio.sleep(1)
+        while not _running("sleep 178"):
+            await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
