@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: install lint test test-native test-kernel test-kernels lab-deps
+.PHONY: demo install lint test test-native test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -27,6 +27,13 @@ test-kernel: install
 
 test-kernels: install lab-deps
 	$(PYTHON) -m tests.lab suite $(KERNELS) -- $(ARGS)
+
+# The main job, on this machine where it can limit memory, else in a virtual machine.
+CAN_LIMIT := from agentcgroup.cgroup import find; raise SystemExit('memory' not in find().controllers)
+demo: install
+	@if $(PYTHON) -c "$(CAN_LIMIT)"; then $(PYTHON) examples/demo.py; else \
+	    $(MAKE) --no-print-directory lab-deps && \
+	    $(PYTHON) -m tests.lab run --kernel $(KERNEL) -- $(PYTHON) examples/demo.py; fi
 
 # What the virtual machine needs: QEMU and virtiofsd (in qemu-system-common up to Debian 12).
 lab-deps: install

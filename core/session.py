@@ -314,4 +314,5 @@ def _after_fork_in_child() -> None:
         _active.forked()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -48,7 +48,7 @@ def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], job
 
     Args:
         lines: kernel lines, or "host" for this machine's own kernel.
-        pytest: further arguments for pytest.
+        pytest: further arguments for pytest; a path below tests/ takes the suite's place.
         options: further options for ``run``, for example ``--memory 4G``.
         jobs: machines at the same time.
 
@@ -88,8 +88,10 @@ def _run_one(
 ) -> Result:
     with tempfile.TemporaryDirectory(prefix="agentcgroup-suite-") as out:
         report = Path(out) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "tests/kernel", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
         command += [f"--junit-xml={report}", *pytest]
+        if not any(argument.startswith("tests/") for argument in pytest):
+            command.append("tests/kernel")
         if line != HOST:
             command += ["-o", f"timeout={GUEST_TEST_TIMEOUT_S}"]
             machine = ["--kernel", line, "--out", out, *options]

@@ -15,6 +15,7 @@ import logging, os, subprocess, sys, time
 import agentcgroup, agentcgroup.api, agentcgroup.cgroup.systemd
 from langchain_core.tools import tool
 from langchain_core.messages import ToolMessage
+agentcgroup.cgroup.find()
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
 
 @tool
