@@ -16,7 +16,7 @@ from agentcgroup.calls import LINGER, Call
 from agentcgroup.records import CallRecord
 from agentcgroup.scope import Started, current, started
 
-__all__ = ["Answer", "Expiry", "afinish", "arun", "cancelling", "run"]
+__all__ = ["Answer", "Expiry", "afinish", "arun", "bounded", "cancelling", "run"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -70,6 +70,25 @@ async def arun(
     await afinish(call, expiry, None)
     if call.told:
         return _answered(call, answer, result, None)
+    return result
+
+
+async def bounded(call: Call, body: Awaitable[T]) -> T:
+    """Await `body` in an event loop that sync code of `call` runs: it ends with the call's time.
+
+    Raises:
+        TimeoutError: the time was over.
+    """
+    expiry = Expiry.of(call)
+    if expiry is None:
+        return await body
+    try:
+        result = await body
+    except BaseException as error:
+        if expiry.end() and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError("the call's time is over") from error
+        raise
+    expiry.end()
     return result
 
 
