@@ -206,7 +206,7 @@ class Session:
         if self._run is None and self.place.base is not None:
             with self.lock:
                 if self._run is None and not self._closed:
-                    self._run = self._make_run(self.place.base)
+                    self._run = self._make_run()
         return self._run
 
     def background_fd(self) -> int | None:
@@ -254,8 +254,14 @@ class Session:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _make_run(self, base: str) -> Branch:
-        with contextlib.closing(Cgroup.open(base)) as parent:
+    def _make_run(self) -> Branch | None:
+        if self.place.base is not None and not os.path.isdir(self.place.base):
+            # Another program, the last one there, took it for unused and removed it.
+            self.place = find(self.config.cgroup_root)
+            self._check(self.place)
+        if self.place.base is None:
+            return None
+        with contextlib.closing(Cgroup.open(self.place.base)) as parent:
             cgroup = parent.child(run_name(), exist_ok=True)
         self.roots = Roots(self.place.controllers, self._unmet, limiting=self.limiting)
         self.roots.limit(cgroup, self._resolver.run())
