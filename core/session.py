@@ -8,6 +8,7 @@ for it at each use, so that unregistering leaves every hook an inert pass-throug
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import logging
 import os
@@ -256,8 +257,9 @@ class Session:
 
     def _make_run(self) -> Branch | None:
         if self.place.base is not None and not os.path.isdir(self.place.base):
-            # Another program, the last one there, took it for unused and removed it.
-            self.place = find(self.config.cgroup_root)
+            # Another program, the last one there, took it for unused and removed it. What `find`
+            # starts to try the place is not of the call that is waiting here.
+            self.place = contextvars.Context().run(find, self.config.cgroup_root)
             self._check(self.place)
         if self.place.base is None:
             return None
