@@ -1,37 +1,53 @@
-# The lab's options: python -m tests.lab --help
+# Everything about the virtual machines: .venv/bin/python -m tests.lab --help
 PYTHON  := .venv/bin/python
 KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: install lint test test-native test-kernel lab-deps
+.PHONY: demo install lint test test-native test-kernel test-kernels lab-deps
 
-install: $(PYTHON)  ## a virtualenv with the package (editable) and all that tests need
-$(PYTHON): pyproject.toml setup.py
-	@if command -v uv >/dev/null; then \
-	    uv venv --quiet --allow-existing .venv && \
-	    uv pip install --quiet --python $(PYTHON) -e '.[dev]'; \
-	else \
-	    python3 -m venv .venv && $(PYTHON) -m pip install --quiet -e '.[dev]'; \
-	fi
-	@touch $(PYTHON)
+# A virtualenv with the package (editable) and all that the tests need.
+install: .venv/installed
+
+# Everything, on every kernel; `make -k test` goes on after a failure.
+test: lint test-native test-kernels
 
 lint: install
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-test-native: install  ## what needs no cgroup controllers
+# What runs on any Linux, without controllers.
+test-native: install
 	$(PYTHON) -m pytest tests/unit tests/frameworks
 
-test-kernel: install  ## KERNEL=7.2 in a virtual machine; KERNEL=host on this very machine
+# One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest.
+test-kernel: install
 	$(PYTHON) -m tests.lab suite $(KERNEL) -- $(ARGS)
 
-test: lint test-native lab-deps  ## everything, on every kernel
-	$(PYTHON) -m tests.lab suite $(KERNELS)
+test-kernels: install lab-deps
+	$(PYTHON) -m tests.lab suite $(KERNELS) -- $(ARGS)
 
-lab-deps:  ## what the virtual machine needs: QEMU and virtiofsd
-	@if ! $(PYTHON) -m tests.lab check; then \
+# The main job, on this machine where it can limit memory, else in a virtual machine.
+CAN_LIMIT := from agentcgroup.cgroup import find; raise SystemExit('memory' not in find().controllers)
+demo: install
+	@if $(PYTHON) -c "$(CAN_LIMIT)"; then $(PYTHON) examples/demo.py; else \
+	    $(MAKE) --no-print-directory lab-deps && \
+	    $(PYTHON) -m tests.lab run --kernel $(KERNEL) -- $(PYTHON) examples/demo.py; fi
+
+# What the virtual machine needs: QEMU and virtiofsd (in qemu-system-common up to Debian 12).
+lab-deps: install
+	@$(PYTHON) -m tests.lab check 2>/dev/null || \
 	    $(SUDO) apt-get install --yes --no-install-recommends qemu-system-x86 \
-	        $$(apt-cache show virtiofsd >/dev/null 2>&1 && echo virtiofsd || echo qemu-system-common); \
+	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common)
+	@$(PYTHON) -m tests.lab check
+
+# A folder is newer when a module was added, which a strict editable install has to be told.
+.venv/installed: pyproject.toml setup.py $(shell find core adapters bpf -type d -o -name '*.c')
+	@if command -v uv >/dev/null; then \
+	    uv venv --quiet --allow-existing .venv && \
+	    uv pip install --quiet --python $(PYTHON) -e '.[dev]'; \
+	else \
+	    python3 -m venv .venv && $(PYTHON) -m pip install --quiet -e '.[dev]'; \
 	fi
+	@touch $@

@@ -914,16 +914,16 @@ native_posix_spawn(PyObject *Py_UNUSED(module), PyObject *args)
     struct strings executables = {0}, argv = {0}, envp = {0};
     struct action *actions = NULL;
 
-    if (!PyArg_ParseTuple(args, "iOO!O!O!O!iiKKii:posix_spawn", &job.cgroup_fd, &path,
-                          &PyList_Type, &executable_list, &PyList_Type, &argv_list, &PyList_Type,
-                          &env_list, &PyList_Type, &action_list, &job.attributes, &job.pgroup,
-                          &mask, &defaults, &job.sched_policy, &job.sched_priority)) {
+    if (!PyArg_ParseTuple(args, "iOO!O!OO!iiKKii:posix_spawn", &job.cgroup_fd, &path,
+                          &PyList_Type, &executable_list, &PyList_Type, &argv_list, &env_list,
+                          &PyList_Type, &action_list, &job.attributes, &job.pgroup, &mask,
+                          &defaults, &job.sched_policy, &job.sched_priority)) {
         return NULL;
     }
     mask_to_set(mask, &job.mask);
     mask_to_set(defaults, &job.default_signals);
     if (strings_from(&executables, executable_list, 0) < 0 || strings_from(&argv, argv_list, 0) < 0
-        || strings_from(&envp, env_list, 0) < 0
+        || (env_list != Py_None && strings_from(&envp, env_list, 0) < 0)
         || (actions = actions_from(action_list, &job.action_count)) == NULL) {
         goto done;
     }

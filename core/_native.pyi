@@ -8,7 +8,7 @@ def posix_spawn(
     path: Any,
     executables: list[bytes],
     argv: list[bytes],
-    env: list[bytes],
+    env: list[bytes] | None,
     actions: list[tuple[int, int, int, int, bytes]],
     attributes: int,
     pgroup: int,

@@ -21,7 +21,7 @@ from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
 from agentcgroup.records import CallRecord
-from agentcgroup.session import Session, active, set_active
+from agentcgroup.session import Session, registered, set_active
 
 __all__ = [
     "FRAMEWORKS",
@@ -83,10 +83,10 @@ def register(
 def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None) -> Session:
     """Return the running session, or start one that hooks no framework; raises as `register`."""
     with _lock:
-        session = active()
+        session = registered()
         if session is None:
             session = Session(load(config))
-            if session.config.mode != "off":
+            if session.working:
                 scope.install()
                 spawn.install()
             set_active(session)
@@ -102,7 +102,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
 def unregister() -> None:
     """End the session: running calls are ended, hooks become inert. Without one, does nothing."""
     with _lock:
-        session = active()
+        session = registered()
         if session is not None:
             session.close()
             atexit.unregister(session.close)
@@ -155,6 +155,7 @@ class call:
     Args:
         tool: what to call it in records and rules.
         agent: whose call it is; default: the `agent` block around it.
+        tool_call_id: the model's id of the call, if there is one.
         limits: keys of ``[limits.call]`` and rules, which win over the config.
 
     Raises:
@@ -163,15 +164,25 @@ class call:
         ConfigError: a limit is unknown or wrong.
     """
 
-    def __init__(self, tool: str, *, agent: str | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        tool: str,
+        *,
+        agent: str | None = None,
+        tool_call_id: str | None = None,
+        **limits: Any,
+    ) -> None:
         self._tool = tool
         self._agent = agent
+        self._tool_call_id = tool_call_id
         self._limits = limits
 
     def __enter__(self) -> Call:
-        session = active() or begin()
-        self._call = session.start("python", self._agent, self._tool, overrides=self._limits)
-        self._token = scope.current.set(self._call)
+        session = begin()
+        self._call = session.start(
+            "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
+        )
+        self._token = scope.current.set(self._call if session.working else None)
         return self._call
 
     def __exit__(

@@ -158,10 +158,13 @@ class Call:
             self.session.settled(self)
             return False
         self._judge(error, cancelled)
-        if self.enclosure is None or self.told:
-            self.settle()
+        if self.enclosure is None:
+            self.session.settled(self)
+        elif self.told:
+            self._settle()
+            self.session.janitor.put(self.enclosure.remove)
         else:
-            self.session.janitor.put(self.settle)
+            self.session.janitor.put(self._settle_and_remove)
         return self.told
 
     def _judge(self, error: BaseException | None, cancelled: bool) -> None:
@@ -203,12 +206,17 @@ class Call:
             self._record = self._make_record(self.outcome)
         return self._record
 
-    def settle(self) -> None:
-        """Read what the finished call used, hand out the record and remove the cgroup."""
-        if self.enclosure is not None:
-            _ = self.record  # what the cgroup counted is read while it is there
-            self.session.janitor.put(self.enclosure.remove)
+    def _settle(self) -> None:
+        """Read what the call used, while its cgroup is there, and hand out the record."""
+        _ = self.record
         self.session.settled(self)
+
+    def _settle_and_remove(self) -> None:
+        try:
+            self._settle()
+        finally:
+            if self.enclosure is not None:
+                self.enclosure.remove()
 
     def _make_record(self, outcome: Outcome) -> CallRecord:
         enclosure = self.enclosure

@@ -26,8 +26,10 @@ from agentcgroup.errors import ConfigError
 from agentcgroup.settings import Config, Table
 from agentcgroup.toml import KeyPath, Source
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from typing_extensions import override
 
-__all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "validate"]
+__all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "schema", "validate"]
 
 ENVIRONMENT_VARIABLE = "AGENTCGROUP_CONFIG"
 FILE = "agentcgroup.toml"
@@ -174,6 +176,32 @@ def _error(problems: Mapping[KeyPath, str], source: Source) -> ConfigError:
     return ConfigError(f"{len(errors)} errors{lines}", file=source.name)
 
 
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(schema_generator=_SchemaOfFile),
+    }
+
+
+class _SchemaOfFile(GenerateJsonSchema):
+    """TOML has no null, and titles that repeat the key say nothing."""
+
+    @override
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    @override
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        if schema.get("default", ...) is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    @override
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def key_name(path: KeyPath) -> str:
     """Write a path the way messages do: ``limits.call.memory_max``, ``rule 2: tool``."""
     if len(path) > 1 and path[0] == "rules" and isinstance(path[1], int):
@@ -202,8 +230,9 @@ def _problems(model: type[Table], error: ValidationError) -> Iterator[tuple[KeyP
             case "literal_error":
                 yield (path, f"{found['input']!r} is unknown: write {context['expected']}")
             case "model_type" | "model_attributes_type" | "mapping_type" | "dict_type":
-                name = key_name(path)
-                yield (path, f"{found['input']!r} is not a table: write [{name}]")
+                # A path that ends in a number is an element of [[rules]].
+                header = f"[{key_name(path)}]" if isinstance(path[-1], str) else "[[rules]]"
+                yield (path, f"{found['input']!r} is not a table: write {header}")
             case "tuple_type" | "list_type":
                 yield (path, "is not an array of tables: write each as [[rules]]")
             case _:
@@ -234,9 +263,11 @@ def _table_at(model: type[Table], path: KeyPath) -> type[Table]:
 
 
 def _tables_in(annotation: Any) -> Iterator[type[Table]]:
-    if isinstance(annotation, type) and issubclass(annotation, Table):
+    arguments = get_args(annotation)
+    # Python 3.10 takes Mapping[str, int] for a type, but not for a class.
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, Table):
         yield annotation
-    for argument in get_args(annotation):
+    for argument in arguments:
         yield from _tables_in(argument)
 
 

@@ -15,14 +15,16 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from agentcgroup import units
 from agentcgroup.cgroup.limits import Limits
 from agentcgroup.config import Config, validate
 from agentcgroup.errors import ConfigError
 from agentcgroup.settings import (
+    ALONE,
     CPU_WEIGHT,
+    DEFAULT_TIMEOUT,
     ORDERED_PAIRS,
     Background,
-    CallLimits,
     Isolation,
     Limiting,
     LimitTable,
@@ -43,7 +45,8 @@ DEFAULT = "default"
 NOT_SET = "not set"
 
 _LIMIT_KEYS = tuple(field.name for field in fields(Limits))
-_CALL_KEYS = ("timeout", "background", "isolation", "priority")
+_CHOICES = ("background", "isolation", "priority")
+_CALL_KEYS = ("timeout", *_CHOICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class Resolver:
     def override(self, policy: Policy, **changes: object) -> Policy:
         """Return `policy` with limits given in code, such as ``memory_max="1G", timeout="5s"``.
 
-        The keys are those of a rule without its globs.
+        The keys are those of a rule without its globs; None takes a limit off.
 
         Raises:
             ConfigError: a name or a value is wrong; the error names ``call()`` and the key.
@@ -125,13 +128,7 @@ class Resolver:
             return policy
         given = validate(Limiting, changes, Source("call()"))
         settings = _settings_of(policy.limits, policy) | _written(given, lambda _: "call()")
-        if would_hang(*(settings[key].value for key in ("memory_high", "memory_max", "timeout"))):
-            raise ConfigError(
-                "alone slows a process down more and more but never ends it: "
-                "add memory_max or a timeout",
-                file="call()",
-                key="memory_high",
-            )
+        _refuse_to_hang(settings, settings["timeout"].value, "call()")
         return _policy(_settle(settings))
 
     def override_agent(self, limits: Limits, **changes: object) -> Limits:
@@ -143,12 +140,15 @@ class Resolver:
         if not changes:
             return limits
         given = validate(LimitTable, changes, Source("agent()"))
-        return _limits(_settle(_settings_of(limits) | _written(given, lambda _: "agent()")))
+        settings = _settings_of(limits) | _written(given, lambda _: "agent()")
+        # What hangs in the cgroup of an agent are its calls, so their end will do.
+        _refuse_to_hang(settings, self.config.limits.call.timeout, "agent()")
+        return _limits(_settle(settings))
 
     def explain(self, framework: str, agent: str | None, tool: str) -> dict[str, Setting]:
         """Return every key of the policy of a call, with what set it."""
         config = self.config
-        settings = _unset() | _defaults(CallLimits())
+        settings = _unset() | _defaults(config.limits.call)
         settings["background"] = Setting(config.background, self._top_level("background"))
         settings["isolation"] = Setting("auto", DEFAULT)
         settings["priority"] = Setting("normal", DEFAULT)
@@ -223,13 +223,15 @@ def _unset() -> _Settings:
 
 
 def _defaults(table: LimitTable) -> _Settings:
-    values = {key: getattr(table, key) for key in type(table).model_fields}
+    values = {key: table.value(key) for key in type(table).model_fields}
     return {key: Setting(value, DEFAULT) for key, value in values.items() if value is not None}
 
 
 def _written(table: LimitTable, describe: Callable[[str], str]) -> _Settings:
     """Return what stands in a table; a priority stands for its weight, unless that does too."""
     keys = table.model_fields_set.intersection(_LIMIT_KEYS + _CALL_KEYS)
+    # For a limit None is a value, "no limit"; for a choice it is none.
+    keys -= {key for key in _CHOICES if getattr(table, key, None) is None}
     settings = {key: Setting(table.value(key), describe(key)) for key in keys}
     if "priority" in keys and "cpu_weight" not in keys:
         priority = settings["priority"]
@@ -270,10 +272,15 @@ def _settle(settings: _Settings) -> _Settings:
         high, timeout = settings["memory_high"], settings["timeout"]
         if would_hang(high.value, top.value, timeout.value):
             # Only several rules together get here; one by one they were refused (settings).
-            settings["timeout"] = Setting(
-                CallLimits().timeout, f"{DEFAULT}, since memory_high stands alone"
-            )
+            seconds = units.parse_duration(DEFAULT_TIMEOUT)
+            settings["timeout"] = Setting(seconds, f"{DEFAULT}, since memory_high stands alone")
     return settings
+
+
+def _refuse_to_hang(settings: _Settings, timeout: float | None, where: str) -> None:
+    """Raise when code asks for a memory_high that nothing ends."""
+    if would_hang(settings["memory_high"].value, settings["memory_max"].value, timeout):
+        raise ConfigError(ALONE, file=where, key="memory_high")
 
 
 def _limits(settings: _Settings) -> Limits:

@@ -30,7 +30,7 @@ from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.tree import Branch, Roots
 
-__all__ = ["Session", "active", "set_active"]
+__all__ = ["Session", "active", "registered", "set_active"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -40,7 +40,12 @@ _active: Session | None = None
 
 
 def active() -> Session | None:
-    """Return the session of this process, None when nothing is registered."""
+    """Return the session that hooks work for: None when nothing is registered, or mode is off."""
+    return _active if _active is not None and _active.working else None
+
+
+def registered() -> Session | None:
+    """Return the session of this process, working or off."""
     return _active
 
 
@@ -65,6 +70,7 @@ class Session:
         self.config = config
         self.id = uuid.uuid4().hex[:12]
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
+        self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
@@ -75,7 +81,7 @@ class Session:
         self._sink = JsonLines(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
-        self.place: Place = find(config.cgroup_root)
+        self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
 
@@ -185,6 +191,8 @@ class Session:
 
     def settled(self, call: Call) -> None:
         """Keep a finished call and hand out its record, made on demand when nobody listens."""
+        if not self.working:
+            return
         self._finished.append(call)
         for callback in self._callbacks:
             record = call.record
@@ -268,7 +276,7 @@ class Session:
         """Say once what is not enforced here; refuse where the mode asks for all of it."""
         if not place.problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
         if self.config.mode == "enforce":
             fixes = [problem.fix for problem in place.problems if problem.fix]
             raise CgroupUnavailable(
@@ -278,10 +286,13 @@ class Session:
         self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
-        names = ", ".join(sorted(keys))
+        """Hear of limits that were not written; those of a missing controller are known already."""
+        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        if not names:
+            return
         if self.config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
-        self._say(f"limits not enforced here, since the kernel offers no such file: {names}")
+        self._say(f"this kernel has no {names}: not enforced")
 
     def _say(self, message: str) -> None:
         if message not in self._said:

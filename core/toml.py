@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a configuration was read, for messages.
+    """Where a configuration was read, for messages; it never tells two configurations apart.
 
     Attributes:
         name: path of the file, or what else it is.
@@ -81,9 +81,9 @@ class Source:
         prefix: keys above ours in that file.
     """
 
-    name: str
-    document: Document | None = None
-    prefix: KeyPath = ()
+    name: str = field(compare=False)
+    document: Document | None = field(default=None, compare=False)
+    prefix: KeyPath = field(default=(), compare=False)
 
     def line(self, path: KeyPath) -> int | None:
         """Return the 1-based line of a key, None where the source has no lines."""
@@ -123,14 +123,12 @@ def read(path: str) -> Document:
             not TOML.
     """
     try:
-        # Not blocking: opening a FIFO would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError("cannot read it: it is not a regular file", file=path)
+            data = file.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(f"cannot read it: {error.strerror}", file=path) from error
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError("cannot read it: it is not a regular file", file=path)
-        data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise ConfigError("is larger than 1 MiB: this is not a configuration", file=path)
     try:
@@ -139,6 +137,11 @@ def read(path: str) -> Document:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError("is not UTF-8, as TOML must be", file=path, line=line) from None
     return parse(text, path)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a FIFO without waiting for somebody who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _statements(text: str) -> Iterator[tuple[KeyPath, int]]:

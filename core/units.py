@@ -218,4 +218,4 @@ def format_duration(seconds: float | None) -> str:
 def format_cpu(cpu: tuple[_Quantity, int]) -> str:
     """Write a CPU bandwidth for people and models: ``"150%"`` of one CPU, or ``"max"``."""
     quota, period = cpu
-    return "max" if quota == "max" else f"{100 * quota / period:.4g}%"
+    return "max" if quota == "max" else f"{100 * quota / period:.2f}".rstrip("0").rstrip(".") + "%"

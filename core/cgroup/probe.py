@@ -82,25 +82,29 @@ def controls(path: str) -> bool:
 
 
 def delegated_above(path: str, mount: str) -> str | None:
-    """Return the nearest cgroup, `path` or above it, that systemd has delegated."""
+    """Return the nearest cgroup, `path` or above it, that systemd has delegated to programs.
+
+    One with an init.scope of its own was delegated to another systemd, the user's or a
+    container's, which is not for us to divide.
+    """
     while path.startswith(mount + "/"):
         if any(_xattr(path, name) == b"1" for name in _DELEGATE_XATTRS):
-            return path
+            return None if os.path.isdir(f"{path}/init.scope") else path
         path = os.path.dirname(path)
     return None
 
 
-def parse_mounts(mountinfo: str) -> list[tuple[str, str, bool]]:
-    """Return (mount point, root, read-only) of each cgroup2 line of a mountinfo text."""
+def parse_mounts(mountinfo: str) -> list[tuple[int, str, str, bool]]:
+    """Return (mount id, mount point, root, read-only) of each cgroup2 line of a mountinfo text."""
     found = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, super_options = [*after.split(" "), "", ""][:3]
         if kind != "cgroup2":
             continue
-        fields = before.split(" ")
-        read_only = "ro" in fields[5].split(",") or "ro" in super_options.split(",")
-        found.append((_unescaped(fields[4]), _unescaped(fields[3]), read_only))
+        number, _, _, root, point, options, *_ = before.split(" ")
+        read_only = "ro" in options.split(",") or "ro" in super_options.split(",")
+        found.append((int(number), _unescaped(point), _unescaped(root), read_only))
     return found
 
 
@@ -109,12 +113,25 @@ def _best_mount() -> Mount | None:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mounts = [
             Mount(point=point, root=root, read_only=read_only, true_root=_is_true_root(point))
-            for point, root, read_only in parse_mounts(file.read())
-            if os.path.exists(f"{point}/{files.PROCS}")  # not hidden under a later mount
+            for number, point, root, read_only in parse_mounts(file.read())
+            if number == _mount_seen_at(point)
         ]
     return min(
         mounts, key=lambda mount: (mount.read_only, not mount.true_root, mount.root), default=None
     )
+
+
+def _mount_seen_at(point: str) -> int | None:
+    """Return the id of the mount on top at a path: others may lie hidden below it."""
+    try:
+        fd = os.open(point, os.O_PATH)
+    except OSError:
+        return None
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
 
 
 def _is_true_root(point: str) -> bool:

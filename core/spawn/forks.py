@@ -1,6 +1,6 @@
 """Forks that someone else makes: hooks around every fork of this process that runs Python's.
 
-os.fork and os.forkpty are patched points (`points`), which know the child's pid and can raise. Other
+os.fork and os.forkpty are patch points (`points`), which know the child's pid and can raise. Other
 forks reach us only through os.register_at_fork: libuv's under uvloop, and C code that calls
 PyOS_BeforeFork. A hook can neither stop a fork nor raise to its caller, so when the call takes no
 more processes the fork goes ahead and the child ends at once, with a line on stderr and status 126.

@@ -27,6 +27,7 @@ class Native:
         _native.set_chdir_report("noexec:chdir" if "noexec:chdir" in constants else "noexec")
 
     def mode(self) -> tuple[Mode, str | None]:
+        """Return "clone3", or "vfork" and what clone3 answered."""
         mode, error = _native.spawn_mode()
         if mode == "clone3":
             return "clone3", None
@@ -34,6 +35,7 @@ class Native:
         return "vfork", f"clone3 into a cgroup answers {name} ({os.strerror(error)})"
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
+        """Born inside; a request that needs a real fork joins in the C fork handler."""
         pid = _native.fork_exec(fd, args)
         if pid is not None:
             return pid
@@ -48,6 +50,7 @@ class Native:
         return pid
 
     def posix_spawn(self, fd: int, request: SpawnRequest) -> int:
+        """Born inside."""
         return _native.posix_spawn(
             fd,
             request.path,
@@ -64,6 +67,7 @@ class Native:
         )
 
     def shell(self, fd: int | None, command: bytes, held: int) -> int:
+        """Born inside."""
         return _native.shell(-1 if fd is None else fd, command, held)
 
     hold_signals = staticmethod(_native.hold_signals)

@@ -30,7 +30,7 @@ Point = tuple[Callable[..., Any], Callable[..., Any]]
 
 def make_points(backend: Backend) -> list[Point]:
     """Return every builtin to replace, with what takes its place."""
-    return [
+    points = [
         _fork_exec(backend, _posixsubprocess.fork_exec),
         _system(backend, os.system),
         _posix_spawn(backend, os.posix_spawn, search=False),
@@ -38,6 +38,9 @@ def make_points(backend: Backend) -> list[Point]:
         _fork(backend, os.fork, pid_of=int),
         _fork(backend, os.forkpty, pid_of=lambda pair: int(pair[0])),
     ]
+    # A builtin that is a class attribute does not bind to the instance, and a static method does
+    # not either; a plain function would.
+    return [(original, staticmethod(ours)) for original, ours in points]
 
 
 def _fork_exec(backend: Backend, original: Callable[..., int]) -> Point:
@@ -85,11 +88,11 @@ def _posix_spawn(backend: Backend, original: Callable[..., int], *, search: bool
         if home is None:
             return original(path, argv, env, **options)
         request = read_request(original.__name__, path, argv, env, search=search, **options)
-        sys.audit("os.posix_spawn", path, argv, env)
 
         def start(fd: int | None) -> int:
             if fd is None:
                 return original(path, argv, env, **options)
+            sys.audit("os.posix_spawn", path, argv, env)
             return backend.posix_spawn(fd, request)
 
         return placement.place(home, start, int)

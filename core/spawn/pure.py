@@ -44,9 +44,11 @@ class Pure:
         self._pending = _Pending()
 
     def mode(self) -> tuple[Mode, str | None]:
+        """Return "fork": the C extension is not there."""
         return "fork", "the C extension agentcgroup._native is not there"
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
+        """Fork by fork_exec itself; the child joins in the hook that runs before its steps."""
         index = _PREEXEC.get(len(args))
         if index is None:
             pid = original(*args)
@@ -57,6 +59,7 @@ class Pure:
         return self._armed(fd, lambda: original(*args[:index], preexec, *args[index + 1 :]))
 
     def posix_spawn(self, fd: int, request: SpawnRequest) -> int:
+        """Do in a forked child what POSIX says, in Python."""
         read_end, write_end = os.pipe()
         try:
             pid = self._armed(fd, _fork)
@@ -79,37 +82,44 @@ class Pure:
         return sum(1 << (number - 1) for number in held)
 
     def release_signals(self, held: int) -> None:
+        """Set this thread's signal mask to what it was."""
         signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(held))
 
     def shell(self, fd: int | None, command: bytes, held: int) -> int:
+        """Fork and become /bin/sh."""
         pid = self._armed(fd, _fork)
         if pid == 0:
             self.release_signals(held)
-            _execute([b"/bin/sh"], [b"sh", b"-c", command], os.environb)
+            _execute([b"/bin/sh"], [b"sh", b"-c", command], None)
             os._exit(_NOT_FOUND)
         return pid
 
     def wait(self, pid: int) -> int:
+        """Wait for the shell; a Python signal handler may run and raise meanwhile."""
         try:
             return os.waitpid(pid, 0)[1]
         except ChildProcessError:
             return -1
 
     def arm(self, fd: int) -> None:
+        """Open the cgroup for the next child of this thread to join."""
         self.disarm()
         self._pending.procs = open_procs(fd)
 
     def refuse(self) -> None:
+        """Let the next child of this thread exit at once."""
         self.disarm()
         self._pending.refused = True
 
     def disarm(self) -> None:
+        """Forget what the next child is for."""
         procs, self._pending.procs = self._pending.procs, None
         self._pending.refused = False
         if procs is not None:
             os.close(procs)
 
     def after_fork_in_child(self) -> None:
+        """Join, or exit with a line on stderr: outside it must not run."""
         if self._pending.refused:
             _refuse("its tool call takes no more processes")
         if self._pending.procs is not None:
@@ -151,22 +161,27 @@ def _become(request: SpawnRequest, failure: int) -> NoReturn:
             _do_action(action)
         if request.attributes & Attribute.SETSIGMASK:
             signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(request.sigmask))
-        pairs = (pair.split(b"=", 1) for pair in request.env)
-        error = _execute(request.executables, request.argv, dict(pairs))
+        env = None
+        if request.env is not None:
+            env = dict(pair.split(b"=", 1) for pair in request.env)
+        error = _execute(request.executables, request.argv, env)
     except OSError as caught:
         error = caught
     finally:
         # Whatever this was, nothing of the parent's code may run on in its copy.
-        os.write(failure, b"%d" % (error.errno if error is not None else errno.EINVAL))
+        number = error.errno if error is not None else None
+        os.write(failure, b"%d" % (number or errno.EINVAL))
         os._exit(_NOT_FOUND)
 
 
-def _execute(executables: list[bytes], argv: list[bytes], env: Any) -> OSError | None:
+def _execute(
+    executables: list[bytes], argv: list[bytes], env: dict[bytes, bytes] | None
+) -> OSError | None:
     """Become the first that runs; return why none did: what is not there counts last."""
     failed: OSError | None = None
     for path in executables:
         try:
-            os.execve(path, argv, env)
+            os.execv(path, argv) if env is None else os.execve(path, argv, env)
         except (FileNotFoundError, NotADirectoryError) as error:
             failed = failed or error
         except PermissionError as error:

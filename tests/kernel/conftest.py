@@ -1,23 +1,43 @@
-"""What every test on a real kernel needs: a session, and proof that nothing is left behind."""
+"""Cgroups with every controller, and runs that leave nothing behind."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 import agentcgroup
+import pytest
 from agentcgroup import Session
 from agentcgroup.cgroup import Cgroup
 
-MiB = 1 << 20
+from tests.kernel.support import run_directories
+
+CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 
 
-def run_directories(base: str) -> list[str]:
-    """Return the runs below a base."""
-    return [name for name in os.listdir(base) if name.startswith("agentcgroup.run-")]
+@pytest.fixture
+def branch() -> Iterator[Cgroup]:
+    """Give an empty cgroup whose children have every controller, removed afterwards."""
+    name = f"agentcgroup-test-{os.getpid()}-{secrets.token_hex(4)}"
+    with contextlib.closing(Cgroup.open("/sys/fs/cgroup")) as root:
+        assert root.enable(CONTROLLERS) >= CONTROLLERS, "these tests need every controller in v2"
+        cgroup = root.child(name)
+    try:
+        assert cgroup.enable(CONTROLLERS) == CONTROLLERS
+        yield cgroup
+    finally:
+        cgroup.remove(20)
+        cgroup.close()
+
+
+@pytest.fixture
+def box(branch: Cgroup) -> Iterator[Cgroup]:
+    """Give an empty cgroup that has every controller."""
+    with contextlib.closing(branch.child("box")) as cgroup:
+        yield cgroup
 
 
 @pytest.fixture
@@ -37,19 +57,3 @@ def registered() -> Iterator[Callable[..., Session]]:
         assert base is not None
         if os.path.exists(base):
             assert run_directories(base) == []
-
-
-def processes_below(session: Session) -> list[int]:
-    """Return every process in the run's cgroups; the janitor's work is waited for."""
-    _ = session.records
-    run = session.branch()
-    assert run is not None
-
-    def below(path: str) -> Iterator[int]:
-        cgroup = Cgroup.open(path)
-        yield from cgroup.procs()
-        for name in cgroup.children():
-            yield from below(f"{path}/{name}")
-        cgroup.close()
-
-    return list(below(run.cgroup.path))

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 import agentcgroup
+import pytest
 from agentcgroup import CallRecord, LimitExceeded, Session
-from tests.kernel.conftest import MiB, processes_below
+
+from tests.kernel.support import MiB, processes_below
 
 #: No single one of these may hold the machine for longer, emulated as it may be.
 _LONG = 60
 
-_FORK_BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
+_FORK_BOMB = (
+    "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
+)
 _MEMORY_BOMB = "x = []\nwhile True:\n    x.append(bytearray(1 << 20))\n"
 _BUSY_LOOP = "while True:\n    pass\n"
 _DEAF = (
@@ -77,8 +79,9 @@ def test_a_fork_bomb_stays_below_pids_max(registered: Callable[..., Session]) ->
 def test_a_fork_bomb_that_left_is_killed_and_told(registered: Callable[..., Session]) -> None:
     """The shell that started it has ended well; what it left is at its limit and is ended."""
     session = registered()
-    with pytest.raises(LimitExceeded, match="pids_max") as caught, agentcgroup.call(
-        "abuse", pids_max=16
+    with (
+        pytest.raises(LimitExceeded, match="pids_max") as caught,
+        agentcgroup.call("abuse", pids_max=16),
     ):
         subprocess.run(["sh", "-c", '"$@" & sleep 2', "sh", *_python(_FORK_BOMB)])
     assert (caught.value.record.outcome, caught.value.record.reason) == ("killed", "pids_max")
@@ -118,7 +121,7 @@ def test_a_daemon_ends_with_its_call(registered: Callable[..., Session]) -> None
 
 
 def test_a_daemon_may_stay_where_the_policy_keeps_it(registered: Callable[..., Session]) -> None:
-    """background = "keep": it goes on under its agent's cgroup, until the run ends."""
+    """Background = "keep": it goes on under its agent's cgroup, until the run ends."""
     session = registered(background="keep")
     with agentcgroup.call("abuse"):
         subprocess.run(_python(_DAEMON))

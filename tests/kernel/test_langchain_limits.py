@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from agentcgroup import Session
 from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
-from agentcgroup import Session
-from tests.kernel.conftest import MiB, processes_below
+from tests.kernel.support import MiB, processes_below
 from tests.scripted import langchain_model
 
 LIMIT = 64 * MiB
@@ -68,10 +68,7 @@ def test_a_call_over_its_memory_max_dies_alone(
     agent = create_agent(model, [greedy, modest], name="analyst")
     before = _resident()
     question = {"messages": [("user", "go")]}
-    if way == "sync":
-        state = agent.invoke(question)
-    else:
-        state = asyncio.run(agent.ainvoke(question))
+    state = agent.invoke(question) if way == "sync" else asyncio.run(agent.ainvoke(question))
 
     assert state["messages"][-1].content == "I go on."
     records = {record.tool: record for record in session.records}

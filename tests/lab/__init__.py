@@ -33,6 +33,14 @@ also ends QEMU and virtiofsd, and any number of machines may run side by side.
 **The suite** (suite.py) runs ``pytest tests/kernel`` on several kernels, two at a time, and
 fails when a test fails or when a kernel ran no test.
 
+With ``--user`` the command runs without root's rights in ``user.lab/shell``, below a cgroup that
+is delegated to that user as systemd would do it.  It keeps CAP_DAC_READ_SEARCH, as Python may
+lie in a home that it could not enter.
+
+Sharing ``/`` takes root with the virtiofsd of Debian 12 (qemu-system-common); the newer one
+(package virtiofsd) also serves an ordinary user.  Kernel modules are not loaded by themselves
+unless the host has /lib/modules to mount the kernel's own upon.
+
 Costs to know: files come from the host's page cache, but the guest's own page cache of them is
 charged to the cgroup that reads first, so a test that measures memory allocates, it does not
 read.  Python finds its modules compiled only if they were compiled on the host (the suite does

@@ -125,7 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     _machine_options(run)
     run.add_argument("--disk", default="64M", help="size of the scratch disk /dev/nvme0n1 (64M)")
     run.add_argument("--append", default="", metavar="WORDS", help="for the kernel command line")
-    run.add_argument("--out", type=Path, metavar="DIR", help="writable on both sides, same path")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="a folder writable on both sides, at the same path; given to --user, if any",
+    )
     run.add_argument(
         "--env", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="for COMMAND"
     )

@@ -55,7 +55,7 @@ echo localhost >/proc/sys/kernel/hostname
 mkdir -m 700 /run/home
 stty -F /dev/ttyS1 raw -echo 115200
 if [ -n "$LAB_USER" ]; then
-    chown "$LAB_USER" /run/home /dev/ttyS1
+    chown "$LAB_USER" /run/home /dev/ttyS1 ${LAB_OUT:+"$LAB_OUT"}
     # A subtree delegated as the kernel documents it (cgroup-v2.rst, "Delegation").
     home=/sys/fs/cgroup/user.lab
     mkdir "$home"

@@ -1,0 +1,126 @@
+"""``agentcgroup config``: check a configuration, begin one, and its JSON schema."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+from agentcgroup.config import FILE, find, load, schema
+from agentcgroup.errors import ConfigError
+
+__all__ = ["TEMPLATE", "group"]
+
+group = typer.Typer(
+    help="Check, begin or describe a configuration.", no_args_is_help=True, rich_markup_mode=None
+)
+
+#: What `config init` writes. Every key that is commented out shows its default, or an example.
+TEMPLATE = """\
+# Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% (of the machine), "max".
+# Times: 30s, 10m, 1h30m, "none". Check this file: agentcgroup config check
+# See what holds for a call, and why:    agentcgroup explain --agent coder --tool run_tests
+
+# auto: enforce what this machine can and say what it cannot; enforce: refuse to start without;
+# observe: measure and limit nothing; off: do nothing.
+mode = "auto"
+
+# What becomes of processes that outlive their call: "kill" or "keep".
+# background = "kill"
+
+# Append every finished call to this file, as JSON Lines, and keep so many in memory.
+# records = "agentcgroup.jsonl"
+# records_max = 10000
+
+# Work below this cgroup instead of the one that is found.
+# cgroup_root = "/sys/fs/cgroup/agents"
+
+# The three levels nest: a call lives inside its agent, an agent inside the run.
+[limits.run]              # all agents of the process together
+# memory_max = "75%"
+
+[limits.agent]            # each agent, all its calls together
+# memory_max = "4G"
+# pids_max = 4096
+
+[limits.call]             # each call; these are the defaults
+# memory_max = "50%"        # above this the kernel kills the call
+# memory_oom_group = true   # ... all of it, not one process
+# pids_max = 2048           # processes and threads
+# timeout = "10m"
+# More keys, all with the kernel's meaning:
+# memory_high = "768M"      # above this the kernel slows the call down
+# cpu_max = "200%"          # of one CPU
+# cpu_weight = 100          # share of contended CPU, 1 to 10000
+# io_weight = 100
+# io_max."8:0" = { rbps = "50M", wbps = "20M" }   # device as in lsblk; bytes a second
+# cpuset_cpus = "0-3"
+
+# Rules change limits for some calls. Later rules win, key by key. Globs on any of tool, agent and
+# framework (langchain, autogen, crewai) say which calls.
+# [[rules]]
+# tool = "run_tests"
+# agent = "coder*"
+# memory_max = "3G"
+# timeout = "30m"
+# priority = "high"         # high, normal or low: ten times the share of CPU, the usual, a tenth
+
+# [[rules]]
+# tool = "start_server"
+# background = "keep"       # this one is meant to outlive its call
+
+# [[rules]]
+# agent = "reviewer"
+# applies_to = "agent"      # not each call: all calls of the agent together
+# memory_max = "1G"
+"""
+
+
+@group.command()
+def check(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="The file to check; without it the one that a program would use."),
+    ] = None,
+) -> None:
+    """List everything wrong with a file.
+
+    \b
+    agentcgroup config check agentcgroup.toml
+    """
+    path = file or find()
+    if path is None:
+        print("there is no configuration; the built-in defaults hold")
+        return
+    rules = len(load(path).rules)
+    print(f"{path}: no errors, {rules} rule{'' if rules == 1 else 's'}")
+
+
+@group.command("schema")
+def print_schema() -> None:
+    """Print the JSON schema, for editors.
+
+    \b
+    agentcgroup config schema > agentcgroup.schema.json
+    """
+    print(json.dumps(schema(), indent=2))
+
+
+@group.command()
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented agentcgroup.toml here.
+
+    \b
+    agentcgroup config init && $EDITOR agentcgroup.toml
+    """
+    try:
+        with open(FILE, "w" if force else "x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise ConfigError("is there already; --force replaces it", file=FILE) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write it: {os.strerror(error.errno or 0)}", file=FILE) from None
+    print(f"wrote {FILE}; try: agentcgroup explain --tool run_tests")

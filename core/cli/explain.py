@@ -1,0 +1,92 @@
+"""``agentcgroup explain``: what holds for a call, and which line set each value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from agentcgroup import units
+from agentcgroup.config import load
+from agentcgroup.policy import Resolver, Setting
+
+__all__ = ["command"]
+
+
+def command(
+    tool: Annotated[str, typer.Option(help="Name of the tool.")],
+    agent: Annotated[
+        str | None, typer.Option(help="Name of the agent; without it, code outside every agent.")
+    ] = None,
+    framework: Annotated[
+        str, typer.Option(help="langchain, autogen or crewai; rules may ask for one.")
+    ] = "",
+    config: Annotated[
+        str | None, typer.Option(help="Configuration; default: the one a program would use.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the kernel's units.")] = (
+        False
+    ),
+) -> None:
+    """Print what holds for a call, and which line set it.
+
+    \b
+    agentcgroup explain --agent coder-1 --tool run_tests
+    """
+    loaded = load(config)
+    resolver = Resolver(loaded)
+    levels = {
+        "call": resolver.explain(framework, agent, tool),
+        "agent": resolver.explain_agent(framework, agent),
+        "run": resolver.explain_run(),
+    }
+    if as_json:
+        found = {
+            level: {key: asdict(setting) for key, setting in settings.items()}
+            for level, settings in levels.items()
+        }
+        print(json.dumps({"config": loaded.source.name, "mode": loaded.mode, **found}, indent=2))
+        return
+    titles = {
+        "call": f"each call of {tool!r}",
+        "agent": "all calls outside every agent" if agent is None else f"all calls of {agent!r}",
+        "run": "all agents of the process",
+    }
+    print(f"mode {loaded.mode}, from {loaded.source.name}")
+    for level, settings in levels.items():
+        print(f"\n{titles[level]} [limits.{level}]")
+        print("\n".join(_lines(settings)))
+
+
+def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
+    """Lay out what is set in columns."""
+    rows = [
+        (key, _format(key, setting.value), setting.source)
+        for key, setting in settings.items()
+        if setting.value is not None or key == "timeout"
+    ]
+    if not rows:
+        yield "  no limits"
+        return
+    keys, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for key, value, source in rows:
+        yield f"  {key:<{keys}}  {value:<{values}}  {source}"
+
+
+def _format(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if key == "timeout":
+        return units.format_duration(value)
+    if key == "cpu_max":
+        return units.format_cpu(value)
+    if key == "cpu_max_burst":
+        return f"{value} us"
+    if key == "io_max":
+        return "; ".join(
+            " ".join([device, *(f"{name}={rate}" for name, rate in bounds.items())])
+            for device, bounds in value.items()
+        )
+    return units.format_size(value) if key.startswith("memory_") else str(value)

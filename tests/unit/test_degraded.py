@@ -1,0 +1,157 @@
+"""Machines that lack something: ``auto`` does the rest and says so, ``enforce`` refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+#: Everything is imported first: an unprivileged user may not be able to read the interpreter.
+_HEAD = """
+import logging, os, subprocess, sys, time
+import agentcgroup, agentcgroup.api, agentcgroup.cgroup.systemd
+from langchain_core.tools import tool
+from langchain_core.messages import ToolMessage
+agentcgroup.cgroup.find()
+logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+
+@tool
+def slow(command: str) -> str:
+    "Run."
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+def call(command):
+    asked = {"type": "tool_call", "name": "slow", "args": {"command": command}, "id": "i"}
+    return slow.invoke(asked)
+"""
+_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+_USE = """
+session = agentcgroup.register("langchain", config={"limits": {"call": {"timeout": "1s"}}})
+assert call("echo fine").content == "fine\\n"
+began = time.monotonic()
+told = call("sleep 3591 & sleep 3592")
+assert time.monotonic() - began < 20
+assert told.status == "error" and "time limit" in told.content, told
+print([record.outcome for record in session.records])
+agentcgroup.unregister()
+left = subprocess.run(["pgrep", "-fx", "sleep 359[12]"], capture_output=True, text=True).stdout
+assert not left, left
+"""
+_REFUSE = """
+try:
+    agentcgroup.register("langchain", config={"mode": "enforce"})
+except agentcgroup.CgroupUnavailable as error:
+    print("refused:", error)
+"""
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_HEAD) + code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
+def test_without_rights_auto_works_and_says_what_is_missing() -> None:
+    """As nobody: timeouts end the process tree, the warning names what is not enforced."""
+    done = _run(_NOBODY + _USE)
+    assert done.stdout.strip() == "['ok', 'timeout']"
+    assert "not enforced here" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
+def test_without_rights_enforce_refuses_with_the_reason() -> None:
+    """The error says what is missing and what would change it."""
+    done = _run(_NOBODY + _REFUSE)
+    assert done.stdout.startswith('refused: mode = "enforce"')
+
+
+def test_without_cgroup_v2_auto_works_and_says_what_is_missing() -> None:
+    """A root that is no cgroup v2 stands for a machine without: all else goes on."""
+    done = _run(_USE, AGENTCGROUP_ROOT="/tmp")
+    assert done.stdout.strip() == "['ok', 'timeout']"
+    assert "not enforced here" in done.stderr
+    assert "/tmp" in done.stderr
+
+
+def test_without_cgroup_v2_enforce_refuses_with_the_reason() -> None:
+    """The same root, and not one tool runs uncontained."""
+    done = _run(_REFUSE, AGENTCGROUP_ROOT="/tmp")
+    assert done.stdout.startswith('refused: mode = "enforce"')
+    assert "/tmp" in done.stdout
+
+
+def test_without_the_extension_children_are_placed_all_the_same() -> None:
+    """The fallback forks and joins: slower, and in the call's cgroup."""
+    done = _run(
+        """
+session = agentcgroup.register("langchain", config={})
+inside = call("cat /proc/self/cgroup").content
+(record,) = session.records
+assert record.cgroup.rpartition("/agentcgroup/")[2] in inside, inside
+agentcgroup.unregister()
+"""
+        + _USE,
+        AGENTCGROUP_PURE="1",
+    )
+    assert done.stdout.strip() == "['ok', 'timeout']"
+
+
+def test_observe_limits_nothing_and_records() -> None:
+    """Mode observe: a call over its time goes on; its record is there."""
+    _run(
+        """
+session = agentcgroup.register(
+    "langchain", config={"mode": "observe", "limits": {"call": {"timeout": "200ms"}}}
+)
+assert call("sleep 0.5; echo done").content == "done\\n"
+(record,) = session.records
+assert (record.outcome, record.cgroup is not None) == ("ok", True)
+"""
+    )
+
+
+def test_off_does_nothing() -> None:
+    """Mode off: no cgroup, no record, the tool's own result."""
+    _run(
+        """
+session = agentcgroup.register("langchain", config={"mode": "off"})
+assert call("echo free").content == "free\\n"
+assert session.records == ()
+"""
+    )
+
+
+def test_a_forked_worker_is_a_run_of_its_own() -> None:
+    """A pre-fork server registers once; each worker contains its own calls in its own run."""
+    _run(
+        """
+session = agentcgroup.register("langchain", config={})
+call("true")
+parent = session.records[0].cgroup.split("/")[-3]
+pid = os.fork()
+if pid == 0:
+    try:
+        call("true")
+        (record,) = session.records
+        child = record.cgroup.split("/")[-3]
+        assert child != parent and str(os.getpid()) in child, (child, parent)
+        session.close()
+        os._exit(0)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+assert os.waitpid(pid, 0)[1] == 0
+call("true")
+assert len(session.records) == 2
+"""
+    )

@@ -1,0 +1,159 @@
+"""Many calls: at once, in a row, and with the supervisor shot in the middle. Real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import agentcgroup
+import pytest
+from agentcgroup import Session
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    session = agentcgroup.register("langchain", config={"records_max": 100})
+    yield session
+    agentcgroup.unregister()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cgroups(session: Session) -> int:
+    _ = session.records  # waits for what is being cleared away
+    run = session.branch()
+    assert run is not None
+    return sum(1 for _ in os.walk(run.cgroup.path))
+
+
+def _true() -> None:
+    with agentcgroup.call("true"):
+        subprocess.run(["true"])
+
+
+@pytest.mark.timeout(300)
+def test_ten_thousand_calls_in_a_row_grow_nothing(session: Session) -> None:
+    """Neither descriptors nor memory nor cgroups after 10,000 calls with a process each."""
+    for _ in range(500):
+        _true()
+    cgroups, descriptors = _cgroups(session), _descriptors()
+    gc.collect()
+    resident = _resident()
+    for _ in range(10_000):
+        _true()
+    assert _cgroups(session) == cgroups
+    assert _descriptors() == descriptors
+    gc.collect()
+    # One kilobyte kept per call would be ten megabytes.
+    assert _resident() - resident < 5 << 20
+
+
+@pytest.mark.timeout(300)
+def test_a_thousand_calls_at_once(session: Session) -> None:
+    """All have their cgroup at the same time, and none is left after."""
+    _true()
+    cgroups, descriptors = _cgroups(session), _descriptors()
+    together = threading.Barrier(1001)
+    seen: list[str] = []
+
+    def one() -> None:
+        with (
+            agentcgroup.call("cat") as call,
+            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child,
+        ):
+            assert call.enclosure is not None
+            assert call.enclosure.cgroup is not None
+            seen.append(call.enclosure.cgroup.path)
+            together.wait()
+            together.wait()
+            assert child.stdin is not None
+            child.stdin.close()
+
+    threads = [threading.Thread(target=one) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    at_once = [path for path in seen if os.path.exists(path)]
+    together.wait()
+    for thread in threads:
+        thread.join()
+    assert len(set(at_once)) == 1000
+    assert _cgroups(session) == cgroups
+    assert _descriptors() == descriptors
+
+
+_SUPERVISOR = """
+import subprocess, sys, threading
+import agentcgroup
+session = agentcgroup.register("langchain")
+together = threading.Barrier(51)
+def one():
+    with agentcgroup.call("sleep"):
+        child = subprocess.Popen(["sleep", sys.argv[1]])
+        together.wait()
+        child.wait()
+for _ in range(50):
+    threading.Thread(target=one, daemon=True).start()
+together.wait()
+print(session.branch().cgroup.path, flush=True)
+threading.Event().wait()
+"""
+_NEXT = "import agentcgroup; agentcgroup.register('langchain').records"
+
+
+def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
+    """SIGKILL during 50 running calls: their processes live on, until the next start."""
+    seconds = f"3600.{os.getpid()}"  # tells these sleeps from all others
+    with subprocess.Popen(
+        [sys.executable, "-c", _SUPERVISOR, seconds], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        run = supervisor.stdout.readline().strip()
+        supervisor.send_signal(signal.SIGKILL)
+    assert os.path.isdir(run)
+    assert len(_sleeps(seconds)) == 50
+    subprocess.run([sys.executable, "-c", _NEXT], check=True)
+    assert not os.path.exists(run)
+    assert _sleeps(seconds) == []
+
+
+def test_a_living_run_is_left_alone_by_the_next_start(session: Session) -> None:
+    """Only dead owners are reaped: this process is one that lives."""
+    with agentcgroup.call("sleep"), subprocess.Popen(["sleep", "60"]) as child:
+        subprocess.run([sys.executable, "-c", _NEXT], check=True)
+        assert child.poll() is None
+        child.kill()
+
+
+def _sleeps(seconds: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if seconds.encode() in entry.read_bytes().split(b"\0"):
+                found.append(entry.parts[2])
+    return [pid for pid in found if _alive(pid)]
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

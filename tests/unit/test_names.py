@@ -1,0 +1,77 @@
+"""Names of tools and agents come from models: they reach no path and stay whole in the record."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import agentcgroup
+import pytest
+from agentcgroup import Session, feedback
+from langchain_core.tools import tool
+
+HOSTILE = [
+    "../../x",
+    "/etc/passwd",
+    "a\0b",
+    "line\nbreak",
+    "x" * 4096,
+    "",
+    ".",
+    "..",
+    "naïve 工具 🛠",
+    "cgroup.procs",
+    "lone \udc80 surrogate",
+    "[*?]",
+]
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = agentcgroup.register("langchain", config={"records": str(tmp_path / "calls.jsonl")})
+    yield session
+    agentcgroup.unregister()
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_hostile_name_gets_nowhere_and_stays_whole(
+    session: Session, tmp_path: Path, name: str
+) -> None:
+    """As tool and as agent: counted directories, the whole name in record and file."""
+    with agentcgroup.call(name, agent=name, tool_call_id=name):
+        subprocess.run(["true"])
+    (record,) = session.records
+    assert (record.tool, record.agent, record.tool_call_id) == (name, name, name)
+    assert record.cgroup is not None
+    assert re.fullmatch(r"agent-\d+/call-\d+", "/".join(record.cgroup.split("/")[-2:]))
+    (line,) = (tmp_path / "calls.jsonl").read_text().splitlines()
+    assert json.loads(line)["tool"] == name
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_hostile_name_is_one_short_line_for_the_model(session: Session, name: str) -> None:
+    """The sentence has at most about 60 words and no line break, whatever the tool is called."""
+    with pytest.raises(agentcgroup.LimitExceeded) as caught, agentcgroup.call(name, timeout="50ms"):
+        subprocess.run(["sleep", "60"])
+    told = feedback.sentence(caught.value.record)
+    assert told == str(caught.value)
+    assert "\n" not in told
+    assert len(told.split()) <= 60
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_framework_tool_may_be_called_anything(session: Session, name: str) -> None:
+    """What an MCP server calls its tool is no affair of the file system."""
+
+    @tool
+    def hostile() -> str:
+        """Run."""
+        return subprocess.check_output(["echo", "ran"], text=True)
+
+    hostile.name = name
+    assert hostile.invoke({}) == "ran\n"
+    assert [record.tool for record in session.records] == [name]
