@@ -252,9 +252,11 @@ def _on_messages_stream(
 ) -> Callable[..., AsyncGenerator[Any, None]]:
     @functools.wraps(original)
     async def on_messages_stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        async with contextlib.aclosing(
-            execution.cancelling_stream(original, *args, **kwargs)
-        ) as stream:
+        if active() is None:
+            stream = original(*args, **kwargs)
+        else:
+            stream = execution.cancelling_stream(original, *args, **kwargs)
+        async with contextlib.aclosing(stream):
             async for event in stream:
                 yield event
 

@@ -27,7 +27,7 @@ from autogen_core.models import FunctionExecutionResult, FunctionExecutionResult
 from autogen_core.tools import BaseTool, FunctionTool
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.tools.code_execution import PythonCodeExecutionTool
-from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams
+from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams, mcp_server_tools
 from pydantic import BaseModel
 
 from tests.scripted import autogen_model
@@ -407,6 +407,31 @@ def test_tools_run_without_an_agent_are_calls(session: Session) -> None:
     assert first.parent_id == second.id
 
 
+def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -> None:
+    """A runtime, or a task, started inside a call carries it for ever; that call is over."""
+    tasks = []
+    inside = FunctionTool(cgroup_of_child, "Say in which cgroup a child is born.")
+
+    async def later() -> Any:
+        await asyncio.sleep(0.3)
+        return await inside.run_json({}, CancellationToken())
+
+    async def starter() -> str:
+        """Start a task."""
+        await ashell("true")
+        tasks.append(asyncio.create_task(later()))
+        return "started"
+
+    async def main() -> Any:
+        await FunctionTool(starter, "Start a task.").run_json({}, CancellationToken())
+        return await tasks[0]
+
+    text = asyncio.run(main())
+    _, record = session.records
+    assert (record.tool, record.parent_id) == ("cgroup_of_child", None)
+    assert _in_cgroup(text, record.cgroup)
+
+
 def test_a_tool_run_without_an_agent_raises_the_limit(session: Session) -> None:
     """Whoever runs a tool directly turns exceptions into error results himself."""
     tool = FunctionTool(slow_wait, "Wait.")
@@ -555,11 +580,9 @@ def test_a_cancelled_token_ends_code(session: Session, tmp_path: Any) -> None:
     assert not _lives("sleep 9175")
 
 
-def _server() -> McpWorkbench:
+def _server_params() -> StdioServerParams:
     path = os.path.join(os.path.dirname(__file__), "mcp_server.py")
-    return McpWorkbench(
-        StdioServerParams(command=sys.executable, args=[path], read_timeout_seconds=60)
-    )
+    return StdioServerParams(command=sys.executable, args=[path], read_timeout_seconds=60)
 
 
 def _mcp_agent(workbench: McpWorkbench, *turns: Any, name: str = "coder") -> AssistantAgent:
@@ -572,7 +595,7 @@ def test_mcp_calls_are_recorded_and_timed(session: Session) -> None:
     """Tools of an MCP workbench are no BaseTool; the server serves on after a timeout."""
 
     async def main() -> list[FunctionExecutionResult]:
-        workbench = _server()
+        workbench = McpWorkbench(_server_params())
         agent = _mcp_agent(
             workbench,
             [("server_pid", {})],
@@ -597,11 +620,26 @@ def test_mcp_calls_are_recorded_and_timed(session: Session) -> None:
     ]
 
 
+def test_an_mcp_server_of_one_call_is_in_its_cgroup(session: Session) -> None:
+    """Tools of mcp_server_tools start a server for each call, and stop it cleanly."""
+
+    async def main() -> Any:
+        tools = await mcp_server_tools(_server_params())
+        (server_pid,) = [tool for tool in tools if tool.name == "server_pid"]
+        return await _agent([("server_pid", {})], server_pid).run(task="go")
+
+    (told,) = _results(asyncio.run(main()))
+    assert not told.is_error
+    (record,) = session.records
+    assert (record.outcome, record.reason) == ("ok", None)
+    assert record.cgroup is not None
+
+
 def test_an_mcp_server_outlives_the_call_that_first_needs_it(session: Session) -> None:
     """A nested agent starts its server inside the outer call, and uses it in the next again."""
 
     async def main() -> list[str]:
-        workbench = _server()
+        workbench = McpWorkbench(_server_params())
         inner = _mcp_agent(
             workbench, [("server_pid", {})], "in", [("server_pid", {})], "in", name="inner"
         )
@@ -661,6 +699,26 @@ def test_a_fault_in_the_identity_layer_changes_no_result(
     assert session.records
     assert any(_in_cgroup(told.content, record.cgroup) for record in session.records)
     assert "here" in _run_code("echo here", tmp_path)
+
+
+@streams
+def test_a_fault_of_ours_does_not_hang_the_agent(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tool that cannot be contained is not run: loud for the user, an error for the model."""
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no session today")
+
+    monkeypatch.setattr(session, "start", broken)
+    agent = _agent([("shell", {"command": "echo x"})], shell)
+
+    async def main() -> Any:
+        return await asyncio.wait_for(agent.run(task="go"), 10)
+
+    (told,) = _results(asyncio.run(main()))
+    assert (told.content, told.is_error) == ("no session today", True)
+    assert "a tool call failed outside its tool" in caplog.text
 
 
 def test_a_seam_that_is_missing_is_said_loudly(caplog: pytest.LogCaptureFixture) -> None:
