@@ -540,7 +540,7 @@ def _stream_tool(name: str, times: int) -> Any:
 
 def _run_code(code: str, folder: Any, token: CancellationToken | None = None) -> Any:
     agent = CodeExecutorAgent("runner", LocalCommandLineCodeExecutor(work_dir=folder))
-    task = TextMessage(content=f"```sh\n{code}\n```", source="user")
+    task = TextMessage(content=f"```bash\n{code}\n```", source="user")
     answer = asyncio.run(agent.run(task=task, cancellation_token=token))
     return answer.messages[-1].content
 
