@@ -15,16 +15,13 @@ import sys
 def _step_aside() -> None:
     """Leave sys.path and PYTHONPATH as they were before `agentcgroup run`."""
     here = os.path.dirname(os.path.abspath(__file__))
-
-    def others(entries: list[str]) -> list[str]:
-        return [entry for entry in entries if os.path.abspath(entry or os.curdir) != here]
-
-    sys.path[:] = others(sys.path)
-    rest = others(os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    if any(rest):
-        os.environ["PYTHONPATH"] = os.pathsep.join(rest)
-    else:
-        os.environ.pop("PYTHONPATH", None)
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]
+    first, _, rest = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+    if os.path.abspath(first) == here:
+        if rest:
+            os.environ["PYTHONPATH"] = rest
+        else:
+            del os.environ["PYTHONPATH"]
 
 
 def _next_sitecustomize() -> None:
@@ -35,20 +32,34 @@ def _next_sitecustomize() -> None:
     except ModuleNotFoundError as error:
         if error.name != "sitecustomize":
             raise
+    finally:
+        # The import of ours, still going on, has to find something there.
         if ours is not None:
-            sys.modules["sitecustomize"] = ours
+            sys.modules.setdefault("sitecustomize", ours)
 
 
 def _register() -> None:
-    import agentcgroup
-
+    try:
+        import agentcgroup
+    except ModuleNotFoundError:
+        _refuse(f"it is not installed for {sys.executable}: install it there, too")
     try:
         agentcgroup.register()
     except agentcgroup.AgentCgroupError as error:
-        # `site` swallows an Exception and would run the program uncontained.
-        raise SystemExit(f"agentcgroup: {error}") from None
+        _refuse(str(error))
+
+
+def _refuse(why: str) -> None:
+    """End the process: `site` would swallow an Exception and run the program uncontained.
+
+    Not by SystemExit, of which Python makes a fatal error with a traceback this early.
+    """
+    print(f"agentcgroup: {why}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 _step_aside()
-_next_sitecustomize()
-_register()
+try:
+    _next_sitecustomize()
+finally:  # an error in the other one is told by `site`, and the program goes on
+    _register()

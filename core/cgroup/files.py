@@ -159,20 +159,18 @@ class Directory:
             OSError: with the path of the file and the data in its text.
         """
         try:
-            fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
-            try:
-                os.write(fd, data.encode("ascii"))
-            finally:
-                os.close(fd)
+            self._write(file, data)
         except OSError as error:
             raise self._explained(error, file, data) from None
 
     def write_optional(self, file: str, data: str) -> bool:
         """Write `data`; return False where this kernel or this cgroup does not have the file."""
         try:
-            self.write(file, data)
+            self._write(file, data)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise self._explained(error, file, data) from None
         return True
 
     def has(self, file: str) -> bool:
@@ -230,7 +228,7 @@ class Directory:
             pending += below
         return found
 
-    # Errors
+    # Inside
 
     def _read(self, file: str) -> str:
         fd = os.open(file, os.O_RDONLY, dir_fd=self.fd)
@@ -242,6 +240,13 @@ class Directory:
         finally:
             os.close(fd)
         return data.decode("ascii", "replace")
+
+    def _write(self, file: str, data: str) -> None:
+        fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
+        try:
+            os.write(fd, data.encode("ascii"))
+        finally:
+            os.close(fd)
 
     def _explained(self, error: OSError, file: str, data: str | None = None) -> OSError:
         """Return the same error with the path of the file, and the data that was refused."""

@@ -31,7 +31,9 @@ def write(directory: Directory, limits: Limits) -> list[str]:
         if value is None:
             continue
         data = str(int(value)) if isinstance(value, bool) else str(value)
-        if not directory.write_optional(file, data) and not _satisfied_without(key, value):
+        if not directory.write_optional(file, data) and not _satisfied_without(
+            directory, key, value
+        ):
             missing.append(key)
     return missing
 
@@ -54,11 +56,12 @@ def local_events(directory: Directory) -> dict[str, int] | None:
     return None if text is None else flat(text)
 
 
-def _satisfied_without(key: str, value: object) -> bool:
+def _satisfied_without(directory: Directory, key: str, value: object) -> bool:
     """Say whether a wish holds although its file is missing."""
-    if key != "memory_swap_max":
-        return value == MAX or value is False
-    return value == MAX or not _machine_swaps()
+    if value == MAX or value is False:
+        return True
+    # A bound on swap holds by itself where there is none; without the controller nothing holds.
+    return key == "memory_swap_max" and directory.has(files.MEMORY_MAX) and not _machine_swaps()
 
 
 def _machine_swaps() -> bool:

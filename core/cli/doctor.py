@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import json
+import logging
 import platform
+import re
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +22,17 @@ import typer
 __all__ = ["command"]
 
 State = Literal["yes", "partly", "no"]
+
+_COLORS: dict[State, str] = {"yes": "green", "partly": "yellow", "no": "red"}
+
+#: What each controller is for, in the order of the report.
+_CONTROLLERS = {
+    "memory": "memory_max, memory_high; an OOM kill ends one call alone; peak in the record",
+    "cpu": "cpu_max, cpu_weight",
+    "pids": "pids_max",
+    "io": "io_max, io_weight; bytes in the record",
+    "cpuset": "cpuset_cpus, cpuset_mems",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +46,21 @@ class Finding:
 
 
 def command(
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
     config: Annotated[
-        str | None, typer.Option(help="Config file, instead of the one found")
+        str | None, typer.Option(help="Configuration; default: the one a program would use.")
     ] = None,
 ) -> None:
     """Say what is enforced on this machine, what is not and why, and what would change it.
 
-    Ends with 0 when every limit can be enforced, with 1 when something cannot, so that a script or
-    a container's start can ask.
+    \b
+    agentcgroup doctor
+    agentcgroup doctor --json || echo "not everything is enforced here"
+
+    Ends with 0 when every limit can be enforced, with 1 when something cannot, so that a
+    script or the start of a container can ask.
     """
-    findings = [*_machine(config), *_spawning(), *_frameworks()]
+    findings = list(_findings(config))
     complete = all(finding.state == "yes" for finding in findings)
     if as_json:
         report = {"complete": complete, "findings": [asdict(finding) for finding in findings]}
@@ -47,77 +70,141 @@ def command(
     raise typer.Exit(0 if complete else 1)
 
 
-#: What each controller is for, in the order of the report.
-_CONTROLLERS = {
-    "memory": "memory_max, memory_high, OOM of one call alone, memory.peak",
-    "cpu": "cpu_max, cpu_weight",
-    "pids": "pids_max",
-    "io": "io_max, io_weight, bytes read and written",
-    "cpuset": "cpuset_cpus, cpuset_mems",
-}
-
-
-def _machine(config: str | None) -> list[Finding]:
+def _findings(config: str | None) -> Iterator[Finding]:
+    yield Finding("Python", "yes", f"{platform.python_version()} ({sys.executable})")
+    kernel = f"{platform.system()} {platform.release()}"
     if sys.platform != "linux":
-        why = f"{platform.system()} has no cgroups"
-        return [Finding("cgroup v2", "no", why, "run the agent on Linux, or in a Linux container")]
+        fix = "run the agent on Linux, or in a Linux container."
+        yield Finding("kernel", "no", f"{kernel} has no cgroups.", fix)
+        return
+    yield Finding("kernel", "yes", kernel)
+    yield from _place(config)
+    yield _spawning()
+    yield from _frameworks()
+
+
+def _place(config: str | None) -> Iterator[Finding]:
     from agentcgroup.cgroup import find
     from agentcgroup.config import load
 
     place = find(load(config).cgroup_root)
     if place.base is None:
-        findings = [Finding("cgroup v2", "no", "tools run without a cgroup")]
+        yield Finding("cgroup v2", "no", "tools run without a cgroup of their own.")
     else:
-        findings = [Finding("cgroup v2", "yes", f"{place.base} ({place.kind})")]
-        findings += [
-            Finding(f"{name} limits", "yes", purpose)
-            for name, purpose in _CONTROLLERS.items()
-            if name in place.controllers
-        ]
-    findings += [
-        Finding(problem.what, "no", problem.why, problem.fix) for problem in place.problems
-    ]
-    return findings
+        yield Finding("cgroup v2", "yes", f"{place.base} ({place.kind})")
+    for name, purpose in _CONTROLLERS.items():
+        if name in place.controllers:
+            yield Finding(f"limits of {name}", "yes", purpose)
+    for problem in place.problems:
+        yield Finding(problem.what, "no", problem.why, problem.fix)
 
 
-def _spawning() -> list[Finding]:
+def _spawning() -> Finding:
     from agentcgroup import spawn
 
     facts = spawn.facts()
-    return [Finding("children born in the cgroup", facts.state, facts.detail, facts.fix)]
+    return Finding("children born in their cgroup", facts.state, facts.detail, facts.fix)
 
 
-def _frameworks() -> list[Finding]:
+# -- frameworks ---------------------------------------------------------------------------------
+
+
+def _frameworks() -> Iterator[Finding]:
     from agentcgroup.api import FRAMEWORKS
 
-    findings = []
-    for name, module in FRAMEWORKS.items():
-        distribution = module.replace("_", "-")
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        findings.append(Finding(name, "yes", f"{distribution} {version}"))
-    return findings
+    for name, package in FRAMEWORKS.items():
+        if importlib.util.find_spec(package) is not None:
+            yield _framework(name)
 
 
-def _print(findings: list[Finding], complete: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _framework(name: str) -> Finding:
+    """Say whether a framework is of a version we know, and whether all its seams are there."""
+    adapter = importlib.import_module(f"agentcgroup.adapters.{name}")
+    distribution, _, needed = adapter.REQUIRES.partition(">=")
+    fix = f"pip install --upgrade 'agentcgroup[{name}]'"
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "no", f"found no {distribution}, need {needed}.", fix)
+    if _numbers(version) < _numbers(needed):
+        return Finding(name, "no", f"found {distribution} {version}, need {needed}.", fix)
+    missing = _missing_seams(name, adapter)
+    if missing:
+        return Finding(name, "partly", f"{distribution} {version}: {' '.join(missing)}", fix)
+    return Finding(name, "yes", f"{distribution} {version}")
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    marks = {"yes": "[green]yes[/]", "partly": "[yellow]partly[/]", "no": "[red]no[/]"}
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _missing_seams(name: str, adapter: ModuleType) -> list[str]:
+    """Hook a framework, and return what its adapter warns of meanwhile."""
+    ear = _Ear()
+    logger = logging.getLogger("agentcgroup")
+    logger.addHandler(ear)
+    try:
+        adapter.install()
+        modules = importlib.import_module(f"agentcgroup.adapters.{name}.seams").MODULES
+        if not _import_any(modules):
+            ear.heard.append(f"none of {', '.join(modules)} can be imported.")
+    finally:
+        logger.removeHandler(ear)
+    return ear.heard
+
+
+class _Ear(logging.Handler):
+    """Keeps warnings for the report."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a message as a sentence."""
+        self.heard.append(f"{record.getMessage().removeprefix('agentcgroup: ')}.")
+
+
+def _import_any(modules: Iterable[str]) -> bool:
+    """Import what is there of them; some belong to other versions or to extras."""
+    imported = 0
+    for module in modules:
+        # What a framework prints at its start is no part of the report.
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+            importlib.import_module(module)
+            imported += 1
+    return imported > 0
+
+
+# -- the report ---------------------------------------------------------------------------------
+
+
+def _print(findings: Iterable[Finding], complete: bool) -> None:
+    width = min(shutil.get_terminal_size().columns, 100)
     for finding in findings:
-        table.add_row(finding.what, marks[finding.state], finding.detail)
+        mark = typer.style(f"{finding.state:<8}", fg=_COLORS[finding.state], bold=True)
+        text = _wrapped(f"{finding.what}: {finding.detail}", width)
+        typer.echo(mark + text.lstrip())
         if finding.fix:
-            table.add_row("", "", f"[dim]to change it: {finding.fix}[/]")
-    console = Console()
-    console.print(table)
+            typer.echo(_wrapped(f"To change it: {finding.fix}", width))
     if not complete:
-        console.print(
-            '\nWhat says "no" is not enforced here. mode = "auto" does the rest and says so; '
-            'mode = "enforce" refuses to start.'
+        typer.echo(
+            "\n"
+            + textwrap.fill(
+                'What says "no" is not enforced here. mode = "auto" does the rest and says so; '
+                'mode = "enforce" refuses to start.',
+                width,
+            )
         )
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Wrap below the second column; what somebody may want to copy is never broken."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=" " * 8,
+        subsequent_indent=" " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

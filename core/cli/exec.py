@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 __all__ = ["command"]
 
-#: As timeout(1) and the shell report them.
-_TIMED_OUT = 124
-_KILLED = 128 + signal.SIGKILL
+#: How a limit ended the command to the status for it, as of timeout(1) and of a shell: 128 + 9.
+_STATUS = {"timeout": 124, "oom": 137, "killed": 137}
 
 
 def command(
-    target: Annotated[list[str], typer.Argument(help="The command and its arguments")],
+    target: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND", help="The command and its arguments."),
+    ],
     tool: Annotated[
-        str | None, typer.Option(help="Its name in rules and records; default: the program's")
+        str | None, typer.Option(help="Its name in rules and records; default: the program's.")
     ] = None,
-    agent: Annotated[str | None, typer.Option(help="Whose call it is")] = None,
-    memory_max: Annotated[str | None, typer.Option(help="Such as 512M")] = None,
-    memory_high: Annotated[str | None, typer.Option(help="Such as 400M")] = None,
-    cpu_max: Annotated[str | None, typer.Option(help="Percent of one CPU, such as 200%")] = None,
-    cpu_weight: Annotated[int | None, typer.Option(help="1 to 10000, 100 is usual")] = None,
-    pids_max: Annotated[int | None, typer.Option(help="Processes and threads")] = None,
-    timeout: Annotated[str | None, typer.Option(help="Such as 90s or 10m")] = None,
+    agent: Annotated[str | None, typer.Option(help="Whose call it is.")] = None,
+    memory_max: Annotated[str | None, typer.Option(help="Such as 512M.")] = None,
+    memory_high: Annotated[str | None, typer.Option(help="Such as 400M.")] = None,
+    cpu_max: Annotated[str | None, typer.Option(help="Percent of one CPU, such as 200%.")] = None,
+    cpu_weight: Annotated[int | None, typer.Option(help="1 to 10000, 100 is usual.")] = None,
+    pids_max: Annotated[int | None, typer.Option(help="Processes and threads.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Such as 90s or 10m.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="Config file, instead of the one found")
+        str | None, typer.Option(help="Configuration; default: the one a program would use.")
     ] = None,
-    record: Annotated[bool, typer.Option(help="Print the call's record as JSON on stderr")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Print the call's record as JSON on stderr.")
+    ] = False,
 ) -> None:
-    r"""Run one command as one call: its own cgroup, its limits, nothing left behind.
+    """Run one command as one call: its own cgroup, its limits, nothing left behind.
 
     \b
     agentcgroup exec --memory-max 512M --timeout 90s -- make test
 
-    Ends with the command's own status; with 124 when its time was over and 137 when a limit killed
-    it, and then says on stderr which limit and what to try.
+    Ends with the command's own status; with 124 when its time was over and 137 when a
+    limit killed it, and then says on stderr which limit and what to try. 126: it cannot
+    be executed; 127: it was not found.
     """
-    import os
-
     from agentcgroup import api, feedback
     from agentcgroup.errors import LimitExceeded
 
@@ -55,32 +61,62 @@ def command(
         "timeout": timeout,
     }
     limits = {key: value for key, value in given.items() if value is not None}
-    session = api.begin(config)
+    api.begin(config)
     status = 0
     try:
-        with api.call(tool or os.path.basename(target[0]), agent=agent, **limits):
-            status = _wait(target)
+        with api.call(tool or os.path.basename(target[0]), agent=agent, **limits) as call:
+            status = _run(target)
+            if status:
+                raise subprocess.CalledProcessError(status, target)
+    except subprocess.CalledProcessError:
+        pass  # that the command failed is for the record; its own words are said
     except LimitExceeded as error:
-        typer.echo(f"agentcgroup: {error}", err=True)
-        status = _TIMED_OUT if error.record.outcome == "timeout" else _KILLED
+        _say(str(error))
+        # The command may have met a limit (pids_max) and gone on: then its status counts.
+        status = _STATUS.get(error.record.outcome, status)
     except OSError as error:
-        typer.echo(f"agentcgroup exec: cannot start {target[0]!r}: {error.strerror}", err=True)
-        status = 126 if isinstance(error, PermissionError) else 127
-    done = session.records[-1]
+        _say(f"cannot start {target[0]!r}: {error.strerror}")
+        status = 127 if isinstance(error, FileNotFoundError) else 126
+    api.unregister()  # the record is there when all is cleared away
+    done = call.record
     if done.reason == "leftovers":
-        typer.echo(f"agentcgroup: {feedback.sentence(done)}", err=True)
+        _say(feedback.sentence(done) or "")
     if record:
         typer.echo(json.dumps(done.to_dict()), err=True)
-    api.unregister()
     raise typer.Exit(status)
 
 
-def _wait(target: list[str]) -> int:
+def _run(target: Sequence[str]) -> int:
     """Run to the end, signals meant for the command passed on; returns a shell's status."""
-    with subprocess.Popen(target) as child:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda got, _frame: child.send_signal(got))
-        # The terminal sends Ctrl-C to the command as well; what it makes of it is its own affair.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        status = child.wait()
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []  # arrived before there was somebody to pass them to
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        """The terminal sends it to the command as well; what that makes of it is its affair."""
+
+    # Handlers, since what is ignored stays ignored in the command; what we were started to ignore
+    # (nohup, a shell's background job) is for the command to ignore as well.
+    _handle(forward, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    _handle(leave, signal.SIGINT, signal.SIGQUIT)
+    # All descriptors are the command's, as behind any shell; ours are closed by exec (PEP 446).
+    child = subprocess.Popen(target, close_fds=False)
+    for number in early:
+        child.send_signal(number)
+    status = child.wait()
     return status if status >= 0 else 128 - status
+
+
+def _handle(handler: Callable[[int, FrameType | None], None], *numbers: int) -> None:
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _say(message: str) -> None:
+    typer.echo(f"agentcgroup exec: {message}", err=True)

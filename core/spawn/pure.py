@@ -44,8 +44,8 @@ class Pure:
         self._pending = _Pending()
 
     def mode(self) -> tuple[Mode, str | None]:
-        """Return "fork": the C extension is not there."""
-        return "fork", "the C extension agentcgroup._native is not there"
+        """Return "fork"."""
+        return "fork", "the C extension is missing, or switched off by AGENTCGROUP_PURE"
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
         """Fork by fork_exec itself; the child joins in the hook that runs before its steps."""

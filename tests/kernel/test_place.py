@@ -18,7 +18,7 @@ CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
 ROOT = "/sys/fs/cgroup"
 NOBODY = 65534
 
-#: Becomes another user if told so, finds a place, tells it, and tears it down when told to go on.
+#: Becomes another user if told so, finds a place, tells it, and tears it down, each when told to.
 FINDER = """
 import ctypes, encodings.ascii, json, os, sys  # the library may lie where that user cannot look
 from dataclasses import asdict
@@ -28,6 +28,8 @@ if len(sys.argv) > 1:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+print("ready", flush=True)
+sys.stdin.readline()
 place = find()
 print(json.dumps(asdict(place), default=sorted), flush=True)
 sys.stdin.readline()
@@ -38,7 +40,7 @@ sys.stdin.readline()
 
 
 class Finder:
-    """A process that has found a place, and what it says about it."""
+    """A process that looks for a place when told to, and what it says about it."""
 
     def __init__(
         self,
@@ -60,9 +62,18 @@ class Finder:
             preexec_fn=enter,
             env={**os.environ, **(environment or {})},
         )
+        assert self._line() == "ready"
+
+    def look(self) -> None:
+        self._go_on()
 
     def place(self) -> dict[str, Any]:
+        """Return what it has found, after `look`."""
         return dict(json.loads(self._line()))
+
+    def found(self) -> dict[str, Any]:
+        self.look()
+        return self.place()
 
     def tear_down(self) -> str:
         """Return the cgroup the process is in after its teardown."""
@@ -127,7 +138,7 @@ def test_root_finds_every_controller_below_the_machines_root(
     finder: Callable[..., Finder],
 ) -> None:
     one = finder()
-    place = one.place()
+    place = one.found()
     assert (place["kind"], place["base"]) == ("root", f"{ROOT}/agentcgroup")
     assert place["controllers"] == CONTROLLERS
     assert place["problems"] == []
@@ -137,8 +148,8 @@ def test_root_finds_every_controller_below_the_machines_root(
 
 def test_the_shared_base_stays_while_a_run_is_inside(finder: Callable[..., Finder]) -> None:
     first, second = finder(), finder()
-    base = first.place()["base"]
-    assert second.place()["base"] == base
+    base = first.found()["base"]
+    assert second.found()["base"] == base
     run = Cgroup.open(base).child("agentcgroup.run-of-somebody")
     first.tear_down()
     assert os.path.isdir(run.path)
@@ -157,7 +168,7 @@ def test_a_private_namespace_is_divided_and_put_together_again(
     bystander = subprocess.Popen(["sleep", "1000"])
     container.join(bystander.pid)
     one = finder(container, wrap=in_new_mounts(*PRIVATE, flags="-m -C"))
-    place = one.place()
+    place = one.found()
     assert (place["kind"], place["base"]) == ("container", ROOT)
     assert place["controllers"] == CONTROLLERS
     assert place["problems"] == []
@@ -176,7 +187,7 @@ def test_a_namespace_with_a_process_from_outside_keeps_the_life_cycle(
     """`unshare --fork` itself stays in the cgroup, as pid 0 to those in the new pid namespace."""
     container = branch.child("container")
     mounts = (*PRIVATE, "mount -t proc proc /proc")
-    place = finder(container, wrap=in_new_mounts(*mounts, flags="-m -C -p -f")).place()
+    place = finder(container, wrap=in_new_mounts(*mounts, flags="-m -C -p -f")).found()
     assert (place["kind"], place["base"]) == ("container", ROOT)
     assert place["controllers"] == []
     problem = only_problem(place)
@@ -186,7 +197,7 @@ def test_a_namespace_with_a_process_from_outside_keeps_the_life_cycle(
 
 
 def test_a_read_only_mount_is_no_place_and_says_so(finder: Callable[..., Finder]) -> None:
-    place = finder(wrap=in_new_mounts(f"mount -o remount,bind,ro {ROOT}")).place()
+    place = finder(wrap=in_new_mounts(f"mount -o remount,bind,ro {ROOT}")).found()
     assert (place["kind"], place["base"]) == ("none", None)
     problem = only_problem(place)
     assert "mounted read-only" in problem["why"]
@@ -198,7 +209,7 @@ def test_a_mount_that_does_not_show_our_cgroup_is_no_place(
 ) -> None:
     shown, own = branch.child("shown"), branch.child("own")
     wrap = in_new_mounts(f"mount --bind {shown.path} {ROOT}")
-    place = finder(own, wrap=wrap).place()
+    place = finder(own, wrap=wrap).found()
     assert place["kind"] == "none"
     problem = only_problem(place)
     assert "does not show" in problem["why"]
@@ -209,7 +220,7 @@ def test_a_bind_mount_of_our_own_cgroup_is_divided(
     branch: Cgroup, finder: Callable[..., Finder]
 ) -> None:
     own = branch.child("own")
-    place = finder(own, wrap=in_new_mounts(f"mount --bind {own.path} {ROOT}")).place()
+    place = finder(own, wrap=in_new_mounts(f"mount --bind {own.path} {ROOT}")).found()
     assert (place["kind"], place["base"]) == ("delegated", ROOT)
     assert place["controllers"] == CONTROLLERS
 
@@ -223,7 +234,7 @@ def test_a_user_divides_the_subtree_that_is_theirs(
     own = branch.child("own")
     give(own, NOBODY)
     one = finder(own, user=NOBODY)
-    place = one.place()
+    place = one.found()
     assert (place["kind"], place["base"]) == ("delegated", own.path)
     assert place["controllers"] == CONTROLLERS
     assert place["problems"] == []
@@ -239,7 +250,7 @@ def test_controllers_that_the_subtree_does_not_get_are_told(
     branch.disable(["io", "cpuset"])
     own = branch.child("own")
     give(own, NOBODY)
-    place = finder(own, user=NOBODY).place()
+    place = finder(own, user=NOBODY).found()
     assert place["controllers"] == ["cpu", "memory", "pids"]
     problem = only_problem(place)
     assert problem["controllers"] == ["cpuset", "io"]
@@ -253,7 +264,10 @@ def test_supervisors_in_one_subtree_share_it_and_the_last_puts_it_together(
     give(own, NOBODY)
     crowd = [finder(own, user=NOBODY) for _ in range(4)]
     for one in crowd:
+        one.look()
+    for one in crowd:
         place = one.place()
+        assert place["problems"] == []
         assert (place["base"], place["controllers"]) == (own.path, CONTROLLERS)
     run = own.child("agentcgroup.run-of-somebody")
     crowd[0].tear_down()
@@ -268,7 +282,7 @@ def test_a_user_without_a_subtree_is_told_how_to_get_one(
     branch: Cgroup, finder: Callable[..., Finder]
 ) -> None:
     own = branch.child("own")
-    place = finder(own, user=NOBODY).place()
+    place = finder(own, user=NOBODY).found()
     assert place["kind"] == "none"
     problem = only_problem(place)
     assert problem["why"] == f"user {NOBODY} may not make cgroups in {own.path}."
@@ -284,7 +298,7 @@ def test_inside_a_call_of_another_run_it_stays_inside(
     run = branch.child(run_name())
     call = run.child("call-1")
     one = finder(call, environment={"AGENTCGROUP_ROOT": branch.path})
-    place = one.place()
+    place = one.found()
     assert (place["kind"], place["base"]) == ("delegated", call.path)
     assert place["controllers"] == []
     assert "another agentcgroup run" in only_problem(place)["why"]
@@ -293,7 +307,7 @@ def test_inside_a_call_of_another_run_it_stays_inside(
 
 def test_inside_a_ray_node_it_refuses(branch: Cgroup, finder: Callable[..., Finder]) -> None:
     node = branch.child("ray-node_0123").child("leaf")
-    place = finder(node).place()
+    place = finder(node).found()
     assert place["kind"] == "none"
     assert "Ray" in only_problem(place)["why"]
 
@@ -303,7 +317,7 @@ def test_inside_a_ray_node_it_refuses(branch: Cgroup, finder: Callable[..., Find
 
 def test_a_named_empty_cgroup_is_used(branch: Cgroup, finder: Callable[..., Finder]) -> None:
     named = branch.child("named")
-    place = finder(environment={"AGENTCGROUP_ROOT": named.path}).place()
+    place = finder(environment={"AGENTCGROUP_ROOT": named.path}).found()
     assert (place["kind"], place["base"]) == ("given", named.path)
     assert place["controllers"] == CONTROLLERS
 
@@ -314,7 +328,7 @@ def test_a_named_cgroup_with_others_in_it_is_refused(
     named = branch.child("named")
     bystander = subprocess.Popen(["sleep", "1000"])
     named.join(bystander.pid)
-    place = finder(environment={"AGENTCGROUP_ROOT": named.path}).place()
+    place = finder(environment={"AGENTCGROUP_ROOT": named.path}).found()
     assert place["kind"] == "none"
     assert f"processes of others live right in it ({bystander.pid})" in only_problem(place)["why"]
     assert named.procs() == [bystander.pid]
@@ -329,7 +343,7 @@ def test_a_named_cgroup_with_others_in_it_is_refused(
 def test_a_named_path_that_will_not_do_is_told_why(
     path: str, why: str, finder: Callable[..., Finder]
 ) -> None:
-    place = finder(environment={"AGENTCGROUP_ROOT": path}).place()
+    place = finder(environment={"AGENTCGROUP_ROOT": path}).found()
     assert place["kind"] == "none"
     problem = only_problem(place)
     assert why in problem["why"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from agentcgroup import scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
+from agentcgroup.spawn.native import Native
+from agentcgroup.spawn.pure import Pure
 
 from tests.unit.spawn_modes import MODES, run_python
 
@@ -184,10 +188,12 @@ def test_a_program_fails_as_it_would_outside_of_a_call(
     assert box.procs() == []
 
 
-def test_no_instruction_of_the_program_runs_outside(installed: None, box: Cgroup) -> None:
+def test_no_instruction_of_the_program_runs_outside(
+    installed: None, box: Cgroup, tmp_path: Path
+) -> None:
     """In a frozen cgroup the child stands still before its exec, and the GIL is free meanwhile."""
     box.freeze(5)
-    marker = os.path.join("/tmp", f"agentcgroup-frozen-{os.getpid()}")
+    marker = tmp_path / "ran"
     with running(Call(box)):
         thread = threading.Thread(target=subprocess.run, args=(["touch", marker],))
         thread.start()
@@ -197,11 +203,11 @@ def test_no_instruction_of_the_program_runs_outside(installed: None, box: Cgroup
     time.sleep(0.2)
     (pid,) = procs
     assert os.readlink(f"/proc/{pid}/exe") == os.path.realpath(sys.executable)
-    assert not os.path.exists(marker)
+    assert not marker.exists()
     box.thaw()
     thread.join(10)
     assert not thread.is_alive()
-    os.unlink(marker)
+    assert marker.exists()
 
 
 def test_system_waits_through_signals_and_restores_them(installed: None, box: Cgroup) -> None:
@@ -304,6 +310,22 @@ def test_many_threads_under_signals_place_every_child(mode: str, box: Cgroup) ->
     assert done.stdout == "ok\n"
 
 
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["agentcgroup._native"] = None
+import spawn_cases
+spawn_cases.main("subprocess_run", sys.argv[1])
+"""
+
+
+def test_without_the_extension_children_are_placed_all_the_same(box: Cgroup) -> None:
+    done = run_python("clone3", "-c", WITHOUT_EXTENSION, box.path, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["mode"] == "fork"
+    assert os.path.basename(report["seen"][0]) == os.path.basename(box.path)
+
+
 def test_facts_say_which_way_is_taken() -> None:
     facts = spawn.facts()
     assert facts.state == ("yes" if facts.mode == "clone3" else "partly")
@@ -323,3 +345,19 @@ def test_a_cgroup_that_is_not_ours_is_no_error_of_the_program(installed: None, b
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["native", "pure"])
+def test_a_fork_exec_of_unknown_shape_is_adopted(name: str, box: Cgroup) -> None:
+    """A future Python may add arguments, and may not fork where ours expects it to."""
+    backend = {"native": Native, "pure": Pure}[name]()
+    children: list[subprocess.Popen[bytes]] = []
+
+    def future_fork_exec(*args: object) -> int:
+        children.append(subprocess.Popen(["sleep", "60"]))
+        return children[0].pid
+
+    pid = backend.fork_exec(box.fd, tuple(range(99)), future_fork_exec)
+    assert pid in box.procs()
+    children[0].kill()
+    children[0].wait()

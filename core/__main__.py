@@ -1,0 +1,7 @@
+"""``python -m agentcgroup`` is the command `agentcgroup`."""
+
+from __future__ import annotations
+
+from agentcgroup.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""`agentcgroup exec` and `doctor` where every limit can be enforced."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_AGENTCGROUP = [sys.executable, "-m", "agentcgroup"]
+_HUNGRY = [sys.executable, "-ISc", "x = bytearray(500 << 20); print('eaten')"]
+
+
+def _run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "agentcgroup.toml").write_text('mode = "enforce"\n')
+    return subprocess.run([*_AGENTCGROUP, *words], capture_output=True, text=True, cwd=folder)
+
+
+def test_over_its_memory_is_137(tmp_path: Path) -> None:
+    """Also behind a shell that would go on; the record has the peak."""
+    done = _run("exec", "--record", "--memory-max", "64M", "--", *_HUNGRY, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (137, "")
+    *_, told, record = done.stderr.splitlines()
+    assert "reached the memory limit of 64 MiB (memory_max)" in told
+    found = json.loads(record)
+    assert (found["outcome"], found["reason"]) == ("oom", "memory_max")
+    assert 60 << 20 < found["memory_peak_bytes"] <= 65 << 20
+
+
+def test_a_command_that_met_pids_max_and_went_on_keeps_its_status(tmp_path: Path) -> None:
+    """The limit is told; nothing was killed."""
+    script = "sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait; exit 3"
+    done = _run("exec", "--pids-max", "3", "--", "bash", "-c", script, folder=tmp_path)
+    assert "its limit of 3 processes and threads (pids_max)" in done.stderr
+    assert done.returncode not in (0, 137)
+
+
+@pytest.mark.parametrize("status", [0, 5])
+def test_within_its_limits_nothing_is_said(tmp_path: Path, status: int) -> None:
+    done = _run("exec", "--memory-max", "64M", "sh", "-c", f"exit {status}", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_doctor_finds_everything_enforced(tmp_path: Path) -> None:
+    """And ends with 0: this machine has all five controllers."""
+    done = _run("doctor", "--json", folder=tmp_path)
+    report = json.loads(done.stdout)
+    limits = {one["what"]: one["state"] for one in report["findings"] if "limits" in one["what"]}
+    assert limits == {
+        f"limits of {name}": "yes" for name in ("memory", "cpu", "pids", "io", "cpuset")
+    }
+    assert report["complete"], report
+    assert done.returncode == 0

@@ -1,0 +1,122 @@
+"""Under systemd as PID 1, of namespaces made for it: what a service of it finds for a place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentcgroup.cgroup import Cgroup
+
+SYSTEMD = "/lib/systemd/systemd"
+CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
+
+pytestmark = pytest.mark.skipif(
+    not (os.path.exists(SYSTEMD) and shutil.which("dbus-daemon")),
+    reason=f"needs {SYSTEMD} and dbus-daemon (packages systemd and dbus), installed, not running",
+)
+
+FINDER = """
+import json
+from dataclasses import asdict
+from agentcgroup.cgroup import find
+print(json.dumps(asdict(find()), default=sorted))
+print(open("/proc/self/cgroup").read().strip())
+"""
+# Systemd's own dbus units wait for a whole system to come up.
+UNITS = {
+    "dbus.socket": """
+        [Unit]
+        DefaultDependencies=no
+        [Socket]
+        ListenStream=/run/dbus/system_bus_socket
+        """,
+    "dbus.service": """
+        [Unit]
+        DefaultDependencies=no
+        Requires=dbus.socket
+        [Service]
+        Type=notify
+        NotifyAccess=main
+        ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile
+        """,
+    "finder.service": """
+        [Unit]
+        DefaultDependencies=no
+        Requires=dbus.service
+        After=dbus.service
+        [Service]
+        Type=oneshot
+        StandardOutput=file:{out}
+        StandardError=file:{out}.errors
+        ExecStart={python} {script}
+        ExecStartPost=/bin/sh -c '>{out}.done'
+        {more}
+        """,
+}
+START = """
+mount -t proc proc /proc
+umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/systemd/system && cp "$1"/*.service "$1"/*.socket /run/systemd/system
+exec env -i container=test "PATH=$PATH" "$2" --unit=finder.service --show-status=no
+"""
+
+
+def found_by_a_service(branch: Cgroup, folder: Path, more: str = "") -> tuple[dict[str, Any], str]:
+    """Boot systemd with one service that looks for a place; return it and the service's cgroup."""
+    out, script = folder / "out", folder / "finder.py"
+    script.write_text(FINDER)
+    for name, text in UNITS.items():
+        lines = [line.strip() for line in text.strip().splitlines()]
+        unit = "\n".join(lines).format(out=out, python=sys.executable, script=script, more=more)
+        (folder / name).write_text(unit + "\n")
+    machine = branch.child("machine")
+    namespaces = ["unshare", "-m", "-p", "-C", "-f", "--kill-child", "sh", "-c", START, "sh"]
+    init = subprocess.Popen(
+        [*namespaces, str(folder), SYSTEMD],
+        preexec_fn=machine.join,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        time.sleep(0.5)
+        with contextlib.closing(Cgroup.open("/sys/fs/cgroup")) as root:
+            root.join(init.pid)  # `unshare` itself, in the way of systemd's controllers
+        deadline = time.monotonic() + 90
+        while not Path(f"{out}.done").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        place, cgroup = out.read_text().splitlines()
+        return json.loads(place), cgroup
+    finally:
+        init.kill()
+        init.wait()
+        machine.remove(20)
+        machine.close()
+
+
+def test_a_service_gets_a_scope_of_its_own(branch: Cgroup, tmp_path: Path) -> None:
+    place, cgroup = found_by_a_service(branch, tmp_path)
+    assert place["kind"] == "systemd-system"
+    scope = place["base"].removeprefix("/sys/fs/cgroup")
+    assert scope.startswith("/system.slice/agentcgroup-")
+    assert scope.endswith(".scope")
+    assert cgroup == f"0::{scope}/agentcgroup.sup"
+    assert place["controllers"] == CONTROLLERS
+    assert place["problems"] == []
+
+
+def test_a_service_that_is_delegated_stays_where_it_is(branch: Cgroup, tmp_path: Path) -> None:
+    place, cgroup = found_by_a_service(branch, tmp_path, more="Delegate=yes")
+    assert place["kind"] == "delegated"
+    assert place["base"] == "/sys/fs/cgroup/system.slice/finder.service"
+    assert cgroup == "0::/system.slice/finder.service/agentcgroup.sup"
+    assert place["controllers"] == CONTROLLERS
+    assert place["problems"] == []

@@ -1,0 +1,214 @@
+"""`agentcgroup run`: real programs, none of which has a line of agentcgroup in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipapp
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: What a program sees of its own start.
+_SELF = """\
+import json, os, sys
+print(json.dumps({
+    "argv": sys.argv,
+    "path": sys.path,
+    "pythonpath": os.environ.get("PYTHONPATH"),
+    "registered": "agentcgroup" in sys.modules,
+    "name": __name__,
+}))
+"""
+
+_APP = """\
+import subprocess, sys
+from langchain_core.tools import tool
+
+@tool
+def shell(command: str) -> str:
+    "Run a command."
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+for word in sys.argv[1:]:
+    asked = {"type": "tool_call", "name": "shell", "args": {"command": f"echo {word}"}, "id": word}
+    print(shell.invoke(asked).content, end="")
+sys.exit(len(sys.argv) - 1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with nothing in it, and no configuration of a user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    return tmp_path
+
+
+def _run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agentcgroup", "run", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def _seen(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout)
+    assert seen.pop("registered") is True
+    return seen
+
+
+def _plain(*words: str, **environment: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
+    seen: dict[str, Any] = json.loads(done.stdout)
+    assert seen.pop("registered") is False
+    return seen
+
+
+@pytest.mark.parametrize("pythonpath", [None, "", "lib", "lib::/nowhere"])
+def test_a_script_sees_what_it_would_without(folder: Path, pythonpath: str | None) -> None:
+    """Its own arguments and options, sys.path and PYTHONPATH."""
+    (folder / "app.py").write_text(_SELF)
+    words = ("app.py", "--config", "its-own", "-m", "--help")
+    environment = {} if pythonpath is None else {"PYTHONPATH": pythonpath}
+    seen, plain = _seen(_run(*words, **environment)), _plain(*words, **environment)
+    if pythonpath == "":  # Python does not tell it from unset either
+        plain["pythonpath"] = None
+    assert seen == plain
+    assert seen["argv"] == list(words)
+
+
+def test_a_module_a_folder_a_zipapp_and_a_command(folder: Path) -> None:
+    """Whatever `python` takes, and `python` itself."""
+    package = folder / "package"
+    package.mkdir()
+    (package / "__main__.py").write_text(_SELF)
+    zipapp.create_archive(package, "app.pyz")
+    assert _seen(_run("-m", "package", "-x")) == _plain("-m", "package", "-x")
+    assert _seen(_run("package", "-x")) == _plain("package", "-x")
+    assert _seen(_run("app.pyz", "-x")) == _plain("app.pyz", "-x")
+    assert _seen(_run("--", sys.executable, "package", "-x")) == _plain("package", "-x")
+    assert _seen(_run(sys.executable, "-c", _SELF, "-x")) == _plain("-c", _SELF, "-x")
+
+
+def test_every_tool_call_is_recorded_and_the_status_is_the_programs(folder: Path) -> None:
+    """A LangChain app without a line of ours; the records say which limits it had."""
+    (folder / "app.py").write_text(_APP)
+    (folder / "limits.toml").write_text('records = "records.jsonl"\n[limits.call]\npids_max = 99\n')
+    done = _run("--config", "limits.toml", "app.py", "one", "two", "three")
+    assert (done.returncode, done.stdout) == (3, "one\ntwo\nthree\n"), done.stderr
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [record["tool_call_id"] for record in records] == ["one", "two", "three"]
+    assert {record["framework"] for record in records} == {"langchain"}
+    assert {record["limits"]["pids_max"] for record in records} == {99}
+    assert all(record["cgroup"] for record in records)
+
+
+def test_signals_reach_the_program(folder: Path) -> None:
+    """It has taken the place of `agentcgroup`: same pid."""
+    (folder / "app.py").write_text(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "print(os.getpid(), flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "agentcgroup", "run", "app.py"], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert int(program.stdout.readline()) == program.pid
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(60) == 7
+
+
+def test_pythons_that_the_program_starts_are_left_alone(folder: Path) -> None:
+    """They run inside a call, if anything; only the program itself registers."""
+    (folder / "app.py").write_text(
+        "import subprocess, sys\n"
+        "assert 'agentcgroup' in sys.modules\n"
+        "subprocess.run([sys.executable, '-c', 'import sys; sys.exit(\"agentcgroup\" in "
+        "sys.modules)'], check=True)\n"
+    )
+    done = _run("app.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_users_sitecustomize_runs_too(folder: Path) -> None:
+    """And is the one that the program finds by that name."""
+    (folder / "lib").mkdir()
+    (folder / "lib" / "sitecustomize.py").write_text("HERE = 'the user'\n")
+    (folder / "app.py").write_text("import sitecustomize, sys\nprint(sitecustomize.HERE)\n")
+    done = _run("app.py", PYTHONPATH="lib")
+    assert (done.returncode, done.stdout) == (0, "the user\n"), done.stderr
+
+
+def test_a_broken_sitecustomize_of_the_user_leaves_the_program_contained(folder: Path) -> None:
+    """Python tells of it and goes on; so do we, registered."""
+    (folder / "lib").mkdir()
+    (folder / "lib" / "sitecustomize.py").write_text("import not_there\n")
+    (folder / "app.py").write_text(_SELF)
+    done = _run("app.py", PYTHONPATH="lib")
+    assert _seen(done)["argv"] == ["app.py"]
+    assert "ModuleNotFoundError: No module named 'not_there'" in done.stderr
+
+
+def test_a_config_error_is_told_before_the_program_starts(folder: Path) -> None:
+    """Status 2, as of wrong options."""
+    (folder / "app.py").write_text("print('started')")
+    (folder / "bad.toml").write_text("[limits.call]\nmemory_mx = 1\n")
+    done = _run("--config", "bad.toml", "app.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "agentcgroup: bad.toml:2: limits.call.memory_mx: unknown key; did you mean memory_max?\n"
+    )
+
+
+def test_enforce_refuses_to_start_where_nothing_can_be_enforced(folder: Path) -> None:
+    """One line and status 2; the program has not begun."""
+    (folder / "app.py").write_text("print('started')")
+    (folder / "agentcgroup.toml").write_text('mode = "enforce"\n')
+    done = _run("app.py", AGENTCGROUP_ROOT="/tmp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith('agentcgroup: mode = "enforce", but not everything can be')
+    assert "/tmp" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_python_without_agentcgroup_refuses(folder: Path) -> None:
+    """Rather than run the program uncontained; and says what to do."""
+    # A virtualenv without anything in it, and without a copy of the package.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "bare"], check=True)
+    (folder / "app.py").write_text("print('started')")
+    done = _run("bare/bin/python", "app.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it is not installed for" in done.stderr
+    assert "bare/bin/python" in done.stderr
+
+
+def test_what_cannot_be_started_is_told(folder: Path) -> None:
+    """Missing script, missing command, not executable: as a shell's statuses."""
+    (folder / "data.txt").write_text("")
+    for words, status, said in (
+        (("missing.py",), 127, "cannot start 'missing.py': No such file or directory"),
+        (("missing-command", "x"), 127, "cannot start 'missing-command': No such file"),
+        (("./data.txt",), 126, "cannot start './data.txt': Permission denied"),
+        ((), 2, "Missing argument"),
+    ):
+        done = _run(*words)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert said in done.stderr
