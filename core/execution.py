@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from agentcgroup import feedback
 from agentcgroup.calls import LINGER, Call
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records import CallRecord
-from agentcgroup.scope import current, started
+from agentcgroup.scope import Started, current, started
 
 __all__ = [
     "Answer",
@@ -25,6 +26,7 @@ __all__ = [
     "afinish",
     "arun",
     "astream",
+    "bounded",
     "cancelling",
     "cancelling_stream",
     "run",
@@ -123,6 +125,25 @@ async def astream(
     raise error
 
 
+async def bounded(call: Call, body: Awaitable[T]) -> T:
+    """Await `body` in an event loop that sync code of `call` runs: it ends with the call's time.
+
+    Raises:
+        TimeoutError: the time was over.
+    """
+    expiry = Expiry.of(call)
+    if expiry is None:
+        return await body
+    try:
+        result = await body
+    except BaseException as error:
+        if expiry.end() and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError("the call's time is over") from error
+        raise
+    expiry.end()
+    return result
+
+
 async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
@@ -138,13 +159,12 @@ async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: An
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
     """
-    calls: list[Call] = []
+    calls = _Started(started.get())
     token = started.set(calls)
     try:
         return await body(*args, **kwargs)
     except asyncio.CancelledError:
-        for call in calls:
-            call.stop("cancelled")
+        calls.cancel()
         raise
     finally:
         started.reset(token)
@@ -157,7 +177,7 @@ async def cancelling_stream(
 
     As `cancelling`, for an async generator.
     """
-    calls: list[Call] = []
+    calls = _Started(started.get())
     stream = body(*args, **kwargs)
     try:
         while True:
@@ -165,8 +185,7 @@ async def cancelling_stream(
     except StopAsyncIteration:
         return
     except _GIVEN_UP:
-        for call in calls:
-            call.stop("cancelled")
+        calls.cancel()
         await _step(stream.aclose, started, calls)
         raise
 
@@ -259,3 +278,32 @@ class Expiry:
         if self._task is not None and not self._task.done():
             self._cancelled = True
             self._task.cancel()
+
+
+class _Started:
+    """The calls started from one place and not over yet, those from places inside it too."""
+
+    __slots__ = ("_above", "_calls", "_cancelled", "_lock")
+
+    def __init__(self, above: Started | None) -> None:
+        self._above = above
+        self._lock = threading.Lock()
+        self._calls: list[Call] = []
+        self._cancelled = False
+
+    def append(self, call: Call) -> None:
+        with self._lock:
+            self._calls = [one for one in self._calls if one.ended is None]
+            self._calls.append(call)
+            cancelled = self._cancelled
+        if self._above is not None:
+            self._above.append(call)
+        if cancelled:  # a thread goes on with what nobody waits for any more
+            call.stop("cancelled")
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            calls = tuple(self._calls)
+        for call in calls:
+            call.stop("cancelled")

@@ -21,7 +21,7 @@ from typing import Any
 
 from agentcgroup import scope
 from agentcgroup.calls import Call
-from agentcgroup.cgroup import Cgroup, Limits, Place, find, reap, run_name, teardown
+from agentcgroup.cgroup import Cgroup, Limits, Place, bases, find, reap, run_name, teardown
 from agentcgroup.config import Config
 from agentcgroup.enforcement import Watcher
 from agentcgroup.errors import CgroupUnavailable
@@ -265,22 +265,30 @@ class Session:
 
     def _reap(self) -> None:
         """Remove what dead runs left behind."""
-        if self.place.base is None:
-            return
-        with contextlib.closing(Cgroup.open(self.place.base)) as base:
-            for reaped in reap(base):
-                if reaped.error is None:
-                    logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
-                else:
-                    logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+        for path in bases(self.place):
+            with (
+                contextlib.suppress(FileNotFoundError),  # a scope that has just ended
+                contextlib.closing(Cgroup.open(path)) as base,
+            ):
+                for reaped in reap(base):
+                    if reaped.error is None:
+                        logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
+                    else:
+                        logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
 
     def _check(self, place: Place) -> None:
-        """Say once what is not enforced here; refuse where the mode asks for all of it."""
-        if not place.problems:
+        """Say once what of the config is not enforced here; refuse where the mode asks for it."""
+        needed = self._resolver.controllers()
+        problems = [
+            problem
+            for problem in place.problems
+            if not problem.controllers or problem.controllers & needed
+        ]
+        if not problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in problems)
         if self.config.mode == "enforce":
-            fixes = [problem.fix for problem in place.problems if problem.fix]
+            fixes = [problem.fix for problem in problems if problem.fix]
             raise CgroupUnavailable(
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,
@@ -316,4 +324,5 @@ def _after_fork_in_child() -> None:
         _active.forked()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works
+    os.register_at_fork(after_in_child=_after_fork_in_child)

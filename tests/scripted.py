@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,3 +76,57 @@ def autogen_model(*turns: Turn) -> ReplayChatCompletionClient:
             "family": "unknown",
         },
     )
+
+
+def crewai_model(*turns: Turn | Callable[[list[str]], Turn], react: bool = False) -> Any:
+    """Return an LLM that says these turns; its `seen` keeps what it was sent.
+
+    It has function calling, or with `react` writes the text (one call a turn). A turn may be a
+    function of the names of the tools that it is offered.
+    """
+    from crewai import BaseLLM
+
+    class CrewAIModel(BaseLLM):
+        def call(self, messages: Any, tools: Any = None, *args: Any, **kwargs: Any) -> Any:
+            seen.append(list(messages))
+            turn = next(said)
+            if callable(turn):
+                turn = turn([one["function"]["name"] for one in tools])
+            return _react_text(turn) if react else _native_calls(turn)
+
+        async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.call(messages, *args, **kwargs)
+
+        def supports_function_calling(self) -> bool:
+            return not react
+
+        def supports_stop_words(self) -> bool:
+            return False
+
+        def get_context_window_size(self) -> int:
+            return 100_000
+
+    said, seen = iter(turns), []
+    model = CrewAIModel(model="scripted")
+    model.__dict__["seen"] = seen  # a pydantic model since 1.14
+    return model
+
+
+def _native_calls(turn: Turn) -> Any:
+    if isinstance(turn, str):
+        return turn
+    return [
+        {
+            "id": f"call_{next(_ids)}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments)},
+        }
+        for name, arguments in turn
+    ]
+
+
+def _react_text(turn: Turn) -> str:
+    if isinstance(turn, str):
+        return f"Thought: I know.\nFinal Answer: {turn}"
+    ((name, arguments),) = turn
+    return f"Thought: I act.\nAction: {name}\nAction Input: {json.dumps(arguments)}"

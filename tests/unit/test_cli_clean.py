@@ -1,0 +1,132 @@
+"""`agentcgroup clean`: dead owners, living owners, and what cannot be removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agentcgroup.cgroup import Cgroup, run_name
+
+_SUPERVISOR = """
+import subprocess, sys
+import agentcgroup
+session = agentcgroup.api.begin({"cgroup_root": sys.argv[1]})
+with agentcgroup.call("sleep"):
+    child = subprocess.Popen(["sleep", "3600"])
+    print(child.pid, session.branch().cgroup.path, flush=True)
+    child.wait()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with nothing in it, and no configuration of a user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def _supervisor(root: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """Start a run with a call in it; gives its process, the tool's pid and the run's directory."""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import agentcgroup.api{_SUPERVISOR}", root],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        pid, _, run = supervisor.stdout.readline().strip().partition(" ")
+        try:
+            yield supervisor, int(pid), run
+        finally:
+            supervisor.kill()
+
+
+def _clean(root: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agentcgroup", "clean", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AGENTCGROUP_ROOT": root},
+    )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
+    """Its owner was shot; --dry-run says so and does nothing, the next time there is nothing."""
+    with _supervisor(box.path) as (supervisor, pid, run):
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait()
+        for _ in range(2):
+            done = _clean(box.path, "--dry-run")
+            assert (done.returncode, done.stdout) == (0, f"would remove {run}\n"), done.stderr
+        assert _lives(pid)
+        assert os.path.isdir(run)
+
+        done = _clean(box.path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"removed {run}\n", "")
+        assert not _lives(pid)
+        assert not os.path.exists(run)
+        for words in ((), ("--dry-run",)):
+            done = _clean(box.path, *words)
+            assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
+
+
+def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
+    with contextlib.closing(box.child("somebody-elses")), _supervisor(box.path) as (_, pid, run):
+        done = _clean(box.path)
+        assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
+        assert _lives(pid)
+        assert os.path.isdir(run)
+        assert "somebody-elses" in box.children()
+
+
+#: Everything is imported first: an unprivileged user may not be able to read the interpreter.
+_AS_NOBODY = """
+import os, sys
+import agentcgroup.config, agentcgroup.cgroup.systemd, agentcgroup.cli.clean, typer.main
+agentcgroup.cgroup.find(sys.argv[1])
+with open(f"{sys.argv[1]}/cgroup.procs", "w") as procs:
+    procs.write("0")
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.environ["AGENTCGROUP_ROOT"] = sys.argv[1]
+from agentcgroup.cli import main
+main(["clean"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
+def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
+    """A subtree delegated to nobody, with what root's dead run left in it."""
+    pid, start, rest = run_name().removeprefix("agentcgroup.run-").split("-", 2)
+    orphan = box.child(f"agentcgroup.run-{pid}-{int(start) + 1}-{rest}")  # of no living process
+    with contextlib.closing(orphan), subprocess.Popen(["sleep", "3600"]) as child:
+        orphan.join(child.pid)
+        for name in ("", "cgroup.procs", "cgroup.subtree_control"):
+            os.chown(f"{box.path}/{name}", 65534, 65534)
+        done = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, box.path], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert done.stderr.startswith(f"cannot remove {orphan.path}: ")
+        assert child.poll() is None
+        child.kill()
+
+
+def test_without_a_cgroup_there_is_nothing_to_clean() -> None:
+    done = _clean("/tmp")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Nothing to clean: no cgroup v2")
