@@ -184,8 +184,11 @@ async def cancelling_stream(
             yield await _step(stream.__anext__, started, calls)
     except StopAsyncIteration:
         return
-    except _GIVEN_UP:
-        calls.cancel()
+    except _GIVEN_UP as error:
+        if isinstance(error, GeneratorExit):
+            calls.stop()  # closed by whoever has what he wants: what he started may go on
+        else:
+            calls.cancel()
         await _step(stream.aclose, started, calls)
         raise
 
@@ -302,8 +305,14 @@ class _Started:
             call.stop("cancelled")
 
     def cancel(self) -> None:
+        """Stop what runs and what starts later."""
         with self._lock:
             self._cancelled = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop what runs."""
+        with self._lock:
             calls = tuple(self._calls)
         for call in calls:
             call.stop("cancelled")

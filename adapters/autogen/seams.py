@@ -18,12 +18,12 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from agentcgroup import execution, feedback
+from agentcgroup import execution, feedback, hooks
 from agentcgroup.adapters.autogen.answer import (
     ToolFailed,
     answer,
@@ -44,24 +44,12 @@ logger = logging.getLogger("agentcgroup")
 _handing_off: ContextVar[bool] = ContextVar("agentcgroup_autogen_handoff", default=False)
 
 
-def hook(module: ModuleType) -> None:
+def hook(name: str) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
-    for seam in _SEAMS[module.__name__]:
-        owner = getattr(module, seam.owner, None)
-        if owner is None and seam.younger:
-            continue
-        there = vars(owner).get(seam.method) if owner is not None else None
-        if there is None or isinstance(there, staticmethod) is not seam.static:
-            logger.warning(
-                "agentcgroup: %s.%s.%s is missing in this version of AutoGen: %s",
-                module.__name__,
-                seam.owner,
-                seam.method,
-                seam.lost,
-            )
-            continue
-        ours = seam.wrap(getattr(owner, seam.method))
-        setattr(owner, seam.method, staticmethod(ours) if seam.static else ours)
+    for path, wrapper, lost in _SEAMS[name]:
+        if path == _STREAM and not hasattr(sys.modules[name], _STREAM.partition(".")[0]):
+            continue  # AutoGen before 0.6.2 has no streaming tools
+        hooks.wrap(name, path, wrapper, lost)
 
 
 # -- tool calls of AssistantAgent -----------------------------------------------------------------
@@ -277,58 +265,42 @@ def _start(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
     return start
 
 
-class _Seam(NamedTuple):
-    """A method to hook; `lost` says what is not contained without, `younger` than 0.5.7."""
+_STREAM: Final = "BaseStreamTool.run_json_stream"
 
-    owner: str
-    method: str
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
-    lost: str
-    static: bool = False
-    younger: bool = False
-
-
-_SEAMS: Final[dict[str, tuple[_Seam, ...]]] = {
+#: What to hook in each module, with what is lost without it.
+_SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
     "autogen_agentchat.agents": (
-        _Seam(
-            "AssistantAgent",
-            "_execute_tool_call",
+        (
+            "AssistantAgent._execute_tool_call",
             _execute_tool_call,
-            "MCP tools are NOT contained, other tools of agents only under no agent's name",
-            static=True,
+            "MCP tools are NOT contained, and other tools of agents belong to no agent",
         ),
-        _Seam(
-            "AssistantAgent",
-            "on_messages_stream",
+        (
+            "AssistantAgent.on_messages_stream",
             _on_messages_stream,
-            "a tool's processes do NOT end when the task of its agent is cancelled",
+            "a tool's processes run on when the task of its agent is cancelled",
         ),
-        _Seam(
-            "CodeExecutorAgent",
-            "execute_code_block",
+        (
+            "CodeExecutorAgent.execute_code_block",
             _execute_code_block,
             "code that CodeExecutorAgent runs is NOT contained",
         ),
     ),
     "autogen_core.tools": (
-        _Seam(
-            "BaseTool",
-            "run_json",
+        (
+            "BaseTool.run_json",
             _run_json,
             "tools that other agents than AssistantAgent run are NOT contained",
         ),
-        _Seam(
-            "BaseStreamTool",
-            "run_json_stream",
+        (
+            _STREAM,
             _run_json_stream,
             "streaming tools that other agents than AssistantAgent run are NOT contained",
-            younger=True,
         ),
     ),
     "autogen_ext.tools.mcp": (
-        _Seam(
-            "McpWorkbench",
-            "start",
+        (
+            "McpWorkbench.start",
             _start,
             "an MCP server that a call happens to start ends with that call",
         ),
