@@ -20,7 +20,7 @@ CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
 
 pytestmark = pytest.mark.skipif(
     not (os.path.exists(SYSTEMD) and shutil.which("dbus-daemon")),
-    reason=f"needs {SYSTEMD} and dbus-daemon (packages systemd and dbus), installed, not running",
+    reason=f"needs {SYSTEMD} and dbus-daemon, installed, not running (make lab-deps)",
 )
 
 FINDER = """
