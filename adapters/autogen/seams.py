@@ -64,26 +64,14 @@ def _execute_tool_call(original: Callable[..., Awaitable[Any]]) -> Callable[...,
         if session is None:
             return await original(*args, **kwargs)
         arguments = signature.bind(*args, **kwargs).arguments if args else kwargs
-        if _is_handoff(arguments):
-            token = _handing_off.set(True)
-            try:
-                return await original(*args, **kwargs)
-            finally:
-                _handing_off.reset(token)
-        if "stream" not in arguments:
-            return await _run_tool_call(session, original, arguments)
         try:
+            if _is_handoff(arguments):
+                return await _run_handoff(original, arguments)
             return await _run_tool_call(session, original, arguments)
-        except Exception as error:
-            # Whatever raises from here on hangs the agent: its own error handling ends below us.
-            logger.exception("agentcgroup: a tool call failed outside its tool")
-            return failure(arguments["tool_call"], str(error))
-        except asyncio.CancelledError:
-            if not _cancelled_by_token(arguments):
-                raise
-            return failure(
-                arguments["tool_call"], "The call was cancelled and its processes were ended."
-            )
+        except (Exception, asyncio.CancelledError) as error:
+            if "stream" not in arguments:
+                raise  # before 0.6.2 it ends the agent's run
+            return _failed(arguments, error)
 
     return execute_tool_call
 
@@ -110,6 +98,31 @@ async def _run_tool_call(
 def _is_handoff(arguments: Mapping[str, Any]) -> bool:
     name = arguments["tool_call"].name
     return any(tool.name == name for tool in arguments.get("handoff_tools") or ())
+
+
+async def _run_handoff(
+    original: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]
+) -> Any:
+    token = _handing_off.set(True)
+    try:
+        return await original(**arguments)
+    finally:
+        _handing_off.reset(token)
+
+
+def _failed(arguments: Mapping[str, Any], error: BaseException) -> Any:
+    """Return what raised as a failure, since raised it hangs the agent, which waits for its end.
+
+    Nobody waits any more where the agent's own task was cancelled, and not the token.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        if not _cancelled_by_token(arguments):
+            raise error
+        told = "The call was cancelled and its processes were ended."
+    else:
+        logger.error("agentcgroup: a tool call failed outside its tool", exc_info=error)
+        told = str(error)
+    return failure(arguments["tool_call"], told)
 
 
 def _cancelled_by_token(arguments: Mapping[str, Any]) -> bool:
@@ -147,14 +160,14 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 async def _inside(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
     """Run a tool in the call that is open for it already.
 
-    When that was stopped, what the tool says about it is not worth telling: the answer does. What
-    the tool had printed is.
+    When a limit has stopped that, what the tool says about it is not worth telling, as the answer
+    says it; what the tool had printed is.
     """
     try:
         return await original(*args, **kwargs)
     except Exception as error:
         call = current.get()
-        if isinstance(call, Call) and call.stopped is not None:
+        if isinstance(call, Call) and call.stopped not in (None, "cancelled"):
             raise RuntimeError(feedback.partial_output(error)) from error
         raise
 
@@ -188,7 +201,7 @@ def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | N
     """
     identity = identify(of_tool, tool, arguments)
     outer = current.get()
-    if isinstance(outer, Call) and outer.framework == "autogen":
+    if isinstance(outer, Call) and outer.framework == "autogen" and outer.ended is None:
         if identity.tool_call_id is None and identity.tool == outer.tool:
             return None
         if identity.tool_call_id is not None and identity.tool_call_id == outer.tool_call_id:

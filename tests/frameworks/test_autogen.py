@@ -413,7 +413,7 @@ def test_tools_run_without_an_agent_are_calls(session: Session) -> None:
 def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -> None:
     """A runtime, or a task, started inside a call carries it for ever; that call is over."""
     tasks = []
-    inside = FunctionTool(cgroup_of_child, "Say in which cgroup a child is born.")
+    inside = FunctionTool(cgroup_of_child, "Say where a child is born.", name="starter")
 
     async def later() -> Any:
         await asyncio.sleep(0.3)
@@ -431,7 +431,7 @@ def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -
 
     text = asyncio.run(main())
     _, record = session.records
-    assert (record.tool, record.parent_id) == ("cgroup_of_child", None)
+    assert (record.tool, record.parent_id) == ("starter", None)
     assert _in_cgroup(text, record.cgroup)
 
 
