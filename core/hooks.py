@@ -66,6 +66,8 @@ def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
             return
         if callable(original):
             ours = wrapper(original)
+            if isinstance(original, staticmethod):
+                ours = staticmethod(ours)
             _ours.add(ours)
             setattr(holder, function, ours)
             return

@@ -8,7 +8,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autogen_ext.models.replay import ReplayChatCompletionClient
 
 #: One turn of a model: the (tool name, arguments) it calls, or its final text.
 Turn = Sequence[tuple[str, dict[str, Any]]] | str
@@ -41,6 +44,38 @@ def langchain_model(*turns: Turn) -> Any:
         return AIMessage(content="", tool_calls=calls)
 
     return LangChainModel(messages=iter([message(turn) for turn in turns]), seen=[])
+
+
+def autogen_model(*turns: Turn) -> ReplayChatCompletionClient:
+    """Return a model client that says these turns; `create_calls` keeps what it was sent."""
+    from autogen_core import FunctionCall
+    from autogen_core.models import CreateResult, RequestUsage
+    from autogen_ext.models.replay import ReplayChatCompletionClient
+
+    def message(turn: Turn) -> CreateResult | str:
+        if isinstance(turn, str):
+            return turn
+        calls = [
+            FunctionCall(id=f"call_{next(_ids)}", name=name, arguments=json.dumps(arguments))
+            for name, arguments in turn
+        ]
+        return CreateResult(
+            finish_reason="function_calls",
+            content=calls,
+            usage=RequestUsage(prompt_tokens=0, completion_tokens=0),
+            cached=False,
+        )
+
+    return ReplayChatCompletionClient(
+        [message(turn) for turn in turns],
+        model_info={
+            "vision": False,
+            "function_calling": True,
+            "json_output": False,
+            "structured_output": False,
+            "family": "unknown",
+        },
+    )
 
 
 def crewai_model(*turns: Turn | Callable[[list[str]], Turn], react: bool = False) -> Any:

@@ -29,6 +29,8 @@ def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(
         "class Base:\n"
         "    def run(self): return 'ran'\n"
+        "    @staticmethod\n"
+        "    def static(): return 'ran'\n"
         "class Tool(Base): pass\n"
         "def function(): return 'ran'\n"
     )
@@ -43,6 +45,13 @@ def test_a_method_is_wrapped_where_it_is_defined_and_once(framework: str) -> Non
         hooks.wrap(framework, path, _loud, "lost")
     assert "run" not in vars(module.Tool)
     assert module.Tool().run() == module.Base().run() == module.function() == "ran!"
+
+
+def test_a_static_method_stays_one(framework: str) -> None:
+    """It takes no self, whether it is called on the class or on an instance."""
+    module = importlib.import_module(framework)
+    hooks.wrap(framework, "Tool.static", _loud, "lost")
+    assert module.Tool().static() == module.Base.static() == "ran!"
 
 
 @pytest.mark.parametrize("path", ["Base.gone", "Gone.run", "gone"])

@@ -1,0 +1,29 @@
+"""AutoGen: tool calls of `AssistantAgent`, tools run by anything else, code of `CodeExecutorAgent`.
+
+Covered, exactly once per call: plain, streaming and MCP tools of an AssistantAgent, alone, in a
+team or as an `AgentTool` or `TeamTool` of another; tools run by `ToolAgent`, by the agents of
+autogen-ext or by user code (`run_json`, `run_json_stream`); code blocks of CodeExecutorAgent, where
+the time a human takes to approve counts as the call's. Handoffs are no calls. Not covered: what
+runs elsewhere (Docker, hosted agents), MCP servers and Jupyter kernels, which outlive the calls
+they serve (a call to one is timed and recorded), and a code executor used directly.
+
+Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentcgroup import hooks
+from agentcgroup.adapters.autogen import seams
+
+__all__ = ["FRAMEWORK", "REQUIRES", "install"]
+
+FRAMEWORK: Final = "autogen"
+#: The versions whose seams were tried.
+REQUIRES: Final = "autogen-agentchat>=0.5.7"
+
+
+def install() -> None:
+    """Hook the seams when AutoGen is imported, or now if it is; never imports it. Idempotent."""
+    hooks.when_imported(seams.MODULES, seams.hook, "tools of AutoGen are NOT contained")
