@@ -180,7 +180,7 @@ class Call:
             self._settle()
             self.session.janitor.put(self.enclosure.remove)
         else:
-            self.session.janitor.put(self._settle_and_remove)
+            self.session.janitor.put(self._settle_and_remove, self.ended - self.started)
         return told
 
     def _judge(self, error: BaseException | None, cancelled: bool) -> None:

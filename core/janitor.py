@@ -21,8 +21,11 @@ __all__ = ["Janitor"]
 logger = logging.getLogger("agentcgroup")
 
 #: Seconds without a new job after which the jobs are done: more than the Python code between two
-#: calls in a loop takes, less than a model.
+#: calls in a loop takes, less than a model. Where calls take longer, so does the pause, by this
+#: factor: the next one in a loop has ended by then.
 _PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.1
+_PAUSE_PER_CALL: Final = 1.25
 #: Jobs beyond which nothing is waited for.
 _BACKLOG: Final = 64
 
@@ -32,14 +35,18 @@ class Janitor:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._last = 0.0  # when the last job came, by time.monotonic
+        self._rested = 0.0  # when there was a pause, if no job comes before; by time.monotonic
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def put(self, job: Callable[[], None]) -> None:
-        """Queue a job; what it raises is logged, since nobody waits for it."""
-        self._last = time.monotonic()
+    def put(self, job: Callable[[], None], took: float = 0.0) -> None:
+        """Queue a job left by a call that took so many seconds.
+
+        What it raises is logged, since nobody waits for it.
+        """
+        pause = min(max(took * _PAUSE_PER_CALL, _PAUSE), _LONGEST_PAUSE)
+        self._rested = time.monotonic() + pause
         self._jobs.put(job)
         if self._thread is None:
             self._start()
@@ -103,6 +110,6 @@ class Janitor:
     def _await_pause(self) -> None:
         """Wait until no job has come for a moment, or they are too many, or somebody waits."""
         while self._jobs.qsize() < _BACKLOG:
-            pause = self._last + _PAUSE - time.monotonic()
+            pause = self._rested - time.monotonic()
             if pause <= 0 or self._hurry.wait(pause):
                 return

@@ -138,7 +138,8 @@ class Session:
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:
         """Call `callback` with each record from now on, on whatever thread has it first.
 
-        What the callback raises is logged and hurts no call.
+        A call that met no limit is handed out when calls pause (for 10 ms, at most 0.1 s where
+        they take long) or 64 of them wait. What the callback raises is logged and hurts no call.
         """
         self._callbacks.append(callback)
 

@@ -27,6 +27,10 @@ with every controller on, in a virtual machine (see python -m tests.lab --help):
       .venv/bin/python -m benchmarks.overhead --json /tmp/bench/vm.json
   python -m benchmarks.overhead --load /tmp/bench/vm.json --save vm-7.2
 
+on a machine with other work, which then stays out of the measured runs (and the ratios of calls
+that are some ms apart come out a little better than on an idle one):
+  chrt -f 50 .venv/bin/python -m benchmarks.overhead
+
 Read the ratios: they compare runs that took turns in one process. The times are this machine's.
 """
 

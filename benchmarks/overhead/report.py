@@ -49,7 +49,8 @@ def table(result: dict[str, Any]) -> str:
         f" ({machine['processor']}), {machine['memory_mb']} MB; Python {machine['python']},"
         f" langchain-core {machine['langchain_core']}, agentcgroup {machine['agentcgroup']};"
         f" cgroup controllers: {', '.join(machine['controllers']) or 'none'};"
-        f" children placed by {machine['spawn']}.",
+        f" children placed by {machine['spawn']}"
+        f"{'; under a real-time priority' if machine.get('realtime') else ''}.",
         "",
         "| tool | variant | runs | median ms | p95 ms | median ratio | p95 ratio | goal |",
         "|---|---|--:|--:|--:|--:|--:|---|",
