@@ -6,7 +6,6 @@ module only reads afterwards what it did. Deadlines are ours: one thread sleeps 
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import math
 import threading
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from agentcgroup.cgroup import Events
 from agentcgroup.records import Outcome
+from agentcgroup.scope import start_thread
 
 __all__ = ["Mortal", "Watcher", "verdict"]
 
@@ -50,11 +50,7 @@ class Watcher:
             self._queues.setdefault(timeout, {})[call] = deadline
             earlier = deadline < self._wakes_at
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="agentcgroup-watcher", daemon=True
-                )
-                # An empty context: the thread must not belong to the call that starts it.
-                contextvars.Context().run(self._thread.start)
+                self._thread = start_thread(self._work, "watcher")
         if earlier:
             self._earlier.set()
 

@@ -8,13 +8,14 @@ a cgroup.
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
+
+from agentcgroup.scope import start_thread
 
 __all__ = ["Janitor"]
 
@@ -83,11 +84,7 @@ class Janitor:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="agentcgroup-janitor", daemon=True
-                )
-                # An empty context: the thread must not belong to the call that happens to start it.
-                contextvars.Context().run(self._thread.start)
+                self._thread = start_thread(self._work, "janitor")
 
     def _work(self) -> None:
         job = self._jobs.get()

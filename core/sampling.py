@@ -7,13 +7,14 @@ late and a short one not at all, which is why it is the fallback and never the w
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterable
 from typing import Final, Protocol
+
+from agentcgroup.scope import start_thread
 
 __all__ = ["Sampled", "Sampler", "footprint"]
 
@@ -47,11 +48,7 @@ class Sampler:
         with self._lock:
             self._limits[call] = memory_max
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="agentcgroup-sampler", daemon=True
-                )
-                # An empty context: the thread must not belong to the call that starts it.
-                contextvars.Context().run(self._thread.start)
+                self._thread = start_thread(self._work, "sampler")
 
     def forget(self, call: Sampled) -> None:
         """Look at `call` no more."""

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.thread
+import contextvars
 import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["Home", "Started", "agent", "current", "install", "started", "uninstall"]
+__all__ = ["Home", "Started", "agent", "current", "install", "start_thread", "started", "uninstall"]
 
 
 class Home(Protocol):
@@ -136,6 +137,14 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
 
 #: Python 3.14's pool of interpreters is a pool of threads, but its work items are pickled.
 _CARRIED_BY_OTHERS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread of ours, which must not belong to the call that happens to need it."""
+    thread = threading.Thread(target=target, name=f"agentcgroup-{name}", daemon=True)
+    contextvars.Context().run(thread.start)
+    return thread
+
 
 _installed = False
 
