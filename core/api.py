@@ -40,7 +40,10 @@ logger = logging.getLogger("agentcgroup")
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Framework to the top-level module whose presence says that it is installed.
-FRAMEWORKS: Final[Mapping[str, str]] = {"langchain": "langchain_core"}
+FRAMEWORKS: Final[Mapping[str, str]] = {
+    "autogen": "autogen_agentchat",
+    "langchain": "langchain_core",
+}
 
 _lock = threading.Lock()
 

@@ -98,6 +98,8 @@ class Enclosure:
         """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
         call = self._call
         session = call.session
+        while call.parent is not None and call.parent.ended is not None:
+            call.parent = call.parent.parent  # started by a task that outlived its call
         call.arm()
         with session.containing():
             above = session.branch() if call.parent is None else call.parent.branch()

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from agentcgroup import feedback
 from agentcgroup.calls import LINGER, Call
+from agentcgroup.errors import LimitExceeded
 from agentcgroup.records import CallRecord
 from agentcgroup.scope import current, started
 
-__all__ = ["Answer", "Expiry", "afinish", "arun", "cancelling", "run"]
+__all__ = [
+    "Answer",
+    "Expiry",
+    "afinish",
+    "arun",
+    "astream",
+    "cancelling",
+    "cancelling_stream",
+    "run",
+]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -24,12 +37,18 @@ T = TypeVar("T")
 #: Seconds an async tool has to return by itself (with what it has) once its processes are killed.
 _GRACE = 1.0
 
+#: How a framework gives up an async body: its task is cancelled, or its generator closed.
+_GIVEN_UP = (asyncio.CancelledError, GeneratorExit)
+
 
 class Answer(Protocol):
     """What the model is given, in the framework's own way, for a call that met a limit."""
 
     def __call__(self, record: CallRecord, result: Any, error: Exception | None) -> Any:
-        """Return the answer that takes the place of `result` or `error`; may raise `error`."""
+        """Return the answer that takes the place of `result` or `error`.
+
+        May raise `error`, or LimitExceeded where the framework wants an exception.
+        """
 
 
 def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -72,10 +91,42 @@ async def arun(
     return result
 
 
+async def astream(
+    call: Call, body: Callable[..., AsyncGenerator[T, None]], *args: Any, **kwargs: Any
+) -> AsyncGenerator[T, None]:
+    """Run an async generator as `call`; what it has yielded cannot be taken back.
+
+    Raises:
+        LimitExceeded: a limit ended the call.
+    """
+    stream = body(*args, **kwargs)
+    expiry: Expiry | None = None
+    error: BaseException | None = None
+    try:
+        while True:
+            expiry = Expiry.of(call)  # of this step: between two the task is the consumer's
+            item = await _step(stream.__anext__, current, call)
+            if expiry is not None:
+                expiry.end()
+            yield item
+    except StopAsyncIteration:
+        pass
+    except BaseException as caught:
+        error = caught
+        await _step(stream.aclose, current, call)
+    expired = await afinish(call, expiry, error)
+    if error is None:
+        return
+    if call.limited and (isinstance(error, Exception) or expired):
+        told = feedback.attach(feedback.partial_output(error), call.record)
+        raise LimitExceeded(told, record=call.record) from error
+    raise error
+
+
 async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
-    cancelled = isinstance(error, asyncio.CancelledError)
+    cancelled = isinstance(error, _GIVEN_UP)
     if not cancelled:
         await _linger(call)
     call.finish(error, cancelled=cancelled and not expired)
@@ -99,11 +150,45 @@ async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: An
         started.reset(token)
 
 
+async def cancelling_stream(
+    body: Callable[..., AsyncGenerator[T, None]], *args: Any, **kwargs: Any
+) -> AsyncGenerator[T, None]:
+    """Iterate a body that runs its tools in tasks of their own: given up, the calls in there end.
+
+    As `cancelling`, for an async generator.
+    """
+    calls: list[Call] = []
+    stream = body(*args, **kwargs)
+    try:
+        while True:
+            yield await _step(stream.__anext__, started, calls)
+    except StopAsyncIteration:
+        return
+    except _GIVEN_UP:
+        for call in calls:
+            call.stop("cancelled")
+        await _step(stream.aclose, started, calls)
+        raise
+
+
+async def _step(step: Callable[[], Awaitable[T]], variable: ContextVar[Any], value: object) -> T:
+    """Take one step of an async generator with `variable` set.
+
+    Never across a yield: there the value would leak to the consumer, and a generator that is
+    closed from another context could not take it back.
+    """
+    token = variable.set(value)
+    try:
+        return await step()
+    finally:
+        variable.reset(token)
+
+
 def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) -> Any:
     try:
         return answer(call.record, result, error)
     except Exception as fault:
-        if fault is error:
+        if fault is error or isinstance(fault, LimitExceeded):
             raise
         # Ours is the fault, not the tool's: it gets what it would have got without us.
         logger.exception("agentcgroup: the answer for call %s could not be made", call.id)
@@ -145,11 +230,11 @@ class Expiry:
 
     @classmethod
     def of(cls, call: Call) -> Expiry | None:
-        """Return the expiry of `call`; None when it has no limit in time."""
+        """Return the expiry of `call` from now on; None when it has no limit in time."""
         timeout = call.policy.timeout
         if timeout is None or not call.session.limiting:
             return None
-        return cls(call, timeout)
+        return cls(call, call.started + timeout - time.monotonic())
 
     def end(self) -> bool:
         """Take the expiry back; True when it has cancelled the task and nobody else has."""

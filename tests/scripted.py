@@ -1,35 +1,40 @@
-"""Models that say what a test tells them to, for the real frameworks."""
+"""Models that say what a test tells them to, for the real frameworks.
+
+Each framework is imported by its own function: a test of one needs no other.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+if TYPE_CHECKING:
+    from autogen_ext.models.replay import ReplayChatCompletionClient
 
-
-class LangChainModel(GenericFakeChatModel):
-    """A chat model that calls the tools it is told to, turn by turn, and keeps what it was sent."""
-
-    seen: list[list[BaseMessage]]
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> LangChainModel:
-        return self
-
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
-        self.seen.append(list(messages))
-        return super()._generate(messages, *args, **kwargs)
-
+#: One turn of a model: the (tool name, arguments) it calls, or its final text.
+Turn = Sequence[tuple[str, dict[str, Any]]] | str
 
 _ids = itertools.count(1)
 
 
-def langchain_model(*turns: Sequence[tuple[str, dict[str, Any]]] | str) -> LangChainModel:
-    """Return a model: each turn is a list of (tool name, arguments), or the final text."""
+def langchain_model(*turns: Turn) -> Any:
+    """Return a chat model that says these turns; its `seen` keeps what it was sent."""
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage, BaseMessage
 
-    def message(turn: Sequence[tuple[str, dict[str, Any]]] | str) -> AIMessage:
+    class LangChainModel(GenericFakeChatModel):
+        seen: list[list[BaseMessage]]
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> LangChainModel:
+            return self
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            self.seen.append(list(messages))
+            return super()._generate(messages, *args, **kwargs)
+
+    def message(turn: Turn) -> AIMessage:
         if isinstance(turn, str):
             return AIMessage(content=turn)
         calls = [
@@ -39,3 +44,35 @@ def langchain_model(*turns: Sequence[tuple[str, dict[str, Any]]] | str) -> LangC
         return AIMessage(content="", tool_calls=calls)
 
     return LangChainModel(messages=iter([message(turn) for turn in turns]), seen=[])
+
+
+def autogen_model(*turns: Turn) -> ReplayChatCompletionClient:
+    """Return a model client that says these turns; `create_calls` keeps what it was sent."""
+    from autogen_core import FunctionCall
+    from autogen_core.models import CreateResult, RequestUsage
+    from autogen_ext.models.replay import ReplayChatCompletionClient
+
+    def message(turn: Turn) -> CreateResult | str:
+        if isinstance(turn, str):
+            return turn
+        calls = [
+            FunctionCall(id=f"call_{next(_ids)}", name=name, arguments=json.dumps(arguments))
+            for name, arguments in turn
+        ]
+        return CreateResult(
+            finish_reason="function_calls",
+            content=calls,
+            usage=RequestUsage(prompt_tokens=0, completion_tokens=0),
+            cached=False,
+        )
+
+    return ReplayChatCompletionClient(
+        [message(turn) for turn in turns],
+        model_info={
+            "vision": False,
+            "function_calling": True,
+            "json_output": False,
+            "structured_output": False,
+            "family": "unknown",
+        },
+    )

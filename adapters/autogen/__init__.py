@@ -1,0 +1,50 @@
+"""AutoGen: tool calls of `AssistantAgent`, tools run by anything else, code of `CodeExecutorAgent`.
+
+Covered, exactly once per call: plain, streaming and MCP tools of an AssistantAgent, alone, in a
+team or as an `AgentTool` or `TeamTool` of another; tools run by `ToolAgent`, by the agents of
+autogen-ext or by user code (`run_json`, `run_json_stream`); code blocks of CodeExecutorAgent, where
+the time a human takes to approve counts as the call's. Handoffs are no calls. Not covered: what
+runs elsewhere (Docker, hosted agents), MCP servers and Jupyter kernels, which outlive the calls
+they serve (a call to one is timed and recorded), and a code executor used directly.
+
+Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+from typing import Final
+
+import wrapt
+from agentcgroup.adapters.autogen import seams
+
+__all__ = ["FRAMEWORK", "REQUIRES", "install"]
+
+logger = logging.getLogger("agentcgroup")
+
+FRAMEWORK: Final = "autogen"
+#: The versions whose seams were tried.
+REQUIRES: Final = "autogen-agentchat>=0.5.7"
+
+_installed = False
+
+
+def install() -> None:
+    """Hook the seams when AutoGen is imported, or now if it is; never imports it."""
+    global _installed
+    if not _installed:
+        _installed = True
+        for module in seams.MODULES:
+            wrapt.register_post_import_hook(_hook, module)
+
+
+def _hook(module: ModuleType) -> None:
+    """Hook one module; an error of ours must not fail the user's import."""
+    try:
+        seams.hook(module)
+    except Exception:
+        logger.exception(
+            "agentcgroup: tools of AutoGen are NOT contained: %s could not be hooked",
+            module.__name__,
+        )
