@@ -42,6 +42,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Framework to the top-level module whose presence says that it is installed.
 FRAMEWORKS: Final[Mapping[str, str]] = {
     "autogen": "autogen_agentchat",
+    "crewai": "crewai",
     "langchain": "langchain_core",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from agentcgroup import feedback
 from agentcgroup.calls import LINGER, Call
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records import CallRecord
-from agentcgroup.scope import current, started
+from agentcgroup.scope import Started, current, started
 
 __all__ = [
     "Answer",
@@ -138,13 +139,12 @@ async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: An
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
     """
-    calls: list[Call] = []
+    calls = _Started(started.get())
     token = started.set(calls)
     try:
         return await body(*args, **kwargs)
     except asyncio.CancelledError:
-        for call in calls:
-            call.stop("cancelled")
+        calls.cancel()
         raise
     finally:
         started.reset(token)
@@ -157,7 +157,7 @@ async def cancelling_stream(
 
     As `cancelling`, for an async generator.
     """
-    calls: list[Call] = []
+    calls = _Started(started.get())
     stream = body(*args, **kwargs)
     try:
         while True:
@@ -165,8 +165,7 @@ async def cancelling_stream(
     except StopAsyncIteration:
         return
     except _GIVEN_UP:
-        for call in calls:
-            call.stop("cancelled")
+        calls.cancel()
         await _step(stream.aclose, started, calls)
         raise
 
@@ -182,6 +181,35 @@ async def _step(step: Callable[[], Awaitable[T]], variable: ContextVar[Any], val
         return await step()
     finally:
         variable.reset(token)
+
+
+class _Started:
+    """The calls started from one place and not over yet, those from places inside it too."""
+
+    __slots__ = ("_above", "_calls", "_cancelled", "_lock")
+
+    def __init__(self, above: Started | None) -> None:
+        self._above = above
+        self._lock = threading.Lock()
+        self._calls: list[Call] = []
+        self._cancelled = False
+
+    def append(self, call: Call) -> None:
+        with self._lock:
+            self._calls = [one for one in self._calls if one.ended is None]
+            self._calls.append(call)
+            cancelled = self._cancelled
+        if self._above is not None:
+            self._above.append(call)
+        if cancelled:  # a thread goes on with what nobody waits for any more
+            call.stop("cancelled")
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            calls = tuple(self._calls)
+        for call in calls:
+            call.stop("cancelled")
 
 
 def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) -> Any:

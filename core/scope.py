@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["Home", "agent", "current", "install", "started", "uninstall"]
+__all__ = ["Home", "Started", "agent", "current", "install", "started", "uninstall"]
 
 
 class Home(Protocol):
@@ -48,6 +48,13 @@ class Home(Protocol):
         """
 
 
+class Started(Protocol):
+    """Takes note of the calls started from one place; `execution.cancelling` has the real one."""
+
+    def append(self, call: Any) -> None:
+        """Note `call`, which has just been started."""
+
+
 #: The call whose code is running in this context, or None.
 current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
 
@@ -55,7 +62,7 @@ current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
 agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
 
 #: Where calls started from here are noted, so that a cancellation reaches those in threads.
-started: ContextVar[list[Any] | None] = ContextVar("agentcgroup_started", default=None)
+started: ContextVar[Started | None] = ContextVar("agentcgroup_started", default=None)
 
 #: What a thread or a work item carries; each of them has None for "nothing".
 _carried: tuple[ContextVar[Any], ...] = (current, agent, started)

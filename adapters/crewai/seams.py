@@ -1,0 +1,112 @@
+"""Where a call is taken over, and where a cancellation and the cache are.
+
+`Tool.run` does not call `BaseTool.run`; `CrewStructuredTool.invoke` calls a tool's `_run`, not
+`run`: so exactly one of the six fires per call. `_run` is never touched, since schemas are inferred
+from its signature.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import Any, Final
+
+from agentcgroup import execution, hooks
+from agentcgroup.adapters.crewai.answer import Told, answer
+from agentcgroup.adapters.crewai.identity import identify
+from agentcgroup.calls import Call
+from agentcgroup.scope import current
+from agentcgroup.session import Session, active
+
+__all__ = ["MODULES", "hook"]
+
+
+def hook(name: str, module: ModuleType) -> None:
+    """Hook the seams of one imported module; a missing one is a loud warning."""
+    for path, wrapper, lost in _SEAMS[name]:
+        hooks.wrap(module, path, wrapper, lost)
+
+
+def _run(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = active()
+        call = None if session is None else _open(session, self)
+        if call is None:
+            return original(self, *args, **kwargs)
+        return execution.run(call, answer, original, self, *args, **kwargs)
+
+    return run
+
+
+def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(original)
+    async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = active()
+        call = None if session is None else _open(session, self)
+        if call is None:
+            return await original(self, *args, **kwargs)
+        return await execution.arun(call, answer, original, self, *args, **kwargs)
+
+    return arun
+
+
+def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Async crews, agents and flows run sync tools in threads, where a cancellation is lost."""
+
+    @functools.wraps(original)
+    async def kickoff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if active() is None:
+            return await original(self, *args, **kwargs)
+        return await execution.cancelling(original, self, *args, **kwargs)
+
+    return kickoff
+
+
+def _add(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep answers of ours out of the cache; CrewAI itself does it with a ToolFailure."""
+
+    @functools.wraps(original)
+    def add(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(value, Told) for value in (*args, *kwargs.values())):
+            return None
+        return original(self, *args, **kwargs)
+
+    return add
+
+
+_UNCONTAINED: Final = "calls that go through it are NOT contained"
+_UNCANCELLED: Final = "tools in threads run on when it is cancelled"
+_CACHED: Final = "the answer to a call that met a limit may come again from the cache"
+
+#: What to hook in each module, with what is lost without it.
+_SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
+    "crewai.tools.base_tool": (
+        ("BaseTool.run", _run, _UNCONTAINED),
+        ("BaseTool.arun", _arun, _UNCONTAINED),
+        ("Tool.run", _run, _UNCONTAINED),
+        ("Tool.arun", _arun, _UNCONTAINED),
+    ),
+    "crewai.tools.structured_tool": (
+        ("CrewStructuredTool.invoke", _run, _UNCONTAINED),
+        ("CrewStructuredTool.ainvoke", _arun, _UNCONTAINED),
+    ),
+    "crewai.agents.cache.cache_handler": (("CacheHandler.add", _add, _CACHED),),
+    "crewai.crew": (
+        ("Crew.kickoff_async", _kickoff, _UNCANCELLED),
+        ("Crew.akickoff", _kickoff, _UNCANCELLED),
+    ),
+    "crewai.agent.core": (("Agent.kickoff_async", _kickoff, _UNCANCELLED),),
+    "crewai.flow.flow": (("Flow.kickoff_async", _kickoff, _UNCANCELLED),),
+}
+MODULES: Final = tuple(_SEAMS)
+
+
+def _open(session: Session, tool: Any) -> Call | None:
+    """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
+    identity = identify(tool)
+    outer = current.get()
+    if isinstance(outer, Call) and outer.key is tool and identity.tool_call_id is None:
+        return None
+    return session.start("crewai", *identity, key=tool)
