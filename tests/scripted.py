@@ -1,8 +1,8 @@
 """Models that say what a test tells them to, for the real frameworks.
 
 Each is told turn by turn: a list of (tool name, arguments) to call at once, or the final text. A
-framework is imported by its own model only. Each model keeps in `seen`, AutoGen's in `create_calls`,
-what it was sent.
+framework is imported by its own model only. What a model was sent it keeps in `seen`, AutoGen's in
+`create_calls`.
 """
 
 from __future__ import annotations
