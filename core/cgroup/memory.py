@@ -66,7 +66,7 @@ def _satisfied_without(directory: Directory, key: str, value: object) -> bool:
 
 def _machine_swaps() -> bool:
     try:
-        with open("/proc/swaps", encoding="ascii", errors="replace") as swaps:
+        with open("/proc/swaps", encoding="utf-8", errors="replace") as swaps:
             return len(swaps.readlines()) > 1  # the first line is the heading
     except FileNotFoundError:  # a kernel without swap
         return False

@@ -155,7 +155,7 @@ def _exists(pid: int) -> bool:
 
 
 def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read(8)
 
 

@@ -16,6 +16,11 @@ from agentcgroup.cgroup.limits import Limits
 from agentcgroup.cgroup.probe import Facts
 from agentcgroup.cgroup.problems import Problem
 
+try:
+    from agentcgroup import _native
+except ImportError:
+    _native = None  # type: ignore[assignment]  # built where there is a compiler
+
 __all__ = ["CONTROLLERS", "Verdict", "run"]
 
 #: The controllers we have limits for, and harmless limits to try each with.
@@ -31,6 +36,7 @@ _TRIALS: Final = {
 CONTROLLERS: Final = frozenset(_TRIALS)
 #: Limits that some kernels lack although their controller works.
 _OPTIONAL: Final = frozenset({"memory_swap_max", "memory_oom_group"})
+_TRUE: Final = "/bin/true"
 #: What cgroup v1 calls them.
 _V1_NAMES: Final = {"io": "blkio"}
 
@@ -78,7 +84,26 @@ def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:
 
 
 def _hold_a_process(trial: Cgroup) -> None:
-    """Put a waiting process into the trial cgroup and see it there."""
+    """Have a process in the trial cgroup: born there, else moved there and seen."""
+    if _native is not None and _native.spawn_mode()[0] == "clone3":
+        _give_birth(trial)
+    else:
+        _move_in(trial)
+
+
+def _give_birth(trial: Cgroup) -> None:
+    """Start a process right in the trial cgroup: 1 ms, where moving one waits 10 for the kernel."""
+    program = os.fsencode(_TRUE)
+    nothing: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    try:
+        pid = _native.posix_spawn(trial.fd, _TRUE, [program], [program], None, [], *nothing)
+    except FileNotFoundError:
+        return  # born there, it found no program to become, which proves as much
+    with contextlib.suppress(ChildProcessError):  # the app ignores SIGCHLD
+        os.waitpid(pid, 0)
+
+
+def _move_in(trial: Cgroup) -> None:
     command = ["/bin/sh", "-c", "read _"]
     if not os.path.exists(command[0]):
         command = [sys.executable, "-ISc", "input()"]

@@ -202,6 +202,13 @@ def test_importing_the_package_imports_nothing_of_others() -> None:
     assert _loaded("import agentcgroup", *others) == set()
 
 
+def test_a_session_loads_no_face_and_no_bus() -> None:
+    """`agentcgroup exec` pays for it at each command; only where systemd is asked is it loaded."""
+    code = "import agentcgroup\nagentcgroup.register(config={'cgroup_root': '/tmp'})"
+    assert _loaded(code, "pydantic") == {"pydantic"}  # it has read the configuration indeed
+    assert _loaded(code, "typer", "rich", "jeepney") == set()
+
+
 def test_registering_imports_no_framework_and_no_face() -> None:
     """The hooks wait for the program to import what it uses."""
     code = "import agentcgroup; agentcgroup.register(); agentcgroup.unregister()"

@@ -1,0 +1,76 @@
+"""README keeps its word: every command in it runs, and every block of code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def _commands() -> list[str]:
+    lines = "\n".join(_blocks("sh")).splitlines()
+    inline = re.findall(r"`((?:agentcgroup|make) [^`]+)`", README)
+    return sorted({line.partition(" #")[0].strip() for line in [*lines, *inline]} - {""})
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make a folder as a reader of README would have it."""
+    (tmp_path / "agentcgroup.toml").write_text(_blocks("toml")[0])
+    (tmp_path / "app.py").write_text("import subprocess; print('app ran')")
+    (tmp_path / "Makefile").write_text("test:\n\t@echo tested\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_every_command_runs(project: Path, command: str) -> None:
+    """As written, in a project with README's own config."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        # The targets themselves are what CI runs: here they must exist.
+        asked = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert asked.returncode == 0, asked.stderr
+    elif words[:2] == ["pip", "install"]:
+        name, extra = words[2].rstrip("]").split("[")
+        assert extra in (importlib.metadata.metadata(name).get_all("Provides-Extra") or [])
+    else:
+        if words[1:3] == ["config", "init"]:
+            (project / "agentcgroup.toml").unlink()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            words, cwd=project, capture_output=True, text=True, env={**os.environ, "PATH": path}
+        )
+        # doctor's status says what this machine can enforce, and says no here.
+        assert done.returncode in ((0, 1) if words[1] == "doctor" else (0,)), done.stderr
+
+
+def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
+    """The table of README resolves: a rule wins key by key over its table."""
+    from agentcgroup.config import load
+    from agentcgroup.policy import Resolver
+
+    resolver = Resolver(load(project / "agentcgroup.toml"))
+    policy = resolver.call("langchain", "coder-1", "run_tests")
+    assert policy.limits.memory_max == 3 << 30
+    assert policy.limits.pids_max == 256
+    assert policy.timeout == 600
+
+
+def test_the_python_runs(project: Path) -> None:
+    """All blocks one after the other are a program."""
+    (project / "agentcgroup.toml").unlink()
+    code = "import subprocess\n" + "\n".join(_blocks("python"))
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, timeout=60)
