@@ -84,6 +84,8 @@ class Session:
         self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
+        with contextlib.suppress(OSError):  # loud at the first process, if it is so still
+            self.branch()  # another process that ends would tear an empty base down
 
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""

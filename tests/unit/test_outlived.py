@@ -1,0 +1,51 @@
+"""What a call stands on must be there when it starts: its parent, and the base of all runs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+
+import agentcgroup
+import pytest
+from agentcgroup import Session
+from agentcgroup.cgroup import teardown
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    yield agentcgroup.register("langchain", config={})
+    agentcgroup.unregister()
+
+
+def _true() -> None:
+    subprocess.run(["true"], check=True)
+
+
+def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -> None:
+    """A task carries the call that it was started in; that one is over when it starts another."""
+
+    async def later() -> None:
+        await asyncio.sleep(0.2)
+        with agentcgroup.call("later"):
+            _true()
+
+    async def main() -> None:
+        with agentcgroup.call("first"):
+            _true()
+            task = asyncio.create_task(later())
+        await task
+
+    asyncio.run(main())
+    _, record = session.records
+    assert (record.tool, record.parent_id, record.outcome) == ("later", None, "ok")
+    assert record.cgroup is not None
+
+
+def test_another_process_that_ends_leaves_the_base(session: Session) -> None:
+    """Its last run is over between our registering and our first process."""
+    teardown(session.place)
+    with agentcgroup.call("first"):
+        _true()
+    (record,) = session.records
+    assert record.cgroup is not None
