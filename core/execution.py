@@ -183,35 +183,6 @@ async def _step(step: Callable[[], Awaitable[T]], variable: ContextVar[Any], val
         variable.reset(token)
 
 
-class _Started:
-    """The calls started from one place and not over yet, those from places inside it too."""
-
-    __slots__ = ("_above", "_calls", "_cancelled", "_lock")
-
-    def __init__(self, above: Started | None) -> None:
-        self._above = above
-        self._lock = threading.Lock()
-        self._calls: list[Call] = []
-        self._cancelled = False
-
-    def append(self, call: Call) -> None:
-        with self._lock:
-            self._calls = [one for one in self._calls if one.ended is None]
-            self._calls.append(call)
-            cancelled = self._cancelled
-        if self._above is not None:
-            self._above.append(call)
-        if cancelled:  # a thread goes on with what nobody waits for any more
-            call.stop("cancelled")
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            calls = tuple(self._calls)
-        for call in calls:
-            call.stop("cancelled")
-
-
 def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) -> Any:
     try:
         return answer(call.record, result, error)
@@ -287,3 +258,32 @@ class Expiry:
         if self._task is not None and not self._task.done():
             self._cancelled = True
             self._task.cancel()
+
+
+class _Started:
+    """The calls started from one place and not over yet, those from places inside it too."""
+
+    __slots__ = ("_above", "_calls", "_cancelled", "_lock")
+
+    def __init__(self, above: Started | None) -> None:
+        self._above = above
+        self._lock = threading.Lock()
+        self._calls: list[Call] = []
+        self._cancelled = False
+
+    def append(self, call: Call) -> None:
+        with self._lock:
+            self._calls = [one for one in self._calls if one.ended is None]
+            self._calls.append(call)
+            cancelled = self._cancelled
+        if self._above is not None:
+            self._above.append(call)
+        if cancelled:  # a thread goes on with what nobody waits for any more
+            call.stop("cancelled")
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            calls = tuple(self._calls)
+        for call in calls:
+            call.stop("cancelled")

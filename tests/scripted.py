@@ -1,29 +1,38 @@
 """Models that say what a test tells them to, for the real frameworks.
 
-Each is told turn by turn: a list of (tool name, arguments) to call at once, or the final text. A
-framework is imported by its own model only. What a model was sent it keeps in `seen`, AutoGen's in
-`create_calls`.
+Each framework is imported by its own function: a test of one needs no other.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autogen_ext.models.replay import ReplayChatCompletionClient
 
-Turn: TypeAlias = Sequence[tuple[str, dict[str, Any]]] | str
+#: One turn of a model: the (tool name, arguments) it calls, or its final text.
+Turn = Sequence[tuple[str, dict[str, Any]]] | str
 
 _ids = itertools.count(1)
 
 
 def langchain_model(*turns: Turn) -> Any:
-    """Return a chat model for LangChain."""
-    from langchain_core.messages import AIMessage
+    """Return a chat model that says these turns; its `seen` keeps what it was sent."""
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage, BaseMessage
+
+    class LangChainModel(GenericFakeChatModel):
+        seen: list[list[BaseMessage]]
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> LangChainModel:
+            return self
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            self.seen.append(list(messages))
+            return super()._generate(messages, *args, **kwargs)
 
     def message(turn: Turn) -> AIMessage:
         if isinstance(turn, str):
@@ -34,24 +43,7 @@ def langchain_model(*turns: Turn) -> Any:
         ]
         return AIMessage(content="", tool_calls=calls)
 
-    return _langchain_class()(messages=iter([message(turn) for turn in turns]), seen=[])
-
-
-@functools.cache
-def _langchain_class() -> Any:
-    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-
-    class LangChainModel(GenericFakeChatModel):
-        seen: list[Any]
-
-        def bind_tools(self, tools: Any, **kwargs: Any) -> LangChainModel:
-            return self
-
-        def _generate(self, messages: list[Any], *args: Any, **kwargs: Any) -> Any:
-            self.seen.append(list(messages))
-            return super()._generate(messages, *args, **kwargs)
-
-    return LangChainModel
+    return LangChainModel(messages=iter([message(turn) for turn in turns]), seen=[])
 
 
 def autogen_model(*turns: Turn) -> ReplayChatCompletionClient:
@@ -87,23 +79,17 @@ def autogen_model(*turns: Turn) -> ReplayChatCompletionClient:
 
 
 def crewai_model(*turns: Turn | Callable[[list[str]], Turn], react: bool = False) -> Any:
-    """Return an LLM for CrewAI: with function calling, or, one call a turn, the ReAct text.
+    """Return an LLM that says these turns; its `seen` keeps what it was sent.
 
-    A turn may be a function of the names of the tools that are offered.
+    It has function calling, or with `react` writes the text (one call a turn). A turn may be a
+    function of the names of the tools that it is offered.
     """
-    model = _crewai_class(react)(model="scripted")
-    model.__dict__.update(turns=iter(turns), seen=[])
-    return model
-
-
-@functools.cache
-def _crewai_class(react: bool) -> Any:
     from crewai import BaseLLM
 
     class CrewAIModel(BaseLLM):
         def call(self, messages: Any, tools: Any = None, *args: Any, **kwargs: Any) -> Any:
-            self.__dict__["seen"].append(list(messages))
-            turn = next(self.__dict__["turns"])
+            seen.append(list(messages))
+            turn = next(said)
             if callable(turn):
                 turn = turn([one["function"]["name"] for one in tools])
             return _react_text(turn) if react else _native_calls(turn)
@@ -120,7 +106,10 @@ def _crewai_class(react: bool) -> Any:
         def get_context_window_size(self) -> int:
             return 100_000
 
-    return CrewAIModel
+    said, seen = iter(turns), []
+    model = CrewAIModel(model="scripted")
+    model.__dict__["seen"] = seen  # a pydantic model since 1.14
+    return model
 
 
 def _native_calls(turn: Turn) -> Any:

@@ -1,20 +1,18 @@
 """Where a call is taken over: `BaseTool.run` and `BaseTool.arun`, and `ainvoke` for cancellation.
 
-Plain functions set on the classes, not proxies: LangChain compares functions by identity
-(``cls._arun is BaseTool._arun``) and reads signatures. `_run` is never touched, since schemas are
-inferred from it. No class of langchain-core, langchain, langgraph or deepagents overrides `run` or
-`arun`; a subclass that does and calls `super()` is still one call.
+`_run` is never touched, since schemas are inferred from it. No class of langchain-core, langchain,
+langgraph or deepagents overrides `run` or `arun`; a subclass that does and calls `super()` is still
+one call.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, Final
 
-from agentcgroup import execution
+from agentcgroup import execution, hooks
 from agentcgroup.adapters.langchain.answer import answer
 from agentcgroup.adapters.langchain.identity import identify
 from agentcgroup.calls import Call
@@ -23,34 +21,11 @@ from agentcgroup.session import Session, active
 
 __all__ = ["MODULES", "hook"]
 
-logger = logging.getLogger("agentcgroup")
 
-#: Class and methods to hook in each module, with what is lost without the seam.
-_SEAMS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "langchain_core.tools.base": {"BaseTool": ("run", "arun")},
-    "langchain_core.tools.structured": {"StructuredTool": ("ainvoke",)},
-    "langchain_core.tools.simple": {"Tool": ("ainvoke",)},
-}
-MODULES: Final = tuple(_SEAMS)
-
-
-def hook(module: ModuleType) -> None:
+def hook(name: str, module: ModuleType) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
-    wrappers = {"run": _run, "arun": _arun, "ainvoke": _ainvoke}
-    for class_name, methods in _SEAMS[module.__name__].items():
-        owner = getattr(module, class_name, None)
-        for method in methods:
-            original = vars(owner).get(method) if owner is not None else None
-            if not callable(original):
-                logger.warning(
-                    "agentcgroup: %s.%s.%s is missing in this version of langchain-core: calls "
-                    "that go through it are NOT contained",
-                    module.__name__,
-                    class_name,
-                    method,
-                )
-            else:
-                setattr(owner, method, wrappers[method](original))
+    for path, wrapper, lost in _SEAMS[name]:
+        hooks.wrap(module, path, wrapper, lost)
 
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,11 +57,26 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
 
     @functools.wraps(original)
     async def ainvoke(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if active() is None or self.coroutine is not None:
+        if active() is None or getattr(self, "coroutine", None) is not None:
             return await original(self, *args, **kwargs)
         return await execution.cancelling(original, self, *args, **kwargs)
 
     return ainvoke
+
+
+_UNCONTAINED: Final = "calls that go through it are NOT contained"
+_UNCANCELLED: Final = "a sync tool in a thread runs on when its agent is cancelled"
+
+#: What to hook in each module, with what is lost without it.
+_SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
+    "langchain_core.tools.base": (
+        ("BaseTool.run", _run, _UNCONTAINED),
+        ("BaseTool.arun", _arun, _UNCONTAINED),
+    ),
+    "langchain_core.tools.structured": (("StructuredTool.ainvoke", _ainvoke, _UNCANCELLED),),
+    "langchain_core.tools.simple": (("Tool.ainvoke", _ainvoke, _UNCANCELLED),),
+}
+MODULES: Final = tuple(_SEAMS)
 
 
 def _open(session: Session, tool: Any, arguments: dict[str, Any]) -> Call | None:

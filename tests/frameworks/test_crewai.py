@@ -28,6 +28,8 @@ HAS_FAILURES = importlib.util.find_spec("crewai.tools.tool_failure") is not None
 #: Before 1.15, `akickoff` with function calling blocks the event loop while a tool runs.
 BLOCKS_THE_LOOP = importlib.util.find_spec("crewai.agents.agent_executor") is None
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
+
 both_ways = pytest.mark.parametrize("react", [False, True], ids=["native", "react"])
 
 

@@ -42,11 +42,11 @@ def box(branch: Cgroup) -> Iterator[Cgroup]:
 
 @pytest.fixture
 def registered() -> Iterator[Callable[..., Session]]:
-    """Register frameworks, or all, with a config; afterwards nothing of the run may be left."""
+    """Register a framework with a config; afterwards nothing of the run may be left."""
     sessions: list[Session] = []
 
-    def register(*frameworks: str, **config: Any) -> Session:
-        session = agentcgroup.register(*frameworks, config={"mode": "enforce", **config})
+    def register(framework: str = "langchain", **config: Any) -> Session:
+        session = agentcgroup.register(framework, config={"mode": "enforce", **config})
         sessions.append(session)
         return session
 

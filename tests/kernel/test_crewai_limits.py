@@ -53,7 +53,7 @@ def test_a_call_over_its_memory_max_dies_alone(
     registered: Callable[..., Session], react: bool
 ) -> None:
     """One tool is OOM-killed, the other (beside it, or after it) is ok, the crew answers."""
-    session = registered(limits={"call": {"memory_max": LIMIT}})
+    session = registered("crewai", limits={"call": {"memory_max": LIMIT}})
     calls = [("hungry", {"mib": 500}), ("modest", {"mib": 4})]
     turns = [[call] for call in calls] if react else [calls]
     answer, sent = _kickoff(*turns, "I go on.", react=react)

@@ -1,0 +1,86 @@
+"""Hooking methods of a module: where they are defined, once, and never silently not."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from agentcgroup import hooks
+
+
+def _loud(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def loud(*args: Any) -> Any:
+        return f"{original(*args)}!"
+
+    return loud
+
+
+@pytest.fixture
+def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a framework of one module that can be imported; return its name."""
+    name = f"framework_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "class Base:\n"
+        "    def run(self): return 'ran'\n"
+        "class Tool(Base): pass\n"
+        "def function(): return 'ran'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_a_method_is_wrapped_where_it_is_defined_and_once(framework: str) -> None:
+    """An inherited method is hooked in its class: never twice, whoever is named."""
+    module = importlib.import_module(framework)
+    for path in ("Tool.run", "Base.run", "Tool.run", "function"):
+        hooks.wrap(module, path, _loud, "lost")
+    assert "run" not in vars(module.Tool)
+    assert module.Tool().run() == module.Base().run() == module.function() == "ran!"
+
+
+@pytest.mark.parametrize("path", ["Base.gone", "Gone.run", "gone"])
+def test_a_missing_seam_is_a_warning(
+    framework: str, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """It names what is missing and what is lost with it."""
+    hooks.wrap(importlib.import_module(framework), path, _loud, "calls are NOT contained")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert path in record.getMessage()
+    assert "calls are NOT contained" in record.getMessage()
+
+
+def test_hooks_wait_for_the_import_and_are_set_once(framework: str) -> None:
+    """Asking imports nothing; asking again adds nothing; the name is the one asked for."""
+    seen: list[tuple[str, ModuleType]] = []
+
+    def hook(name: str, module: ModuleType) -> None:
+        seen.append((name, module))
+
+    hooks.when_imported([framework], hook, "failed")
+    hooks.when_imported([framework], hook, "failed")
+    assert framework not in sys.modules
+    module = importlib.import_module(framework)
+    hooks.when_imported([framework], hook, "failed")
+    assert seen == [(framework, module)]
+
+
+def test_a_fault_of_ours_does_not_fail_the_import(
+    framework: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged as what it costs."""
+
+    def hook(name: str, module: ModuleType) -> None:
+        raise RuntimeError("a bug")
+
+    hooks.when_imported([framework], hook, "tools are NOT contained")
+    assert importlib.import_module(framework).function() == "ran"
+    assert "tools are NOT contained" in caplog.text
