@@ -45,9 +45,11 @@ streams = pytest.mark.skipif(
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    session = agentcgroup.register(
-        "autogen", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
-    )
+    rules = [
+        {"tool": "slow*", "timeout": "0.5s"},
+        {"agent": "slow_runner", "timeout": "0.5s"},
+    ]
+    session = agentcgroup.register("autogen", config={"rules": rules})
     yield session
     agentcgroup.unregister()
 
@@ -538,9 +540,13 @@ def _stream_tool(name: str, times: int) -> Any:
     return StreamTool(_Nothing, _Cgroup, name, "Say in which cgroup a child is born.")
 
 
-def _run_code(code: str, folder: Any, token: CancellationToken | None = None) -> Any:
-    agent = CodeExecutorAgent("runner", LocalCommandLineCodeExecutor(work_dir=folder))
-    task = TextMessage(content=f"```bash\n{code}\n```", source="user")
+def _run_code(
+    command: str, folder: Any, name: str = "runner", token: CancellationToken | None = None
+) -> Any:
+    """Give an agent a block of code that runs a command; Python is what every version takes."""
+    agent = CodeExecutorAgent(name, LocalCommandLineCodeExecutor(work_dir=folder))
+    code = f"```python\nimport os\nos.system({command!r})\n```"
+    task = TextMessage(content=code, source="user")
     answer = asyncio.run(agent.run(task=task, cancellation_token=token))
     return answer.messages[-1].content
 
@@ -558,15 +564,13 @@ def test_code_of_a_code_executor_agent_is_a_call(session: Session, tmp_path: Any
     assert _in_cgroup(inside, record.cgroup)
 
 
-def test_code_that_takes_too_long_is_ended_and_told(tmp_path: Any) -> None:
+def test_code_that_takes_too_long_is_ended_and_told(session: Session, tmp_path: Any) -> None:
     """The code result carries what was printed and the sentence."""
-    session = agentcgroup.register("autogen", config={"limits": {"call": {"timeout": "0.5s"}}})
-    told = _run_code("echo half; sleep 9174", tmp_path)
+    told = _run_code("echo half; sleep 9174", tmp_path, name="slow_runner")
     assert "half" in told
     assert "time limit of 500ms (timeout)" in told
     assert session.records[-1].outcome == "timeout"
     assert not _lives("sleep 9174")
-    agentcgroup.unregister()
 
 
 def test_a_cancelled_token_ends_code(session: Session, tmp_path: Any) -> None:
@@ -574,7 +578,7 @@ def test_a_cancelled_token_ends_code(session: Session, tmp_path: Any) -> None:
     token = CancellationToken()
     threading.Timer(0.5, token.cancel).start()
     began = time.monotonic()
-    _run_code("trap '' TERM; sleep 9175", tmp_path, token)
+    _run_code("trap '' TERM; sleep 9175", tmp_path, token=token)
     assert time.monotonic() - began < 10
     assert session.records[-1].outcome == "cancelled"
     assert not _lives("sleep 9175")
