@@ -4,13 +4,13 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo install lint test test-native test-kernel test-kernels lab-deps
+.PHONY: bench bench-lab demo install lint test test-native test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
 
 # Everything, on every kernel; `make -k test` goes on after a failure.
-test: lint test-native test-kernels
+test: lint lab-deps test-native test-kernels
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -35,11 +35,27 @@ demo: install
 	    $(MAKE) --no-print-directory lab-deps && \
 	    $(PYTHON) -m tests.lab run --kernel $(KERNEL) -- $(PYTHON) examples/demo.py; fi
 
-# What the virtual machine needs: QEMU and virtiofsd (in qemu-system-common up to Debian 12).
+# What a tool call costs, against nothing and against what else there is; into benchmarks/results.
+bench: install
+	@command -v bwrap >/dev/null && command -v crun >/dev/null || \
+	    $(SUDO) apt-get install --yes --no-install-recommends bubblewrap crun || true
+	$(PYTHON) -m benchmarks.overhead --save native $(ARGS)
+
+# The same with every controller on, in a virtual machine.
+bench-lab: install lab-deps
+	@mkdir -p build/bench
+	$(PYTHON) -m tests.lab run --kernel $(KERNEL) --memory 4G --out build/bench -- \
+	    $(PYTHON) -m benchmarks.overhead --json build/bench/vm.json $(ARGS)
+	$(PYTHON) -m benchmarks.overhead --load build/bench/vm.json --save vm-$(KERNEL)
+
+# What the tests and the virtual machine need of the system: QEMU, virtiofsd (in
+# qemu-system-common up to Debian 12), and systemd, which is started in namespaces of its own.
+NEEDED := pgrep dbus-daemon /lib/systemd/systemd
 lab-deps: install
-	@$(PYTHON) -m tests.lab check 2>/dev/null || \
-	    $(SUDO) apt-get install --yes --no-install-recommends qemu-system-x86 \
-	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common)
+	@{ command -v $(NEEDED) && $(PYTHON) -m tests.lab check; } >/dev/null 2>&1 || { \
+	    $(SUDO) apt-get update --quiet=2; \
+	    $(SUDO) apt-get install --yes --no-install-recommends procps systemd dbus qemu-system-x86 \
+	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common); }
 	@$(PYTHON) -m tests.lab check
 
 # A folder is newer when a module was added, which a strict editable install has to be told.

@@ -158,21 +158,20 @@ class Call:
             self.session.settled(self)
             return False
         self._judge(error, cancelled)
+        told = self.told
         if self.enclosure is None:
             self.session.settled(self)
-        elif self.told:
+        elif told:
             self._settle()
             self.session.janitor.put(self.enclosure.remove)
         else:
             self.session.janitor.put(self._settle_and_remove)
-        return self.told
+        return told
 
     def _judge(self, error: BaseException | None, cancelled: bool) -> None:
         leftovers = False
         enclosure = self.enclosure
         if enclosure is not None:
-            if self.policy.timeout is not None:
-                self.session.watcher.disarm(self, self.policy.timeout)
             leftovers = enclosure.end(
                 over=cancelled or self.stopped is not None,
                 keep=error is None and self.policy.background == "keep",
@@ -208,6 +207,8 @@ class Call:
 
     def _settle(self) -> None:
         """Read what the call used, while its cgroup is there, and hand out the record."""
+        if self.policy.timeout is not None:
+            self.session.watcher.disarm(self, self.policy.timeout)
         _ = self.record
         self.session.settled(self)
 

@@ -34,12 +34,13 @@ _SPAWN_WAIT: Final = 30.0
 class Enclosure:
     """Holds the processes of one call."""
 
-    __slots__ = ("_branch", "_call", "_home", "_leaf", "_lock", "_spawning", "cgroup")
+    __slots__ = ("_branch", "_call", "_fresh", "_home", "_leaf", "_lock", "_spawning", "cgroup")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._lock = threading.Lock()
         self._spawning = 0
+        self._fresh = True  # nothing was started yet
         self._home: Branch | None = None  # the agent's branch that the cgroup came from
         self.cgroup: Cgroup | None = None
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
@@ -69,8 +70,14 @@ class Enclosure:
         """Say that a spawn is done; see `scope.Home`."""
         with self._lock:
             self._spawning -= 1
+            first, self._fresh = self._fresh, False
         if pid is not None and isinstance(self._leaf, ProcessTree):
             self._leaf.add(pid)
+        if first:
+            self._call.arm()
+            if self._home is not None and self._call.session.janitor.busy():
+                # Calls come one upon the other: the janitor has no time to see to the next one.
+                self._prepare(self._home)
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 
@@ -79,6 +86,7 @@ class Enclosure:
         with self._lock:
             if self._branch is None:
                 if self.cgroup is None:
+                    self._call.arm()
                     self._take_cgroup()
                     if self.cgroup is None:
                         return None
@@ -95,13 +103,12 @@ class Enclosure:
         return self.cgroup if self.cgroup is not None else ProcessTree()
 
     def _take_cgroup(self) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
+        """Take a cgroup below the agent, or below the call this one runs in."""
         call = self._call
         session = call.session
         while call.parent is not None and call.parent.ended is not None:
             call.parent = call.parent.parent  # started by a task that outlived its call
-        call.arm()
-        with session.containing():
+        with session.containing:
             above = session.branch() if call.parent is None else call.parent.branch()
             if above is None:
                 return
@@ -158,7 +165,15 @@ class Enclosure:
         elif self.cgroup is not None:
             discard(self.cgroup)
         if self._home is not None:
-            self._call.session.leave(self._home, self._call.policy.limits)
+            self._prepare(self._home)
+            self._home.leave()
+
+    def _prepare(self, home: Branch) -> None:
+        """Have a cgroup ready for the next call like this one."""
+        session = self._call.session
+        if not session.closed:
+            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
+                home.prepare(self._call.policy.limits)
 
     def _keep(self) -> bool:
         if self._home is None or not isinstance(self._leaf, Cgroup):

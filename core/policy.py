@@ -116,6 +116,18 @@ class Resolver:
         """Return what all agents of the process share."""
         return _limits(self.explain_run())
 
+    def controllers(self) -> frozenset[str]:
+        """Return the controllers that what is configured anywhere needs, such as ``memory``."""
+        tables = self.config.limits
+        said = [
+            self.explain_run(),
+            _written(tables.agent, str),
+            _settle(_unset() | _defaults(tables.call) | _written(tables.call, str)),
+            *(_written(matcher.rule, str) for matcher in self._matchers),
+        ]
+        keys = {key for settings in said for key, setting in settings.items() if setting.value}
+        return frozenset(key.split("_")[0] for key in keys.intersection(_LIMIT_KEYS))
+
     def override(self, policy: Policy, **changes: object) -> Policy:
         """Return `policy` with limits given in code, such as ``memory_max="1G", timeout="5s"``.
 

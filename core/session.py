@@ -15,13 +15,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from agentcgroup import scope
 from agentcgroup.calls import Call
-from agentcgroup.cgroup import Cgroup, Limits, Place, find, reap, run_name, teardown
+from agentcgroup.cgroup import Cgroup, Limits, Place, bases, find, reap, run_name, teardown
 from agentcgroup.config import Config
 from agentcgroup.enforcement import Watcher
 from agentcgroup.errors import CgroupUnavailable
@@ -55,6 +55,32 @@ def set_active(session: Session | None) -> None:
     _active = session
 
 
+class _Containing:
+    """Turns a failure to contain into what the mode asks for: refuse, or go on and be loud."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if self._mode == "enforce":
+            raise CgroupUnavailable(
+                f"A call cannot be given its cgroup: {error}.",
+                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+            ) from error
+        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
+        return True
+
+
 class Session:
     """One registered run; made by `register`, ended by `unregister`, `close` or the process's end.
 
@@ -72,12 +98,13 @@ class Session:
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
         self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
+        self.containing = _Containing(config.mode)
         self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
-        self._closed = False
+        self.closed = False
         self._sink = JsonLines(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
@@ -115,9 +142,9 @@ class Session:
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         if _active is self:
             set_active(None)
         self.watcher.close()
@@ -207,13 +234,13 @@ class Session:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
             with self.lock:
-                if self._run is None and not self._closed:
+                if self._run is None and not self.closed:
                     self._run = self._make_run(self.place.base)
         return self._run
 
     def background_fd(self) -> int | None:
         """Return the directory fd for processes that belong to no running call."""
-        with self.containing():
+        with self.containing:
             run = self.branch()
             return None if run is None else run.background().fd
         return None
@@ -229,25 +256,6 @@ class Session:
             return asked
 
         return above.agent(framework, agent, limits)
-
-    def leave(self, home: Branch, limits: Limits) -> None:
-        """A call of `home` is over and cleared away; make ready for the next like it."""
-        if not self._closed:
-            home.prepare(limits)
-        home.leave()
-
-    @contextlib.contextmanager
-    def containing(self) -> Iterator[None]:
-        """Turn a failure to contain into what the mode asks for: refuse, or go on and be loud."""
-        try:
-            yield
-        except OSError as error:
-            if self.config.mode == "enforce":
-                raise CgroupUnavailable(
-                    f"A call cannot be given its cgroup: {error}.",
-                    fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
-                ) from error
-            logger.exception("agentcgroup: a call runs UNCONTAINED")
 
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
@@ -265,22 +273,30 @@ class Session:
 
     def _reap(self) -> None:
         """Remove what dead runs left behind."""
-        if self.place.base is None:
-            return
-        with contextlib.closing(Cgroup.open(self.place.base)) as base:
-            for reaped in reap(base):
-                if reaped.error is None:
-                    logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
-                else:
-                    logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+        for path in bases(self.place):
+            with (
+                contextlib.suppress(FileNotFoundError),  # a scope that has just ended
+                contextlib.closing(Cgroup.open(path)) as base,
+            ):
+                for reaped in reap(base):
+                    if reaped.error is None:
+                        logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
+                    else:
+                        logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
 
     def _check(self, place: Place) -> None:
-        """Say once what is not enforced here; refuse where the mode asks for all of it."""
-        if not place.problems:
+        """Say once what of the config is not enforced here; refuse where the mode asks for it."""
+        needed = self._resolver.controllers()
+        problems = [
+            problem
+            for problem in place.problems
+            if not problem.controllers or problem.controllers & needed
+        ]
+        if not problems:
             return
-        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in place.problems)
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in problems)
         if self.config.mode == "enforce":
-            fixes = [problem.fix for problem in place.problems if problem.fix]
+            fixes = [problem.fix for problem in problems if problem.fix]
             raise CgroupUnavailable(
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,

@@ -5,9 +5,10 @@ A cgroup whose controllers are on for its children cannot hold processes itself 
 `Branch`, below which others stand. Directory names are counted, never taken from a model:
 ``agent-3``, ``call-17``.
 
-A call waits for nothing that can be done beside it: each branch keeps one spare cgroup per set of
-limits, made and limited ahead of need by `prepare`, which runs behind the calls. Spares are taken
-once and never come back: counters stay those of one call.
+A call waits for nothing that can be done ahead of it: each branch keeps one spare cgroup per set
+of limits, made, limited and its files opened by `prepare`: behind the calls, or while a child of
+the last one starts when they come one upon the other. Spares are taken once and never come back:
+counters stay those of one call.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class Roots:
     ) -> None:
         """Hold `controllers` to switch on; `on_unmet` hears of limits that could not be written.
 
-        With `limiting` off (mode ``observe``) nothing is written.
+        With `limiting` off (mode ``observe``), and without controllers, nothing is written.
         """
         self.controllers = controllers
-        self.limiting = limiting
+        self.limiting = limiting and bool(controllers)
         self.on_unmet = on_unmet
 
     def limit(self, cgroup: Cgroup, limits: Limits) -> None:
@@ -130,11 +131,12 @@ class Branch:
         return spare if spare is not None else self.sprout("call", limits)
 
     def prepare(self, limits: Limits) -> None:
-        """Make a spare ahead of need; called behind the calls, never on their way."""
+        """Make a spare ahead of need, if there is none."""
         with self._lock:
             if limits in self._spares:
                 return
         spare = self.sprout("call", limits)
+        spare.keep_open()
         dropped: Cgroup | None = None
         with self._lock:
             if limits in self._spares:

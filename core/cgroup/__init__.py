@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.cgroup.limits import MAX, Limits, Quantity
 from agentcgroup.cgroup.owner import Reaped, is_run, orphans, reap, run_name
-from agentcgroup.cgroup.place import Place, find, teardown
+from agentcgroup.cgroup.place import Place, bases, find, teardown
 from agentcgroup.cgroup.problems import Problem
 from agentcgroup.cgroup.stats import Events, Usage
 
@@ -19,6 +19,7 @@ __all__ = [
     "Quantity",
     "Reaped",
     "Usage",
+    "bases",
     "find",
     "is_run",
     "orphans",

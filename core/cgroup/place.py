@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from agentcgroup.cgroup.division import SUPERVISOR, divide, reunite
 from agentcgroup.cgroup.probe import Facts
 from agentcgroup.cgroup.problems import Problem
 
-__all__ = ["Place", "find", "teardown"]
+__all__ = ["Place", "bases", "find", "teardown"]
 
 Kind = Literal["root", "delegated", "systemd-system", "systemd-user", "container", "given", "none"]
 
@@ -90,6 +91,18 @@ def teardown(place: Place) -> None:
             os.rmdir(place.base)  # refused by the kernel while any run is inside
         else:
             reunite(place.base)
+
+
+def bases(place: Place) -> list[str]:
+    """Return the paths below which runs like those of `place` are made, its own among them.
+
+    Under systemd every run has a scope of its own, which outlives it while processes are left.
+    """
+    if place.base is None:
+        return []
+    if place.kind not in ("systemd-system", "systemd-user"):
+        return [place.base]
+    return sorted(glob.glob(f"{glob.escape(os.path.dirname(place.base))}/{systemd.NAME}-*.scope"))
 
 
 def _first_that_works(ways: tuple[_Way, ...]) -> Place:

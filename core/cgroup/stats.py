@@ -50,7 +50,6 @@ class Events:
         memory_max: times usage was about to pass memory.max.
         pids_max: forks refused. Since 6.11: for this cgroup's own pids.max (pids.events.local);
             before: in this cgroup, whichever ancestor's pids.max it was (pids.events).
-        populated: a live process is in this cgroup or below it; zombies do not count.
     """
 
     oom: int | None = None
@@ -60,7 +59,6 @@ class Events:
     memory_high: int | None = None
     memory_max: int | None = None
     pids_max: int | None = None
-    populated: bool = False
 
 
 def flat(text: str) -> dict[str, int]:

@@ -13,7 +13,10 @@ import secrets
 import time
 from typing import Final
 
-__all__ = ["ScopeRefused", "start_scope"]
+__all__ = ["NAME", "ScopeRefused", "start_scope"]
+
+#: What the names of our scopes begin with.
+NAME: Final = "agentcgroup"
 
 _TIMEOUT_S: Final = 5.0
 
@@ -32,7 +35,7 @@ def start_scope(*, user: bool) -> None:
         ScopeRefused: no bus, no answer within seconds, or an error for an answer.
     """
     before = _own_cgroup()
-    _ask(_user_bus() if user else "SYSTEM", f"agentcgroup-{os.getpid()}-{secrets.token_hex(4)}")
+    _ask(_user_bus() if user else "SYSTEM", f"{NAME}-{os.getpid()}-{secrets.token_hex(4)}")
     # The answer names a queued job; the move is its effect, and what we are after.
     deadline = time.monotonic() + _TIMEOUT_S
     while _own_cgroup() == before:

@@ -26,27 +26,40 @@ def command(
     more. Runs that are alive, and cgroups that are not ours, are never touched. Ends
     with 1 when something could not be removed.
     """
-    from agentcgroup.cgroup import Cgroup, find, orphans, reap
+    from agentcgroup.cgroup import bases, find
     from agentcgroup.config import load
 
-    base = find(load(config).cgroup_root).base
-    if base is None:
+    place = find(load(config).cgroup_root)
+    if place.base is None:
         typer.echo("Nothing to clean: no cgroup v2 to work in here (see `agentcgroup doctor`).")
         return
-    with contextlib.closing(Cgroup.open(base)) as top:
-        if dry_run:
-            found = [f"{base}/{name}" for name in orphans(top)]
-            failed = False
-        else:
-            results = reap(top)
-            found = [reaped.path for reaped in results if reaped.error is None]
-            failed = len(found) < len(results)
-            for reaped in results:
-                if reaped.error is not None:
-                    typer.echo(f"cannot remove {reaped.path}: {reaped.error}", err=True)
+    found, failed = [], False
+    for path in bases(place):
+        removed, errors = _clean(path, dry_run)
+        found += removed
+        failed = failed or bool(errors)
+        for error in errors:
+            typer.echo(error, err=True)
     for path in found:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {path}")
     if failed:
         raise typer.Exit(1)
     if not found:
-        typer.echo(f"Nothing left behind below {base}.")
+        typer.echo(f"Nothing left behind below {place.base}.")
+
+
+def _clean(path: str, dry_run: bool) -> tuple[list[str], list[str]]:
+    """Clean below one base; returns what went, or would, and what could not."""
+    from agentcgroup.cgroup import Cgroup, orphans, reap
+
+    try:
+        base = Cgroup.open(path)
+    except FileNotFoundError:  # a scope that has just ended
+        return [], []
+    with contextlib.closing(base):
+        if dry_run:
+            return [f"{path}/{name}" for name in orphans(base)], []
+        results = reap(base)
+    removed = [reaped.path for reaped in results if reaped.error is None]
+    errors = [f"cannot remove {one.path}: {one.error}" for one in results if one.error is not None]
+    return removed, errors

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from agentcgroup.scope import Home
 from agentcgroup.spawn import placement
@@ -31,14 +29,16 @@ class _Fork(threading.local):
 _fork = _Fork()
 
 
-@contextmanager
-def guarded() -> Iterator[None]:
+class guarded:
     """Say that a patch point has seen to the forks made in this block by this thread."""
-    before, _fork.guarded = _fork.guarded, True
-    try:
-        yield
-    finally:
-        _fork.guarded = before
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before, _fork.guarded = _fork.guarded, True
+
+    def __exit__(self, *_: object) -> None:
+        _fork.guarded = self._before
 
 
 def hook_forks(backend: Backend) -> None:

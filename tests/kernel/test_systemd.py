@@ -20,7 +20,7 @@ CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
 
 pytestmark = pytest.mark.skipif(
     not (os.path.exists(SYSTEMD) and shutil.which("dbus-daemon")),
-    reason=f"needs {SYSTEMD} and dbus-daemon (packages systemd and dbus), installed, not running",
+    reason=f"needs {SYSTEMD} and dbus-daemon, installed, not running (make lab-deps)",
 )
 
 FINDER = """
@@ -29,6 +29,26 @@ from dataclasses import asdict
 from agentcgroup.cgroup import find
 print(json.dumps(asdict(find()), default=sorted))
 print(open("/proc/self/cgroup").read().strip())
+"""
+#: A run that dies with a process in its call, and the start of the next one.
+DYING = """
+import os, signal, subprocess, agentcgroup
+with agentcgroup.call("sleep"):
+    print(subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL).pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+NEXT = f"""
+import json, os, subprocess, sys, agentcgroup
+dying = subprocess.run([sys.executable, "-c", {DYING!r}], stdout=subprocess.PIPE, text=True)
+pid = int(dying.stdout)
+os.kill(pid, 0)
+agentcgroup.register("langchain").records
+try:
+    os.kill(pid, 0)
+    print(json.dumps("still there"))
+except ProcessLookupError:
+    print(json.dumps("gone"))
+print("")
 """
 # Systemd's own dbus units wait for a whole system to come up.
 UNITS = {
@@ -70,10 +90,12 @@ exec env -i container=test "PATH=$PATH" "$2" --unit=finder.service --show-status
 """
 
 
-def found_by_a_service(branch: Cgroup, folder: Path, more: str = "") -> tuple[dict[str, Any], str]:
+def found_by_a_service(
+    branch: Cgroup, folder: Path, more: str = "", finder: str = FINDER
+) -> tuple[Any, str]:
     """Boot systemd with one service that looks for a place; return it and the service's cgroup."""
     out, script = folder / "out", folder / "finder.py"
-    script.write_text(FINDER)
+    script.write_text(finder)
     for name, text in UNITS.items():
         lines = [line.strip() for line in text.strip().splitlines()]
         unit = "\n".join(lines).format(out=out, python=sys.executable, script=script, more=more)
@@ -120,3 +142,11 @@ def test_a_service_that_is_delegated_stays_where_it_is(branch: Cgroup, tmp_path:
     assert cgroup == "0::/system.slice/finder.service/agentcgroup.sup"
     assert place["controllers"] == CONTROLLERS
     assert place["problems"] == []
+
+
+def test_what_died_in_another_scope_is_gone_at_the_next_start(
+    branch: Cgroup, tmp_path: Path
+) -> None:
+    """Each run has a scope of its own; the next one finds it all the same."""
+    fate, _ = found_by_a_service(branch, tmp_path, finder=NEXT)
+    assert fate == "gone"

@@ -341,3 +341,15 @@ def test_many_threads_get_one_answer() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert wrong == []
+
+
+def test_the_controllers_needed_are_those_of_what_is_configured() -> None:
+    """Defaults need memory and pids; a rule adds what it names, a priority adds cpu."""
+    assert Resolver(load({})).controllers() == {"memory", "pids"}
+    rules = [{"tool": "a", "priority": "high"}, {"agent": "b", "io_weight": 50}]
+    assert Resolver(load({"rules": rules})).controllers() == {"memory", "pids", "cpu", "io"}
+    assert Resolver(load({"limits": {"run": {"cpuset_cpus": "0"}}})).controllers() == {
+        "memory",
+        "pids",
+        "cpuset",
+    }

@@ -1,0 +1,1 @@
+"""What agentcgroup costs, measured against the same work without it."""

@@ -1,0 +1,138 @@
+"""The benchmark's command line: ``python -m benchmarks.overhead --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.overhead import machine, report
+from benchmarks.overhead.launchers import LAUNCHERS
+
+_EPILOG = """\
+examples:
+  python -m benchmarks.overhead                    everything; some minutes on a quiet machine
+  python -m benchmarks.overhead --quick            does it work at all? its figures mean nothing
+  python -m benchmarks.overhead --tool launch --gaps 40 --launchers ''
+                                                   only us against nothing, calls 40 ms apart
+  python -m benchmarks.overhead --save native      also into results/native.json and RESULTS.md
+
+with every controller on, in a virtual machine (see python -m tests.lab --help):
+  python -m tests.lab run --kernel 7.2 --memory 4G --out /tmp/bench -- \\
+      .venv/bin/python -m benchmarks.overhead --json /tmp/bench/vm.json
+  python -m benchmarks.overhead --load /tmp/bench/vm.json --save vm-7.2
+
+Read the ratios: they compare runs that took turns in one process. The times are this machine's.
+"""
+
+
+def main() -> None:
+    """Measure, or load what was measured; print, and save where asked to."""
+    options = _parser().parse_args()
+    if options.load:
+        result = json.loads(options.load.read_text())
+    else:
+        result = {"machine": machine.facts(), "cells": [_cell(job) for job in _jobs(options)]}
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.save:
+        report.save(options.save, result)
+    print(report.table(result))
+
+
+def _jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    runs, parents, gaps = options.runs, options.parents, options.gaps
+    if options.quick:
+        runs, parents, gaps = 10, [50], [0.0]
+    # Ten times as many of a call that takes a tenth of the time of the fastest process.
+    inline = {"tool": "inline", "parent_mb": 0, "runs": 10 * runs}
+    launches = [
+        {"tool": "launch", "parent_mb": size, "gap_ms": gap, "runs": runs}
+        | {"launchers": options.launchers}
+        for size in parents
+        for gap in gaps
+    ]
+    return [job for job in (inline, *launches) if options.tool in (None, job["tool"])]
+
+
+def _cell(job: dict[str, Any]) -> dict[str, Any]:
+    """Measure one cell in a process of its own."""
+    print(f"measuring {job} ...", file=sys.stderr)
+    command = [*_prefix(), sys.executable, "-m", "benchmarks.overhead.worker", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"the worker failed with status {done.returncode}; what it says is above")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _prefix() -> list[str]:
+    """Show the worker cgroup v2 where crun looks for it, on a machine that has v1 there."""
+    unified = "/sys/fs/cgroup/unified"
+    able = os.path.ismount(unified) and os.geteuid() == 0 and shutil.which("unshare")
+    if not able:
+        return []
+    mount = f'mount --bind {unified} /sys/fs/cgroup && exec "$0" "$@"'
+    return ["unshare", "--mount", "sh", "-c", mount]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead",
+        description="What a tool call costs with agentcgroup, without it, and with what one would "
+        "use instead: bubblewrap, crun, a shell wrapper.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="a few runs of the smallest cells")
+    parser.add_argument("--tool", choices=["inline", "launch"], help="only this kind of tool")
+    parser.add_argument("--runs", type=int, default=300, help="of each variant in a cell (300)")
+    parser.add_argument(
+        "--parents",
+        type=_numbers(int),
+        default=[50, 1024],
+        metavar="MB,...",
+        help="memory that the agent's process holds beside its modules (50,1024)",
+    )
+    parser.add_argument(
+        "--gaps",
+        type=_numbers(float),
+        default=[0.0, 40.0],
+        metavar="MS,...",
+        help="milliseconds from one call to the next; 0: none (0,40)",
+    )
+    parser.add_argument(
+        "--launchers",
+        type=_launchers,
+        default=list(LAUNCHERS),
+        metavar="NAME,...",
+        help=f"what to compare with; '' for nothing ({','.join(LAUNCHERS)})",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="take this result; no measuring")
+    parser.add_argument("--save", metavar="NAME", help="keep the result in benchmarks/results")
+    return parser
+
+
+def _numbers(kind: type[Any]) -> Any:
+    def numbers(text: str) -> list[Any]:
+        return [kind(number) for number in text.split(",")]
+
+    return numbers
+
+
+def _launchers(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    unknown = sorted(set(names) - set(LAUNCHERS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(LAUNCHERS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A tool that starts nothing: what the hook itself costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentcgroup.errors import AgentCgroupError
+from langchain_core.tools import tool
+
+from benchmarks.overhead.sampling import Rhythm, Variant, sample
+from benchmarks.overhead.switch import Switch
+
+_CALL: dict[str, Any] = {
+    "type": "tool_call",
+    "name": "add",
+    "args": {"a": 1, "b": 2},
+    "id": "call-1",
+}
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def measure(runs: int) -> dict[str, list[float]]:
+    """Return the seconds of each call, with agentcgroup and without."""
+    switch = Switch()
+    try:
+        variants = [
+            Variant("plain", _run, before=switch.off),
+            Variant("agentcgroup", _run, before=switch.on),
+        ]
+        seconds = sample(variants, Rhythm(gap=0, warm=3, counted=20), runs)
+        if len(switch.session.records) < runs:
+            raise AgentCgroupError("calls were not seen: nothing was compared")
+    finally:
+        switch.close()
+    return seconds
+
+
+def _run() -> None:
+    add.invoke(_CALL)

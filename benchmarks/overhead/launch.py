@@ -1,0 +1,64 @@
+"""A tool that runs /bin/true: what a place of its own costs a process, from start to result."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from agentcgroup.errors import AgentCgroupError
+from langchain_core.tools import tool
+
+from benchmarks.overhead.launchers import LAUNCHERS, PROGRAM, Missing
+from benchmarks.overhead.sampling import Rhythm, Variant, sample
+from benchmarks.overhead.switch import Switch
+
+#: A turn of single runs where something comes between them, of ten where nothing does: there,
+#: what a call leaves to be done behind it meets the next call of its own kind.
+_DENSE = Rhythm(gap=0, warm=2, counted=10)
+
+
+@tool
+def execute(command: list[str]) -> str:
+    """Run a command."""
+    subprocess.run(command, check=True)
+    return "done"
+
+
+def measure(
+    runs: int, gap: float, launchers: list[str]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Return the seconds of each call by variant, and why a launcher could not be measured."""
+    rhythm = Rhythm(gap=gap, warm=0, counted=1) if gap else _DENSE
+    missing: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        switch = Switch()
+        stack.callback(switch.close)
+        variants = [
+            Variant("plain", partial(_run, _plain), before=switch.off),
+            Variant("agentcgroup", partial(_run, _plain), switch.on, switch.settle),
+        ]
+        switch.off()
+        for name in launchers:
+            try:
+                launcher = stack.enter_context(LAUNCHERS[name](switch.session.place.base))
+            except Missing as error:
+                missing[name] = str(error)
+            else:
+                variants.append(Variant(name, partial(_run, launcher), before=switch.off))
+        seconds = sample(variants, rhythm, runs)
+        contained = [record for record in switch.session.records if record.cgroup is not None]
+        if len(contained) < min(runs, switch.session.config.records_max):
+            raise AgentCgroupError("calls had no cgroup: nothing was compared")
+    return seconds, missing
+
+
+def _plain() -> list[str]:
+    return [PROGRAM]
+
+
+def _run(launcher: Callable[[], list[str]]) -> None:
+    arguments: dict[str, Any] = {"command": launcher()}
+    execute.invoke({"type": "tool_call", "name": "execute", "args": arguments, "id": "call-1"})

@@ -1,0 +1,49 @@
+"""Where it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+from agentcgroup import __version__, cgroup, spawn
+
+
+def resident_mb() -> int:
+    """Return the resident memory of this process in MB."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def facts() -> dict[str, Any]:
+    """Return what a reader has to know to compare the figures with others."""
+    place = cgroup.find()
+    cgroup.teardown(place)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "agentcgroup": __version__,
+        "kernel": platform.release(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+        "python": platform.python_version(),
+        "langchain_core": _langchain(),
+        "controllers": sorted(place.controllers),
+        "spawn": spawn.facts().mode,
+    }
+
+
+def _langchain() -> str:
+    from importlib.metadata import version
+
+    return version("langchain-core")
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.machine()

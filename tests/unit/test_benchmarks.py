@@ -1,0 +1,31 @@
+"""The benchmark runs, sees what it is to compare, and writes what it says it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_quick_run_measures_every_variant_or_says_why_not(tmp_path: Path) -> None:
+    """All variants are in the result; figures are not looked at, since machines are loaded."""
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.overhead", "--quick", "--json", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    inline, launch = result["cells"]
+    assert inline["variants"].keys() == {"plain", "agentcgroup"}
+    assert {"plain", "agentcgroup"} <= launch["variants"].keys()
+    others = launch["variants"].keys() | launch["missing"].keys()
+    assert others == {"plain", "agentcgroup", "bubblewrap", "crun", "shell wrapper"}
+    assert all(figures["runs"] >= 10 for figures in launch["variants"].values())
+    for name in others:
+        assert f"| {name} |" in done.stdout
