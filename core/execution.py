@@ -26,6 +26,7 @@ __all__ = [
     "afinish",
     "arun",
     "astream",
+    "bounded",
     "cancelling",
     "cancelling_stream",
     "run",
@@ -124,6 +125,25 @@ async def astream(
     raise error
 
 
+async def bounded(call: Call, body: Awaitable[T]) -> T:
+    """Await `body` in an event loop that sync code of `call` runs: it ends with the call's time.
+
+    Raises:
+        TimeoutError: the time was over.
+    """
+    expiry = Expiry.of(call)
+    if expiry is None:
+        return await body
+    try:
+        result = await body
+    except BaseException as error:
+        if expiry.end() and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError("the call's time is over") from error
+        raise
+    expiry.end()
+    return result
+
+
 async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
@@ -164,8 +184,11 @@ async def cancelling_stream(
             yield await _step(stream.__anext__, started, calls)
     except StopAsyncIteration:
         return
-    except _GIVEN_UP:
-        calls.cancel()
+    except _GIVEN_UP as error:
+        if isinstance(error, GeneratorExit):
+            calls.stop()  # closed by whoever has what he wants: what he started may go on
+        else:
+            calls.cancel()
         await _step(stream.aclose, started, calls)
         raise
 
@@ -282,8 +305,14 @@ class _Started:
             call.stop("cancelled")
 
     def cancel(self) -> None:
+        """Stop what runs and what starts later."""
         with self._lock:
             self._cancelled = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop what runs."""
+        with self._lock:
             calls = tuple(self._calls)
         for call in calls:
             call.stop("cancelled")

@@ -7,6 +7,7 @@ Plain functions are set on the classes, not proxies: frameworks compare function
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -20,9 +21,9 @@ logger = logging.getLogger("agentcgroup")
 #: Takes what was there and returns what takes its place, with `functools.wraps`.
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: Called with a module's name and the module, whose ``__name__`` cannot be trusted: crewai copies
-#: the namespace of one module over others.
-Hook = Callable[[str, ModuleType], None]
+#: Called with the name of a module in `sys.modules`. The module's own ``__name__`` cannot be
+#: trusted: crewai copies the namespace of one module over others.
+Hook = Callable[[str], None]
 
 _asked: set[tuple[Hook, str]] = set()
 
@@ -31,7 +32,7 @@ _ours: set[Callable[..., Any]] = set()
 
 
 def when_imported(modules: Iterable[str], hook: Hook, failed: str) -> None:
-    """Call `hook` for each module when it is imported, or now if it is. Idempotent.
+    """Call `hook` with each name when its module is imported, or now if it is. Idempotent.
 
     An error in `hook` is logged as `failed` and does not fail the user's import.
     """
@@ -42,29 +43,32 @@ def when_imported(modules: Iterable[str], hook: Hook, failed: str) -> None:
 
 
 def _guarded(name: str, hook: Hook, failed: str) -> Callable[[ModuleType], None]:
-    def guarded(module: ModuleType) -> None:
+    def guarded(_module: ModuleType) -> None:
         try:
-            hook(name, module)
+            hook(name)
         except Exception:
             logger.exception("agentcgroup: %s: %s could not be hooked", failed, name)
 
     return guarded
 
 
-def wrap(module: ModuleType, path: str, wrapper: Wrapper, lost: str) -> None:
-    """Put `wrapper` around ``Class.method`` or a function of `module`; once, where it is defined.
+def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
+    """Put `wrapper` around ``Class.method`` or a function of the module `name`, imported already.
 
-    A missing one is a loud warning, which says what is `lost`.
+    Where it is defined, and once. A missing one is a loud warning, which says what is `lost`.
     """
-    class_name, _, name = path.rpartition(".")
+    module = sys.modules[name]
+    class_name, _, function = path.rpartition(".")
     owner = getattr(module, class_name, None) if class_name else module
     for holder in getattr(owner, "__mro__", (owner,)):
-        original = getattr(holder, "__dict__", {}).get(name)
+        original = getattr(holder, "__dict__", {}).get(function)
         if original in _ours:
             return
         if callable(original):
             ours = wrapper(original)
+            if isinstance(original, staticmethod):
+                ours = staticmethod(ours)
             _ours.add(ours)
-            setattr(holder, name, ours)
+            setattr(holder, function, ours)
             return
-    logger.warning("agentcgroup: %s.%s is missing in this version: %s", module.__name__, path, lost)
+    logger.warning("agentcgroup: %s.%s is missing in this version: %s", name, path, lost)

@@ -12,39 +12,18 @@ Three layers, each in its module: `identity` (who), `seams` (where), `answer` (w
 
 from __future__ import annotations
 
-import logging
-from types import ModuleType
 from typing import Final
 
-import wrapt
+from agentcgroup import hooks
 from agentcgroup.adapters.autogen import seams
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]
-
-logger = logging.getLogger("agentcgroup")
 
 FRAMEWORK: Final = "autogen"
 #: The versions whose seams were tried.
 REQUIRES: Final = "autogen-agentchat>=0.5.7"
 
-_installed = False
-
 
 def install() -> None:
-    """Hook the seams when AutoGen is imported, or now if it is; never imports it."""
-    global _installed
-    if not _installed:
-        _installed = True
-        for module in seams.MODULES:
-            wrapt.register_post_import_hook(_hook, module)
-
-
-def _hook(module: ModuleType) -> None:
-    """Hook one module; an error of ours must not fail the user's import."""
-    try:
-        seams.hook(module)
-    except Exception:
-        logger.exception(
-            "agentcgroup: tools of AutoGen are NOT contained: %s could not be hooked",
-            module.__name__,
-        )
+    """Hook the seams when AutoGen is imported, or now if it is; never imports it. Idempotent."""
+    hooks.when_imported(seams.MODULES, seams.hook, "tools of AutoGen are NOT contained")

@@ -18,12 +18,12 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from agentcgroup import execution, feedback
+from agentcgroup import execution, feedback, hooks
 from agentcgroup.adapters.autogen.answer import (
     ToolFailed,
     answer,
@@ -44,24 +44,12 @@ logger = logging.getLogger("agentcgroup")
 _handing_off: ContextVar[bool] = ContextVar("agentcgroup_autogen_handoff", default=False)
 
 
-def hook(module: ModuleType) -> None:
+def hook(name: str) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
-    for seam in _SEAMS[module.__name__]:
-        owner = getattr(module, seam.owner, None)
-        if owner is None and seam.younger:
-            continue
-        there = vars(owner).get(seam.method) if owner is not None else None
-        if there is None or isinstance(there, staticmethod) is not seam.static:
-            logger.warning(
-                "agentcgroup: %s.%s.%s is missing in this version of AutoGen: %s",
-                module.__name__,
-                seam.owner,
-                seam.method,
-                seam.lost,
-            )
-            continue
-        ours = seam.wrap(getattr(owner, seam.method))
-        setattr(owner, seam.method, staticmethod(ours) if seam.static else ours)
+    for path, wrapper, lost in _SEAMS[name]:
+        if path == _STREAM and not hasattr(sys.modules[name], _STREAM.partition(".")[0]):
+            continue  # AutoGen before 0.6.2 has no streaming tools
+        hooks.wrap(name, path, wrapper, lost)
 
 
 # -- tool calls of AssistantAgent -----------------------------------------------------------------
@@ -76,26 +64,14 @@ def _execute_tool_call(original: Callable[..., Awaitable[Any]]) -> Callable[...,
         if session is None:
             return await original(*args, **kwargs)
         arguments = signature.bind(*args, **kwargs).arguments if args else kwargs
-        if _is_handoff(arguments):
-            token = _handing_off.set(True)
-            try:
-                return await original(*args, **kwargs)
-            finally:
-                _handing_off.reset(token)
-        if "stream" not in arguments:
-            return await _run_tool_call(session, original, arguments)
         try:
+            if _is_handoff(arguments):
+                return await _run_handoff(original, arguments)
             return await _run_tool_call(session, original, arguments)
-        except Exception as error:
-            # Whatever raises from here on hangs the agent: its own error handling ends below us.
-            logger.exception("agentcgroup: a tool call failed outside its tool")
-            return failure(arguments["tool_call"], str(error))
-        except asyncio.CancelledError:
-            if not _cancelled_by_token(arguments):
-                raise
-            return failure(
-                arguments["tool_call"], "The call was cancelled and its processes were ended."
-            )
+        except (Exception, asyncio.CancelledError) as error:
+            if "stream" not in arguments:
+                raise  # before 0.6.2 it ends the agent's run
+            return _failed(arguments, error)
 
     return execute_tool_call
 
@@ -122,6 +98,31 @@ async def _run_tool_call(
 def _is_handoff(arguments: Mapping[str, Any]) -> bool:
     name = arguments["tool_call"].name
     return any(tool.name == name for tool in arguments.get("handoff_tools") or ())
+
+
+async def _run_handoff(
+    original: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]
+) -> Any:
+    token = _handing_off.set(True)
+    try:
+        return await original(**arguments)
+    finally:
+        _handing_off.reset(token)
+
+
+def _failed(arguments: Mapping[str, Any], error: BaseException) -> Any:
+    """Return what raised as a failure, since raised it hangs the agent, which waits for its end.
+
+    Nobody waits any more where the agent's own task was cancelled, and not the token.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        if not _cancelled_by_token(arguments):
+            raise error
+        told = "The call was cancelled and its processes were ended."
+    else:
+        logger.error("agentcgroup: a tool call failed outside its tool", exc_info=error)
+        told = str(error)
+    return failure(arguments["tool_call"], told)
 
 
 def _cancelled_by_token(arguments: Mapping[str, Any]) -> bool:
@@ -159,14 +160,14 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 async def _inside(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
     """Run a tool in the call that is open for it already.
 
-    When that was stopped, what the tool says about it is not worth telling: the answer does. What
-    the tool had printed is.
+    When a limit has stopped that, what the tool says about it is not worth telling, as the answer
+    says it; what the tool had printed is.
     """
     try:
         return await original(*args, **kwargs)
     except Exception as error:
         call = current.get()
-        if isinstance(call, Call) and call.stopped is not None:
+        if isinstance(call, Call) and call.stopped not in (None, "cancelled"):
             raise RuntimeError(feedback.partial_output(error)) from error
         raise
 
@@ -200,7 +201,7 @@ def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | N
     """
     identity = identify(of_tool, tool, arguments)
     outer = current.get()
-    if isinstance(outer, Call) and outer.framework == "autogen":
+    if isinstance(outer, Call) and outer.framework == "autogen" and outer.ended is None:
         if identity.tool_call_id is None and identity.tool == outer.tool:
             return None
         if identity.tool_call_id is not None and identity.tool_call_id == outer.tool_call_id:
@@ -277,58 +278,42 @@ def _start(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
     return start
 
 
-class _Seam(NamedTuple):
-    """A method to hook; `lost` says what is not contained without, `younger` than 0.5.7."""
+_STREAM: Final = "BaseStreamTool.run_json_stream"
 
-    owner: str
-    method: str
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
-    lost: str
-    static: bool = False
-    younger: bool = False
-
-
-_SEAMS: Final[dict[str, tuple[_Seam, ...]]] = {
+#: What to hook in each module, with what is lost without it.
+_SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
     "autogen_agentchat.agents": (
-        _Seam(
-            "AssistantAgent",
-            "_execute_tool_call",
+        (
+            "AssistantAgent._execute_tool_call",
             _execute_tool_call,
-            "MCP tools are NOT contained, other tools of agents only under no agent's name",
-            static=True,
+            "MCP tools are NOT contained, and other tools of agents belong to no agent",
         ),
-        _Seam(
-            "AssistantAgent",
-            "on_messages_stream",
+        (
+            "AssistantAgent.on_messages_stream",
             _on_messages_stream,
-            "a tool's processes do NOT end when the task of its agent is cancelled",
+            "a tool's processes run on when the task of its agent is cancelled",
         ),
-        _Seam(
-            "CodeExecutorAgent",
-            "execute_code_block",
+        (
+            "CodeExecutorAgent.execute_code_block",
             _execute_code_block,
             "code that CodeExecutorAgent runs is NOT contained",
         ),
     ),
     "autogen_core.tools": (
-        _Seam(
-            "BaseTool",
-            "run_json",
+        (
+            "BaseTool.run_json",
             _run_json,
             "tools that other agents than AssistantAgent run are NOT contained",
         ),
-        _Seam(
-            "BaseStreamTool",
-            "run_json_stream",
+        (
+            _STREAM,
             _run_json_stream,
             "streaming tools that other agents than AssistantAgent run are NOT contained",
-            younger=True,
         ),
     ),
     "autogen_ext.tools.mcp": (
-        _Seam(
-            "McpWorkbench",
-            "start",
+        (
+            "McpWorkbench.start",
             _start,
             "an MCP server that a call happens to start ends with that call",
         ),

@@ -5,9 +5,6 @@ delegation (the coworker's calls are inside the delegating one), MCP tools, Flow
 all forms of `Crew.kickoff`, and `run`, `arun`, `invoke`, `ainvoke` by user code. Not covered: the
 OpenAI-agents adapter, which calls `_run` itself, and tools that run at a provider.
 
-CrewAI runs an async tool of a sync crew with `asyncio.run` in a thread; a timeout reaches it
-through its processes, and one that only waits is not cut short.
-
 Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
 """
 
@@ -27,7 +24,8 @@ REQUIRES: Final = "crewai>=1.10.1"
 
 def install() -> None:
     """Hook the seams when crewai is imported, or now if it is; never imports it. Idempotent."""
-    hooks.when_imported(seams.MODULES, seams.hook, "tools of CrewAI are NOT contained")
+    modules = ("asyncio", *seams.MODULES)
+    hooks.when_imported(modules, seams.hook, "tools of CrewAI are NOT contained")
     hooks.when_imported(
         identity.MODULES, identity.hook, "calls of CrewAI have no agent or no tool_call_id"
     )

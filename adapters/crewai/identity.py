@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from agentcgroup import hooks
@@ -72,13 +72,14 @@ def identify(tool: Any) -> Identity:
         return Identity(None, type(tool).__name__, None)
 
 
-def hook(name: str, module: ModuleType) -> None:
+def hook(name: str) -> None:
     """Register CrewAI's own hooks, or put the call id's wrapper around an executor."""
     if name == _HOOKS:
+        module = sys.modules[name]
         module.register_before_tool_call_hook(_before)
         module.register_after_tool_call_hook(_after)
     else:
-        hooks.wrap(module, _EXECUTORS[name], _numbered, "records have no tool_call_id")
+        hooks.wrap(name, _EXECUTORS[name], _numbered, "records have no tool_call_id")
 
 
 def _before(context: Any) -> None:

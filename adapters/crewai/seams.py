@@ -1,4 +1,4 @@
-"""Where a call is taken over, and where a cancellation and the cache are.
+"""Where a call is taken over, and where its time, a cancellation and the cache are.
 
 `Tool.run` does not call `BaseTool.run`; `CrewStructuredTool.invoke` calls a tool's `_run`, not
 `run`: so exactly one of the six fires per call. `_run` is never touched, since schemas are inferred
@@ -7,9 +7,9 @@ from its signature.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import Any, Final
 
 from agentcgroup import execution, hooks
@@ -22,10 +22,10 @@ from agentcgroup.session import Session, active
 __all__ = ["MODULES", "hook"]
 
 
-def hook(name: str, module: ModuleType) -> None:
+def hook(name: str) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
     for path, wrapper, lost in _SEAMS[name]:
-        hooks.wrap(module, path, wrapper, lost)
+        hooks.wrap(name, path, wrapper, lost)
 
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +50,27 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         return await execution.arun(call, answer, original, self, *args, **kwargs)
 
     return arun
+
+
+def _asyncio_run(original: Callable[..., Any]) -> Callable[..., Any]:
+    """CrewAI runs an async tool in a loop of its own, which must end with the call's time."""
+
+    @functools.wraps(original)
+    def run(main: Any, *args: Any, **kwargs: Any) -> Any:
+        call = current.get()
+        if (
+            not isinstance(call, Call)
+            or call.framework != "crewai"
+            or not asyncio.iscoroutine(main)
+        ):
+            return original(main, *args, **kwargs)
+        bounded = execution.bounded(call, main)
+        try:
+            return original(bounded, *args, **kwargs)
+        finally:
+            bounded.close()  # it has not begun where a loop was running already
+
+    return run
 
 
 def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -77,6 +98,7 @@ def _add(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _UNCONTAINED: Final = "calls that go through it are NOT contained"
+_UNTIMED: Final = "async tools that only wait are not ended by their timeout"
 _UNCANCELLED: Final = "tools in threads run on when it is cancelled"
 _CACHED: Final = "the answer to a call that met a limit may come again from the cache"
 
@@ -92,6 +114,7 @@ _SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
         ("CrewStructuredTool.invoke", _run, _UNCONTAINED),
         ("CrewStructuredTool.ainvoke", _arun, _UNCONTAINED),
     ),
+    "asyncio": (("run", _asyncio_run, _UNTIMED),),
     "crewai.agents.cache.cache_handler": (("CacheHandler.add", _add, _CACHED),),
     "crewai.crew": (
         ("Crew.kickoff_async", _kickoff, _UNCANCELLED),
@@ -100,7 +123,7 @@ _SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
     "crewai.agent.core": (("Agent.kickoff_async", _kickoff, _UNCANCELLED),),
     "crewai.flow.flow": (("Flow.kickoff_async", _kickoff, _UNCANCELLED),),
 }
-MODULES: Final = tuple(_SEAMS)
+MODULES: Final = tuple(name for name in _SEAMS if name != "asyncio")
 
 
 def _open(session: Session, tool: Any) -> Call | None:

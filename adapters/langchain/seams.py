@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import Any, Final
 
 from agentcgroup import execution, hooks
@@ -22,10 +21,10 @@ from agentcgroup.session import Session, active
 __all__ = ["MODULES", "hook"]
 
 
-def hook(name: str, module: ModuleType) -> None:
+def hook(name: str) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
     for path, wrapper, lost in _SEAMS[name]:
-        hooks.wrap(module, path, wrapper, lost)
+        hooks.wrap(name, path, wrapper, lost)
 
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:

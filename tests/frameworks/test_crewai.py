@@ -200,6 +200,47 @@ def test_a_timeout_is_told_once_and_runs_once(session: Session, react: bool, one
         assert failure.failure.retryable is False
 
 
+@both_ways
+def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session, react: bool) -> None:
+    """No process to kill, and a loop that is not ours: the coroutine is cancelled all the same."""
+    model = crewai_model([("slow_wait", {"seconds": 60})], "went on", react=react)
+    began = time.monotonic()
+    assert _crew(_agent(model, slow_wait)).kickoff().raw == "went on"
+    assert time.monotonic() - began < 10
+    assert _told(model).count("time limit of 500ms (timeout)") == 1
+    assert [record.outcome for record in session.records] == ["timeout"]
+
+
+def test_an_event_loop_in_a_tool_is_as_it_was(session: Session) -> None:
+    """What a tool runs by `asyncio.run` gives what it gives, and fails as it fails."""
+
+    async def double(number: int) -> int:
+        if number < 0:
+            raise ValueError("negative")
+        return 2 * number
+
+    @tool
+    def loops(number: int) -> int:
+        """Use a loop."""
+        return asyncio.run(double(number))
+
+    @tool
+    async def nests(number: int) -> int:
+        """Use a loop in a loop."""
+        coroutine = double(number)
+        try:
+            return asyncio.run(coroutine)
+        finally:
+            coroutine.close()
+
+    assert loops.run(number=2) == 4
+    with pytest.raises(ValueError, match="negative"):
+        loops.run(number=-2)
+    with pytest.raises(RuntimeError, match="running event loop"):
+        nests.run(number=2)
+    assert [record.outcome for record in session.records] == ["ok", "error", "error"]
+
+
 def test_a_timeout_ends_an_awaited_tool_that_only_waits(session: Session) -> None:
     """No process to kill: the coroutine is cancelled and the answer is returned."""
     began = time.monotonic()

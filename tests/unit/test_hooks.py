@@ -8,7 +8,6 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,6 +29,8 @@ def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(
         "class Base:\n"
         "    def run(self): return 'ran'\n"
+        "    @staticmethod\n"
+        "    def static(): return 'ran'\n"
         "class Tool(Base): pass\n"
         "def function(): return 'ran'\n"
     )
@@ -41,9 +42,16 @@ def test_a_method_is_wrapped_where_it_is_defined_and_once(framework: str) -> Non
     """An inherited method is hooked in its class: never twice, whoever is named."""
     module = importlib.import_module(framework)
     for path in ("Tool.run", "Base.run", "Tool.run", "function"):
-        hooks.wrap(module, path, _loud, "lost")
+        hooks.wrap(framework, path, _loud, "lost")
     assert "run" not in vars(module.Tool)
     assert module.Tool().run() == module.Base().run() == module.function() == "ran!"
+
+
+def test_a_static_method_stays_one(framework: str) -> None:
+    """It takes no self, whether it is called on the class or on an instance."""
+    module = importlib.import_module(framework)
+    hooks.wrap(framework, "Tool.static", _loud, "lost")
+    assert module.Tool().static() == module.Base.static() == "ran!"
 
 
 @pytest.mark.parametrize("path", ["Base.gone", "Gone.run", "gone"])
@@ -51,7 +59,8 @@ def test_a_missing_seam_is_a_warning(
     framework: str, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     """It names what is missing and what is lost with it."""
-    hooks.wrap(importlib.import_module(framework), path, _loud, "calls are NOT contained")
+    importlib.import_module(framework)
+    hooks.wrap(framework, path, _loud, "calls are NOT contained")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert path in record.getMessage()
@@ -60,17 +69,14 @@ def test_a_missing_seam_is_a_warning(
 
 def test_hooks_wait_for_the_import_and_are_set_once(framework: str) -> None:
     """Asking imports nothing; asking again adds nothing; the name is the one asked for."""
-    seen: list[tuple[str, ModuleType]] = []
-
-    def hook(name: str, module: ModuleType) -> None:
-        seen.append((name, module))
-
+    seen: list[str] = []
+    hook = seen.append
     hooks.when_imported([framework], hook, "failed")
     hooks.when_imported([framework], hook, "failed")
     assert framework not in sys.modules
-    module = importlib.import_module(framework)
+    importlib.import_module(framework)
     hooks.when_imported([framework], hook, "failed")
-    assert seen == [(framework, module)]
+    assert seen == [framework]
 
 
 def test_a_fault_of_ours_does_not_fail_the_import(
@@ -78,7 +84,7 @@ def test_a_fault_of_ours_does_not_fail_the_import(
 ) -> None:
     """It is logged as what it costs."""
 
-    def hook(name: str, module: ModuleType) -> None:
+    def hook(name: str) -> None:
         raise RuntimeError("a bug")
 
     hooks.when_imported([framework], hook, "tools are NOT contained")
