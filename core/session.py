@@ -8,6 +8,7 @@ for it at each use, so that unregistering leaves every hook an inert pass-throug
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import logging
 import os
@@ -235,7 +236,7 @@ class Session:
         if self._run is None and self.place.base is not None:
             with self.lock:
                 if self._run is None and not self.closed:
-                    self._run = self._make_run(self.place.base)
+                    self._run = self._make_run()
         return self._run
 
     def background_fd(self) -> int | None:
@@ -264,8 +265,15 @@ class Session:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _make_run(self, base: str) -> Branch:
-        with contextlib.closing(Cgroup.open(base)) as parent:
+    def _make_run(self) -> Branch | None:
+        if self.place.base is not None and not os.path.isdir(self.place.base):
+            # Another program, the last one there, took it for unused and removed it. What `find`
+            # starts to try the place is not of the call that is waiting here.
+            self.place = contextvars.Context().run(find, self.config.cgroup_root)
+            self._check(self.place)
+        if self.place.base is None:
+            return None
+        with contextlib.closing(Cgroup.open(self.place.base)) as parent:
             cgroup = parent.child(run_name(), exist_ok=True)
         self.roots = Roots(self.place.controllers, self._unmet, limiting=self.limiting)
         self.roots.limit(cgroup, self._resolver.run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.scripted import crewai_model
 
 #: `ToolFailure` came with crewai 1.15.9.
 HAS_FAILURES = importlib.util.find_spec("crewai.tools.tool_failure") is not None
-#: Before 1.15, `akickoff` with function calling blocks the event loop while a tool runs.
+#: The executor that was removed in 1.15.29 blocks the event loop while a native tool runs.
 BLOCKS_THE_LOOP = importlib.util.find_spec("crewai.agents.agent_executor") is None
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
@@ -141,6 +142,29 @@ def test_an_agents_calls_are_recorded_once_with_their_names(session: Session, re
     ids = [m.get("tool_call_id") for m in model.seen[-1] if m["role"] == "tool"]
     assert [record.tool_call_id for record in session.records] == (ids or [None, None])
     assert bool(ids) != react
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("crewai.agents.step_executor") is None,
+    reason="plans had no executor of their own",
+)
+def test_the_calls_of_a_plans_steps_are_recorded(session: Session) -> None:
+    """An agent that plans runs its tools in another executor."""
+    from crewai.agent.planning_config import PlanningConfig
+
+    steps = [{"step_number": 1, "description": "Run it.", "tool_to_use": "shell"}]
+    model = crewai_model(
+        json.dumps({"plan": "Run it.", "steps": steps, "ready": True}),
+        [("shell", {"command": "echo planned"})],
+        "The step is done.",
+        "done",
+    )
+    agent = _agent(model, shell, planning_config=PlanningConfig(reasoning_effort="low"))
+    _crew(agent).kickoff()
+    (record,) = session.records
+    assert (record.agent, record.tool, record.outcome) == ("coder", "shell", "ok")
+    assert record.tool_call_id is not None
+    assert any("planned" in str(message) for sent in model.seen for message in sent)
 
 
 def test_parallel_calls_have_their_own_ids_and_cgroups(session: Session) -> None:

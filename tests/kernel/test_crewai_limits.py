@@ -16,6 +16,8 @@ from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
 from tests.scripted import Turn, crewai_model
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
+
 LIMIT = 64 * MiB
 
 
