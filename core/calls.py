@@ -31,6 +31,8 @@ __all__ = ["LINGER", "Call"]
 LINGER: Final = 0.05
 
 _NO_USAGE: Final = Usage()
+#: What a call that we stop is, by the reason.
+_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
 
 
 class Call:
@@ -120,10 +122,23 @@ class Call:
                 self.enclosure.kill()
 
     def arm(self) -> None:
-        """Have the watcher stop the call when its time is over."""
+        """Have the call stopped when its time is over, or its memory where only we see to it."""
         timeout = self.policy.timeout
         if timeout is not None and self.session.limiting:
             self.session.watcher.arm(self, timeout, self.started + timeout)
+        memory_max = self.policy.limits.memory_max
+        if self.session.sampler is not None and isinstance(memory_max, int):
+            self.session.sampler.watch(self, memory_max)
+
+    def _disarm(self) -> None:
+        if self.policy.timeout is not None:
+            self.session.watcher.disarm(self, self.policy.timeout)
+        if self.session.sampler is not None:
+            self.session.sampler.forget(self)
+
+    def pids(self) -> list[int]:
+        """Return the processes of the call."""
+        return [] if self.enclosure is None else self.enclosure.pids()
 
     def refuse_if_over(self) -> None:
         """Let no process start in a call that is over.
@@ -136,7 +151,7 @@ class Call:
         if overdue and self.session.limiting and self.stopped is None:
             self.stopped = "timeout"
         if self.stopped is not None:
-            record = self._make_record("timeout" if self.stopped == "timeout" else "killed")
+            record = self._make_record(_OUTCOMES.get(self.stopped, "killed"))
             told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
             raise LimitExceeded(told, record=record)
 
@@ -207,8 +222,7 @@ class Call:
 
     def _settle(self) -> None:
         """Read what the call used, while its cgroup is there, and hand out the record."""
-        if self.policy.timeout is not None:
-            self.session.watcher.disarm(self, self.policy.timeout)
+        self._disarm()
         _ = self.record
         self.session.settled(self)
 

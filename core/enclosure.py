@@ -73,11 +73,9 @@ class Enclosure:
             first, self._fresh = self._fresh, False
         if pid is not None and isinstance(self._leaf, ProcessTree):
             self._leaf.add(pid)
-        if first:
-            self._call.arm()
-            if self._home is not None and self._call.session.janitor.busy():
-                # Calls come one upon the other: the janitor has no time to see to the next one.
-                self._prepare(self._home)
+        if first and self._home is not None and self._call.session.janitor.busy():
+            # Calls come one upon the other: the janitor has no time to see to the next one.
+            self._prepare(self._home)
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 
@@ -86,7 +84,6 @@ class Enclosure:
         with self._lock:
             if self._branch is None:
                 if self.cgroup is None:
-                    self._call.arm()
                     self._take_cgroup()
                     if self.cgroup is None:
                         return None
@@ -103,11 +100,12 @@ class Enclosure:
         return self.cgroup if self.cgroup is not None else ProcessTree()
 
     def _take_cgroup(self) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in."""
+        """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
         call = self._call
         session = call.session
         while call.parent is not None and call.parent.ended is not None:
             call.parent = call.parent.parent  # started by a task that outlived its call
+        call.arm()  # before the first child: one that hangs before its exec holds us up
         with session.containing:
             above = session.branch() if call.parent is None else call.parent.branch()
             if above is None:
@@ -182,6 +180,11 @@ class Enclosure:
         return True
 
     # -- what the kernel counted ----------------------------------------------------------------
+
+    def pids(self) -> list[int]:
+        """Return the processes of the call itself."""
+        leaf = self._leaf
+        return [] if leaf is None else leaf.procs()
 
     def usage(self) -> Usage:
         """Return what its processes have used, those of calls inside it too."""

@@ -129,6 +129,8 @@ def verdict(
     # memory.oom.group may count one victim twice: more than none is all that the counter says.
     if events is not None and events.oom_kill:
         return "oom", "memory_max" if events.oom_local else _which_limit(above)
+    if stopped == "memory_max":  # seen by the sampler, where the kernel holds no memory limit
+        return "oom", "memory_max"
     if cancelled or stopped == "cancelled":
         return "cancelled", "cancelled"
     if stopped is not None:

@@ -29,6 +29,7 @@ from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.janitor import Janitor
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
+from agentcgroup.sampling import Sampler
 from agentcgroup.tree import Branch, Roots
 
 __all__ = ["Session", "active", "registered", "set_active"]
@@ -112,8 +113,6 @@ class Session:
         self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
-        with contextlib.suppress(OSError):  # loud at the first process, if it is so still
-            self.branch()  # another process that ends would tear an empty base down
 
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""
@@ -121,6 +120,9 @@ class Session:
         self.lock = threading.Lock()
         self._run: Branch | None = None
         self.watcher = Watcher()
+        # What the kernel cannot limit here is looked after from time to time.
+        sampled = self.limiting and "memory" not in self.place.controllers
+        self.sampler = Sampler() if sampled else None
         self.janitor = Janitor()
         if self.place.base is not None:
             self.janitor.put(self._reap)

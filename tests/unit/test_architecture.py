@@ -25,7 +25,7 @@ _LAYERS = (
     "execution",
     "calls",
     "enclosure",
-    "enforcement tree janitor",
+    "enforcement sampling tree janitor",
     "spawn",
     "scope",
     "policy",

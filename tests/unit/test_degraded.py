@@ -105,6 +105,27 @@ agentcgroup.unregister()
     assert done.stdout.strip() == "['ok', 'timeout']"
 
 
+_EAT = """
+session = agentcgroup.register("langchain", config={"limits": {"call": {"memory_max": "64M"}}})
+began = time.monotonic()
+told = call(sys.executable + " -ISc 'x = bytearray(300 << 20); import time; time.sleep(60)'")
+assert time.monotonic() - began < 30
+assert "memory limit of 64 MiB (memory_max)" in told.content, told
+assert call(sys.executable + " -ISc 'x = bytearray(8 << 20); print(len(x))'").content
+print([record.outcome for record in session.records])
+"""
+
+
+@pytest.mark.parametrize("root", ["", "/tmp"], ids=["no controllers", "no cgroup"])
+def test_without_the_memory_controller_memory_is_looked_after(root: str) -> None:
+    """A call over its memory_max ends, seen by looking; one below it is left alone.
+
+    On a machine where the kernel holds the limit, the first of the two shows that instead.
+    """
+    done = _run(_EAT, **({"AGENTCGROUP_ROOT": root} if root else {}))
+    assert done.stdout.strip() == "['oom', 'ok']"
+
+
 def test_observe_limits_nothing_and_records() -> None:
     """Mode observe: a call over its time goes on; its record is there."""
     _run(
