@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import agentcgroup
 import pytest
-from agentcgroup import ConfigError, Session
+from agentcgroup import ConfigError
 
 Install = Callable[..., None]
 
@@ -28,31 +30,41 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         monkeypatch.syspath_prepend(str(tmp_path))
 
     yield install
-    sys.modules.pop("toyframe_agentcgroup", None)
     agentcgroup.unregister()
+    for name in ("toyframe_agentcgroup", "toyframe.tools", "toyframe"):
+        sys.modules.pop(name, None)
 
 
-def test_a_third_partys_adapter_is_found_by_its_entry_point(install: Install) -> None:
-    """Its calls are as ours: opened in a session, recorded under the framework's name."""
-    install(
-        "from agentcgroup import execution\n"
-        "from agentcgroup.session import active\n"
-        "installed = 0\n"
-        "def install():\n"
-        "    global installed\n"
-        "    installed += 1\n"
-        "def use(tool, *arguments):\n"
-        "    call = active().start('toyframe', 'toy', tool.__name__)\n"
-        "    return execution.run(call, lambda record, result, error: result, tool, *arguments)\n"
+def test_the_documented_adapter_is_found_by_its_entry_point(
+    install: Install, tmp_path: Path
+) -> None:
+    """The small adapter of docs/adapters.md: hooked at the import, recorded, and answering."""
+    install(_documented())
+    (tmp_path / "toyframe").mkdir()
+    (tmp_path / "toyframe" / "tools.py").write_text(
+        "import subprocess\n"
+        "class Tool:\n"
+        "    def call(self, command):\n"
+        "        return subprocess.run(command, stdout=-1, text=True).stdout\n"
+        "class Shell(Tool): pass\n"
     )
-    session = agentcgroup.register("toyframe")
-    import toyframe_agentcgroup as adapter  # type: ignore[import-not-found]  # made above
+    session = agentcgroup.register("toyframe", config={"limits": {"call": {"timeout": "0.5s"}}})
+    assert "toyframe" not in sys.modules
+    shell = importlib.import_module("toyframe.tools").Shell()
 
-    assert isinstance(session, Session)
-    assert adapter.installed == 1
-    assert adapter.use(abs, -1) == 1
-    (record,) = session.records
-    assert (record.framework, record.agent, record.tool) == ("toyframe", "toy", "abs")
+    assert shell.call(["echo", "hi"]) == "hi\n"
+    assert "time limit of 500ms (timeout)" in shell.call(["sleep", "60"])
+    names = [(one.framework, one.tool, one.outcome) for one in session.records]
+    assert names == [("toyframe", "Shell", "ok"), ("toyframe", "Shell", "timeout")]
+    agentcgroup.unregister()
+    assert shell.call(["echo", "free"]) == "free\n"
+    assert len(session.records) == 2
+
+
+def _documented() -> str:
+    """Return the last block of code in docs/adapters.md."""
+    text = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+    return textwrap.dedent(text.partition("The whole of a small one:\n")[2])
 
 
 def test_registering_all_asks_no_third_party(install: Install) -> None:
