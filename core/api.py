@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import atexit
 import functools
-import importlib
-import importlib.util
 import inspect
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from agentcgroup import execution, feedback, scope, spawn
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
+from agentcgroup.frameworks import adapter, installed
 from agentcgroup.records import CallRecord
 from agentcgroup.session import Session, registered, set_active
 
 __all__ = [
-    "FRAMEWORKS",
-    "Adapter",
     "agent",
     "begin",
     "call",
@@ -39,21 +35,7 @@ logger = logging.getLogger("agentcgroup")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Framework to the top-level module whose presence says that it is installed.
-FRAMEWORKS: Final[Mapping[str, str]] = {
-    "autogen": "autogen_agentchat",
-    "crewai": "crewai",
-    "langchain": "langchain_core",
-}
-
 _lock = threading.Lock()
-
-
-class Adapter(Protocol):
-    """What a package below `agentcgroup.adapters` gives."""
-
-    def install(self) -> None:
-        """Hook the framework's seams once it is imported; never imports it. Idempotent."""
 
 
 def register(
@@ -64,7 +46,8 @@ def register(
     Idempotent: registering again returns the running session and adds frameworks not hooked yet.
 
     Args:
-        frameworks: such as ``"langchain"``; none means all that are installed.
+        frameworks: such as ``"langchain"``; none means all of ours that are installed. Another
+            name is looked for among the entry points of group ``agentcgroup.adapters``.
         config: path of a TOML file, its content as a mapping, or a `Config`; None looks for
             $AGENTCGROUP_CONFIG, ./agentcgroup.toml, [tool.agentcgroup] in ./pyproject.toml and
             the user's and the system's config folders, in this order.
@@ -74,10 +57,10 @@ def register(
             config is active already.
         CgroupUnavailable: mode is ``enforce`` and this machine cannot.
     """
-    adapters = [_adapter(name) for name in frameworks or _installed()]
+    adapters = [adapter(name) for name in frameworks or installed()]
     session = begin(config)
-    for adapter in adapters:
-        adapter.install()
+    for one in adapters:
+        one.install()
     return session
 
 
@@ -252,20 +235,3 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
 def _exceeded(record: CallRecord) -> LimitExceeded:
     return LimitExceeded(feedback.sentence(record) or record.outcome, record=record)
-
-
-def _installed() -> list[str]:
-    return [name for name, module in FRAMEWORKS.items() if importlib.util.find_spec(module)]
-
-
-def _adapter(name: str) -> Adapter:
-    if name not in FRAMEWORKS:
-        near = get_close_matches(name, FRAMEWORKS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(sorted(FRAMEWORKS))
-        raise ConfigError(f"unknown framework {name!r}{hint} (known: {known})", file="register()")
-    if importlib.util.find_spec(FRAMEWORKS[name]) is None:
-        raise ConfigError(
-            f"{name} is not installed: pip install 'agentcgroup[{name}]'", file="register()"
-        )
-    return cast(Adapter, importlib.import_module(f"agentcgroup.adapters.{name}"))

@@ -26,24 +26,31 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 Hook = Callable[[str], None]
 
 _asked: set[tuple[Hook, str]] = set()
+_called: set[tuple[Hook, str]] = set()
 
 #: The functions that `wrap` has set.
 _ours: set[Callable[..., Any]] = set()
 
 
 def when_imported(modules: Iterable[str], hook: Hook, failed: str) -> None:
-    """Call `hook` with each name when its module is imported, or now if it is. Idempotent.
+    """Call `hook` with each name when its module is imported, or now if it is.
 
-    An error in `hook` is logged as `failed` and does not fail the user's import.
+    Asked again it calls `hook` again, to put back what has been lost meanwhile: an instrumentation
+    that is taken away restores what it had found, without what came after it. An error in `hook` is
+    logged as `failed` and does not fail the user's import.
     """
     for name in modules:
-        if (hook, name) not in _asked:
+        guarded = _guarded(name, hook, failed)
+        if (hook, name) in _called:
+            guarded(sys.modules[name])
+        elif (hook, name) not in _asked:
             _asked.add((hook, name))
-            wrapt.register_post_import_hook(_guarded(name, hook, failed), name)
+            wrapt.register_post_import_hook(guarded, name)
 
 
 def _guarded(name: str, hook: Hook, failed: str) -> Callable[[ModuleType], None]:
     def guarded(_module: ModuleType) -> None:
+        _called.add((hook, name))
         try:
             hook(name)
         except Exception:
@@ -62,13 +69,21 @@ def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
     owner = getattr(module, class_name, None) if class_name else module
     for holder in getattr(owner, "__mro__", (owner,)):
         original = getattr(holder, "__dict__", {}).get(function)
-        if original in _ours:
+        if _wraps_ours(original):
             return
         if callable(original):
-            ours = wrapper(original)
-            if isinstance(original, staticmethod):
-                ours = staticmethod(ours)
+            # Through the class, not as it lies there: somebody's wrapper is a descriptor, which
+            # called bare takes the instance for an argument (wrapt's does).
+            ours = wrapper(getattr(holder, function))
             _ours.add(ours)
-            setattr(holder, function, ours)
+            static = isinstance(original, staticmethod)
+            setattr(holder, function, staticmethod(ours) if static else ours)
             return
     logger.warning("agentcgroup: %s.%s is missing in this version: %s", name, path, lost)
+
+
+def _wraps_ours(function: Any) -> bool:
+    """Say whether it is ours, or somebody's wrapper around ours."""
+    while function is not None and function not in _ours:
+        function = getattr(function, "__wrapped__", None)
+    return function is not None

@@ -24,11 +24,19 @@ _EXIT_TIMEOUT, _EXIT_KILLED = 124, 137
 
 
 class ToolFailed(Exception):
-    """Carries AutoGen's own error result past `execution`, which so knows that the tool failed."""
+    """Carries AutoGen's own error result past `execution`, which so knows that the tool failed.
 
-    def __init__(self, result: tuple[FunctionCall, FunctionExecutionResult]) -> None:
+    Attributes:
+        result: the error result.
+        printed: what the tool had printed when it raised, "" when it says nothing.
+    """
+
+    def __init__(
+        self, result: tuple[FunctionCall, FunctionExecutionResult], printed: str = ""
+    ) -> None:
         super().__init__(result[1].content)
         self.result = result
+        self.printed = printed
 
 
 def answer(
@@ -36,14 +44,16 @@ def answer(
 ) -> tuple[FunctionCall, FunctionExecutionResult]:
     """Make the answer of `AssistantAgent._execute_tool_call`.
 
-    A result that hides a kill, and an error text, keep their text and have the sentence after it.
+    A result that hides a kill, and an error text, keep their text and have the sentence after it;
+    better than the error text is what the tool had printed.
     """
     if isinstance(error, ToolFailed):
         result = error.result
     elif error is not None:
         return failure(tool_call, feedback.attach(feedback.partial_output(error), record))
     _, told = result
-    content = feedback.attach(told.content, record)
+    printed = error.printed if error is not None else ""
+    content = feedback.attach(printed or told.content, record)
     is_error = told.is_error or record.outcome != "ok"
     return tool_call, told.model_copy(update={"content": content, "is_error": is_error})
 

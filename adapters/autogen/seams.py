@@ -43,6 +43,10 @@ logger = logging.getLogger("agentcgroup")
 #: Set while a handoff is on its way: a tool only in form, which starts nothing.
 _handing_off: ContextVar[bool] = ContextVar("agentcgroup_autogen_handoff", default=False)
 
+#: Where the tool of the call notes what it had printed when it raised: AutoGen keeps no more of an
+#: exception than its text, which for a command that died says nothing of use.
+_printed: ContextVar[list[str] | None] = ContextVar("agentcgroup_autogen_printed", default=None)
+
 
 def hook(name: str) -> None:
     """Hook the seams of one imported module; a missing one is a loud warning."""
@@ -84,9 +88,14 @@ async def _run_tool_call(
 
     async def body() -> Any:
         _heed(arguments.get("cancellation_token"), call)
-        result = await original(**arguments)
+        printed: list[str] = []
+        token = _printed.set(printed)
+        try:
+            result = await original(**arguments)
+        finally:
+            _printed.reset(token)
         if result[1].is_error:
-            raise ToolFailed(result)
+            raise ToolFailed(result, "\n".join(printed))
         return result
 
     try:
@@ -158,17 +167,21 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 
 
 async def _inside(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    """Run a tool in the call that is open for it already.
+    """Run a tool in the call that is open for it already, and note what it had printed.
 
     When a limit has stopped that, what the tool says about it is not worth telling, as the answer
-    says it; what the tool had printed is.
+    says it.
     """
     try:
         return await original(*args, **kwargs)
     except Exception as error:
+        output = feedback.partial_output(error)
         call = current.get()
         if isinstance(call, Call) and call.stopped not in (None, "cancelled"):
-            raise RuntimeError(feedback.partial_output(error)) from error
+            raise RuntimeError(output) from error
+        printed = _printed.get()
+        if printed is not None and output:
+            printed.append(output)
         raise
 
 

@@ -76,8 +76,10 @@ def hook(name: str) -> None:
     """Register CrewAI's own hooks, or put the call id's wrapper around an executor."""
     if name == _HOOKS:
         module = sys.modules[name]
-        module.register_before_tool_call_hook(_before)
-        module.register_after_tool_call_hook(_after)
+        if _before not in module.get_before_tool_call_hooks():
+            module.register_before_tool_call_hook(_before)
+        if _after not in module.get_after_tool_call_hooks():
+            module.register_after_tool_call_hook(_after)
     else:
         hooks.wrap(name, _EXECUTORS[name], _numbered, "records have no tool_call_id")
 

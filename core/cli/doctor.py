@@ -110,7 +110,7 @@ def _spawning() -> Finding:
 
 
 def _frameworks() -> Iterator[Finding]:
-    from agentcgroup.api import FRAMEWORKS
+    from agentcgroup.frameworks import FRAMEWORKS
 
     for name, package in FRAMEWORKS.items():
         if importlib.util.find_spec(package) is not None:

@@ -17,6 +17,13 @@ def server_pid() -> str:
 
 
 @server.tool()
+def server_cgroup() -> str:
+    """Say in which cgroup the server runs."""
+    with open("/proc/self/cgroup") as file:
+        return file.read()
+
+
+@server.tool()
 async def slow_server(seconds: float) -> str:
     """Answer late."""
     await asyncio.sleep(seconds)

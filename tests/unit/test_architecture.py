@@ -21,6 +21,7 @@ _LAYERS = (
     "cli",
     "autoload run api",
     "session",
+    "frameworks",
     "execution",
     "calls",
     "enclosure",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wrapt
 from agentcgroup import hooks
 
 
@@ -67,16 +68,50 @@ def test_a_missing_seam_is_a_warning(
     assert "calls are NOT contained" in record.getMessage()
 
 
-def test_hooks_wait_for_the_import_and_are_set_once(framework: str) -> None:
-    """Asking imports nothing; asking again adds nothing; the name is the one asked for."""
+def test_hooks_wait_for_the_import(framework: str) -> None:
+    """Asking imports nothing; asking again before the import adds nothing."""
     seen: list[str] = []
     hook = seen.append
     hooks.when_imported([framework], hook, "failed")
     hooks.when_imported([framework], hook, "failed")
     assert framework not in sys.modules
     importlib.import_module(framework)
-    hooks.when_imported([framework], hook, "failed")
     assert seen == [framework]
+
+
+def test_what_another_has_taken_away_is_put_back(framework: str) -> None:
+    """Whoever wrapped before us restores what he had found: asked again, we are there again."""
+
+    def hook(name: str) -> None:
+        for path in ("Tool.run", "Tool.static"):
+            hooks.wrap(name, path, _loud, "lost")
+
+    module = importlib.import_module(framework)
+    found = dict(vars(module.Base))
+    for _ in range(2):
+        for name in ("run", "static"):
+            setattr(module.Base, name, found[name])
+        for _ in range(2):
+            hooks.when_imported([framework], hook, "failed")
+            assert module.Tool().run() == module.Tool().static() == "ran!"
+
+
+def test_wrappers_of_others_are_called_as_methods(framework: str) -> None:
+    """A descriptor of wrapt's below ours is given the instance; above ours, ours is there once."""
+    module = importlib.import_module(framework)
+    instances = []
+
+    def note(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        instances.append(instance)
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper(module, "Base.run", note)
+    hooks.wrap(framework, "Tool.run", _loud, "lost")
+    wrapt.wrap_function_wrapper(module, "Base.run", note)
+    hooks.wrap(framework, "Tool.run", _loud, "lost")
+    tool = module.Tool()
+    assert tool.run() == "ran!"
+    assert instances == [tool, tool]
 
 
 def test_a_fault_of_ours_does_not_fail_the_import(

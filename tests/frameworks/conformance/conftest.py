@@ -1,0 +1,68 @@
+"""One column of the table at a time, and nothing left over after each cell."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import agentcgroup
+import pytest
+from agentcgroup import Session
+
+from tests.frameworks.conformance.driver import DRIVERS, Driver, load
+
+_TOKEN = "AGENTCGROUP_CONFORMANCE"
+
+#: What every cell runs under: tools whose name starts with "slow" are given half a second.
+CONFIG = {"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """Give the column; a cell that the framework cannot have is skipped with its reference."""
+    driver = load(request.param)
+    row = request.function.__name__.removeprefix("test_")
+    if row in driver.absent:
+        pytest.skip(f"{request.param} has no {row}: {driver.absent[row]}")
+    return driver
+
+
+@pytest.fixture
+def session(driver: Driver, nothing_left: None) -> Iterator[Session]:
+    """Register the framework; afterwards none of the run's cgroups is there."""
+    session = agentcgroup.register(driver.framework, config=CONFIG)
+    run = session.branch()
+    assert run is not None, "these tests need a place for cgroups"
+    yield session
+    agentcgroup.unregister()
+    assert not os.path.exists(run.cgroup.path)
+
+
+@pytest.fixture
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Mark every process that is born from here on; afterwards none of them lives."""
+    token = secrets.token_hex(8)
+    monkeypatch.setenv(_TOKEN, token)
+    yield
+    assert processes(token) == []
+
+
+@pytest.fixture
+def token(nothing_left: None) -> str:
+    """Return what the environment of this cell's processes holds."""
+    return os.environ[_TOKEN]
+
+
+def processes(token: str) -> list[str]:
+    """Return the command lines of the processes born with this token; orphans, too."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                if f"{_TOKEN}={token}".encode() in environ.read():
+                    with open(f"/proc/{pid}/cmdline", "rb") as command:
+                        found.append(command.read().replace(b"\0", b" ").decode())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # gone, or somebody else's
+    return found

@@ -1,0 +1,126 @@
+"""What a behaviour needs of a framework: agents with scripted models, and what these were told."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import pytest
+
+from tests.scripted import Turn
+
+__all__ = ["DRIVERS", "Driver", "Reply", "Told", "Unreadable", "load"]
+
+#: The columns of the table, with the module and the class of each; imported when it is used.
+DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
+    "langchain-sync": ("langchain", "Sync"),
+    "langchain-async": ("langchain", "Async"),
+    "autogen-agent": ("autogen", "Agent"),
+    "autogen-team": ("autogen", "Team"),
+    "crewai-native": ("crewai", "Native"),
+    "crewai-react": ("crewai", "React"),
+    "crewai-async": ("crewai", "Async"),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the model was told for one call; `failed` is the framework's own mark of an error."""
+
+    tool: str
+    text: str
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How an agent's run ended: its final text, and all that its model was told, in order."""
+
+    text: str
+    told: tuple[Told, ...]
+
+
+class Driver(ABC):
+    """One framework on one of its paths."""
+
+    framework: ClassVar[str]
+
+    #: Rows that the framework itself cannot have: why, with a reference.
+    absent: ClassVar[Mapping[str, str]] = {}
+
+    #: Whether a turn of the model may call several tools at once.
+    parallel: ClassVar[bool] = True
+
+    #: Whether the framework itself tries a tool again that raised, when it is asked to.
+    retries: ClassVar[bool] = False
+
+    #: What records call the tool that executes code.
+    code_tool: ClassVar[str] = ""
+
+    @abstractmethod
+    def build(
+        self,
+        *turns: Turn,
+        tools: Sequence[Callable[..., Any]] = (),
+        name: str = "coder",
+        retry: bool = False,
+    ) -> Any:
+        """Make an agent of this name whose model says these turns; `tools` are plain functions."""
+
+    @abstractmethod
+    def build_nested(self, *turns: Turn, tools: Sequence[Callable[..., Any]]) -> Any:
+        """Make an agent "outer" whose one call runs an agent "inner", which says these turns."""
+
+    @abstractmethod
+    def build_mcp(self, tool: str, command: Sequence[str], env: Mapping[str, str]) -> Any:
+        """Make an agent that calls `tool`, without arguments, of an MCP server over stdio."""
+
+    def build_code(self, command: str, folder: Path) -> Any:
+        """Make an agent that has the framework's own executor run a shell command."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def arun(self, agent: Any) -> Reply:
+        """Run the agent."""
+
+    def run(self, agent: Any) -> Reply:
+        """Run the agent on this thread."""
+        return asyncio.run(self.arun(agent))
+
+    @abstractmethod
+    def stream(self, agent: Any) -> Reply:
+        """Run the agent and take what it does piece by piece."""
+
+    async def give_up(self, agent: Any, started: Callable[[], Awaitable[None]]) -> None:
+        """Run the agent and, once `started`, give it up the way the framework has for it."""
+        task = asyncio.create_task(self.arun(agent))
+        await started()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    @abstractmethod
+    def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have every source that the adapter reads names from raise."""
+
+
+class Unreadable:
+    """Something that raises whatever it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} today")
+
+    def __getitem__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} today")
+
+
+def load(column: str) -> Driver:
+    """Import the framework and return its driver."""
+    module, name = DRIVERS[column]
+    driver: Driver = getattr(importlib.import_module(f"{__package__}.{module}"), name)()
+    return driver

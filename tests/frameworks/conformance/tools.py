@@ -1,0 +1,75 @@
+"""The tools that agents of every framework are given, as plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+from collections.abc import Callable
+
+
+def add(a: int, b: int) -> str:
+    """Add, without a process."""
+    return str(a + b)
+
+
+async def later(text: str) -> str:
+    """Say it from a process that is awaited."""
+    process = await asyncio.create_subprocess_exec(
+        "cat", "/proc/self/cgroup", stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return f"{text}\n{output.decode()}"
+
+
+def shell(command: str) -> str:
+    """Run a command; whether it fails, nobody asks."""
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+
+def other_shell(command: str) -> str:
+    """Run a command in the other shell."""
+    return shell(command)
+
+
+def slow_shell(command: str) -> str:
+    """Run a command that takes long; whether it fails, nobody asks."""
+    return shell(command)
+
+
+def slow_strict(command: str) -> str:
+    """Run a command that takes long, and fail when it fails."""
+    return subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+
+
+def fails() -> str:
+    """Fail."""
+    raise ValueError("mine")
+
+
+def flaky() -> Callable[[], str]:
+    """Return a tool that fails the first time."""
+    attempts = itertools.count(1)
+
+    def flaky_tool() -> str:
+        """Fail the first time."""
+        if next(attempts) == 1:
+            raise ConnectionError("not yet")
+        return "now"
+
+    return flaky_tool
+
+
+class Notebook:
+    """A tool with state."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tool(self) -> Callable[[str], str]:
+        def note(line: str) -> str:
+            """Note a line and return all there are."""
+            self.lines.append(line)
+            return " ".join(self.lines)
+
+        return note
