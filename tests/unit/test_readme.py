@@ -40,9 +40,9 @@ def test_every_command_runs(project: Path, command: str) -> None:
     """As written, in a project with README's own config."""
     words = shlex.split(command)
     if words[0] == "make":
-        # The targets themselves are what CI runs: here they must exist.
-        asked = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
-        assert asked.returncode == 0, asked.stderr
+        # CI runs the targets themselves: here they must exist.
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets
     elif words[:2] == ["pip", "install"]:
         name, extra = words[2].rstrip("]").split("[")
         assert extra in (importlib.metadata.metadata(name).get_all("Provides-Extra") or [])
