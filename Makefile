@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-lab demo install lint test test-native test-kernel test-kernels lab-deps
+.PHONY: bench bench-lab demo install lint test test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -20,6 +20,10 @@ lint: install
 # What runs on any Linux, without controllers.
 test-native: install
 	$(PYTHON) -m pytest tests/unit tests/frameworks
+
+# Each framework on the oldest version that is supported, and on the newest.
+test-versions: install
+	$(PYTHON) -m nox $(ARGS)
 
 # One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest.
 test-kernel: install
