@@ -59,6 +59,9 @@ class Driver(ABC):
     #: Whether the framework itself tries a tool again that raised, when it is asked to.
     retries: ClassVar[bool] = False
 
+    #: Whether the framework, in this version, tells its user which answers of tools are errors.
+    marks_errors: ClassVar[bool] = True
+
     #: What records call the tool that executes code.
     code_tool: ClassVar[str] = ""
 
