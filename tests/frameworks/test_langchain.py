@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from tests.scripted import langchain_model
+
+#: Tells the sleeps of these tests from all others on this machine.
+_PID = os.getpid()
 
 
 @pytest.fixture
@@ -116,14 +120,16 @@ def test_a_tool_without_a_process_makes_no_cgroup(session: Session) -> None:
 def test_a_timeout_ends_the_tree_and_is_told(session: Session) -> None:
     """The tool's own wait returns, grandchildren are gone, the model gets one error message."""
     began = time.monotonic()
-    message = slow_shell.invoke(_call("slow_shell", {"command": "sleep 77 & setsid sleep 77; :"}))
+    message = slow_shell.invoke(
+        _call("slow_shell", {"command": f"sleep 77.{_PID} & setsid sleep 77.{_PID}; :"})
+    )
 
     assert time.monotonic() - began < 10
     assert isinstance(message, ToolMessage)
     assert message.status == "error"
     assert "time limit of 500ms (timeout)" in message.content
     assert session.records[-1].outcome == "timeout"
-    assert subprocess.run(["pgrep", "-f", "sleep 77"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 77.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
@@ -165,7 +171,7 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
 
     async def main() -> None:
         for one in (shell, ashell):
-            model = langchain_model([(one.name, {"command": "sleep 78"})], "never")
+            model = langchain_model([(one.name, {"command": f"sleep 78.{_PID}"})], "never")
             task = asyncio.create_task(
                 create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
             )
@@ -176,17 +182,19 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
 
     asyncio.run(main())
     assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
-    assert subprocess.run(["pgrep", "-f", "sleep 78"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_a_background_process_is_ended_and_told(session: Session) -> None:
     """What the tool left running goes with the call, and the model hears of it."""
-    message = shell.invoke(_call("shell", {"command": "sleep 79 >/dev/null 2>&1 & echo started"}))
+    message = shell.invoke(
+        _call("shell", {"command": f"sleep 79.{_PID} >/dev/null 2>&1 & echo started"})
+    )
     assert message.content.startswith("started")
     assert "left running in the background were ended" in message.content
     assert message.status == "success"
     assert session.records[-1].reason == "leftovers"
-    assert subprocess.run(["pgrep", "-f", "sleep 79"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 79.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:
