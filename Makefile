@@ -4,13 +4,13 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-lab demo install lint test test-native test-kernel test-kernels lab-deps
+.PHONY: bench bench-lab demo install lint test test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
 
 # Everything, on every kernel; `make -k test` goes on after a failure.
-test: lint lab-deps test-native test-kernels
+test: lint lab-deps test-native test-versions test-kernels
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -20,6 +20,11 @@ lint: install
 # What runs on any Linux, without controllers.
 test-native: install
 	$(PYTHON) -m pytest tests/unit tests/frameworks
+
+# The same tests of the frameworks against the oldest releases that are supported; `nox --list` has
+# those between.
+test-versions: install
+	$(PYTHON) -m nox --tags floor
 
 # One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest.
 test-kernel: install

@@ -1,0 +1,74 @@
+"""The frameworks' own tests against their oldest, a middle and their newest release.
+
+nox --tags floor        # what `make test-versions` runs; `make test` has the newest
+nox -s autogen          # one framework, all its versions
+nox --list
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+
+#: What the tests themselves need, and the one release of MCP's own package that AutoGen can use.
+TESTS = ["pytest>=8", "pytest-timeout"]
+MCP = "mcp<2"
+
+
+def _test(session: nox.Session, framework: str, packages: list[str], *tests: str) -> None:
+    """Run test files where only this framework is installed, in these versions."""
+    session.install("-e", f".[{framework}]", *TESTS, *packages)
+    session.run("pytest", *[f"tests/frameworks/{test}.py" for test in tests], *session.posargs)
+
+
+# Agents came with langchain 1; before, there are langchain-core's tools and LangGraph's nodes.
+TOOLS = ["test_langchain"]
+AGENTS = [*TOOLS, "test_langchain_agents"]
+
+
+@nox.session
+@nox.parametrize(
+    ("packages", "tests"),
+    [
+        nox.param(
+            ["langchain-core==0.3.0", "langgraph==0.2.40"], TOOLS, id="core-0.3.0", tags=["floor"]
+        ),
+        nox.param(["langchain==1.2.18", "deepagents"], AGENTS, id="1.2.18", tags=["middle"]),
+        nox.param(["langchain", "deepagents"], AGENTS, id="newest", tags=["newest"]),
+    ],
+)
+def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> None:
+    """LangChain, LangGraph and deepagents."""
+    _test(session, "langchain", packages, *tests)
+
+
+@nox.session
+@nox.parametrize(
+    "version",
+    [
+        nox.param("==0.5.7", id="0.5.7", tags=["floor"]),
+        nox.param("==0.6.4", id="0.6.4", tags=["middle"]),
+        nox.param("", id="newest", tags=["newest"]),
+    ],
+)
+def autogen(session: nox.Session, version: str) -> None:
+    """AutoGen, with the part of its extensions that starts processes."""
+    packages = [f"autogen-agentchat{version}", f"autogen-ext[mcp]{version}", MCP]
+    _test(session, "autogen", packages, "test_autogen")
+
+
+@nox.session
+@nox.parametrize(
+    "version",
+    [
+        nox.param("==1.10.1", id="1.10.1", tags=["floor"]),
+        nox.param("==1.15.8", id="1.15.8", tags=["middle"]),
+        nox.param("", id="newest", tags=["newest"]),
+    ],
+)
+def crewai(session: nox.Session, version: str) -> None:
+    """CrewAI."""
+    _test(session, "crewai", [f"crewai{version}"], "test_crewai")
