@@ -25,7 +25,7 @@ from agentcgroup.calls import Call
 from agentcgroup.cgroup import Cgroup, Limits, Place, bases, find, reap, run_name, teardown
 from agentcgroup.config import Config
 from agentcgroup.enforcement import Watcher
-from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.errors import CgroupUnavailable, ConfigError
 from agentcgroup.janitor import Janitor
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
@@ -94,6 +94,7 @@ class Session:
 
         Raises:
             CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
+            ConfigError: the file for records cannot be written.
         """
         self.config = config
         self.id = uuid.uuid4().hex[:12]
@@ -107,7 +108,7 @@ class Session:
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
         self.closed = False
-        self._sink = JsonLines(config.records) if config.records else None
+        self._sink = _open_sink(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
         self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
@@ -327,6 +328,13 @@ class Session:
         if message not in self._said:
             self._said.add(message)
             logger.warning("agentcgroup: %s", message)
+
+
+def _open_sink(path: str) -> JsonLines:
+    try:
+        return JsonLines(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", key="records") from error
 
 
 def _after_fork_in_child() -> None:

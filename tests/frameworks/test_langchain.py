@@ -6,6 +6,7 @@ All that langchain-core has had since 0.3; agents, which are newer, are in test_
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ from langgraph.errors import GraphInterrupt
 from langgraph.prebuilt import ToolNode
 
 from tests.scripted import langchain_model
+
+#: Tells the sleeps of these tests from all others on this machine.
+_PID = os.getpid()
 
 
 @pytest.fixture
@@ -80,14 +84,16 @@ def test_a_tool_without_a_process_makes_no_cgroup(session: Session) -> None:
 def test_a_timeout_ends_the_tree_and_is_told(session: Session) -> None:
     """The tool's own wait returns, grandchildren are gone, the model gets one error message."""
     began = time.monotonic()
-    message = slow_shell.invoke(_call("slow_shell", {"command": "sleep 77 & setsid sleep 77; :"}))
+    message = slow_shell.invoke(
+        _call("slow_shell", {"command": f"sleep 77.{_PID} & setsid sleep 77.{_PID}; :"})
+    )
 
     assert time.monotonic() - began < 10
     assert isinstance(message, ToolMessage)
     assert message.status == "error"
     assert "time limit of 500ms (timeout)" in message.content
     assert session.records[-1].outcome == "timeout"
-    assert subprocess.run(["pgrep", "-f", "sleep 77"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 77.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> None:
@@ -105,14 +111,44 @@ def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> 
     assert session.records[-1].outcome == "timeout"
 
 
+<<<<<<< HEAD
+=======
+def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
+    """A task cancelled while a sync tool waits in a thread, and while an async one waits."""
+
+    @tool
+    async def ashell(command: str) -> str:
+        """Run a command."""
+        process = await asyncio.create_subprocess_shell(command)
+        return str(await process.wait())
+
+    async def main() -> None:
+        for one in (shell, ashell):
+            model = langchain_model([(one.name, {"command": f"sleep 78.{_PID}"})], "never")
+            task = asyncio.create_task(
+                create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
+            )
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
+    assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
+
+
+>>>>>>> main
 def test_a_background_process_is_ended_and_told(session: Session) -> None:
     """What the tool left running goes with the call, and the model hears of it."""
-    message = shell.invoke(_call("shell", {"command": "sleep 79 >/dev/null 2>&1 & echo started"}))
+    message = shell.invoke(
+        _call("shell", {"command": f"sleep 79.{_PID} >/dev/null 2>&1 & echo started"})
+    )
     assert message.content.startswith("started")
     assert "left running in the background were ended" in message.content
     assert message.status == "success"
     assert session.records[-1].reason == "leftovers"
-    assert subprocess.run(["pgrep", "-f", "sleep 79"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 79.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:

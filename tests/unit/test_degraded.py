@@ -32,12 +32,13 @@ _USE = """
 session = agentcgroup.register("langchain", config={"limits": {"call": {"timeout": "1s"}}})
 assert call("echo fine").content == "fine\\n"
 began = time.monotonic()
-told = call("sleep 3591 & sleep 3592")
+nap = f"sleep 359.{os.getpid()}"  # tells them from all others on this machine
+told = call(f"{nap} & {nap}")
 assert time.monotonic() - began < 20
 assert told.status == "error" and "time limit" in told.content, told
 print([record.outcome for record in session.records])
 agentcgroup.unregister()
-left = subprocess.run(["pgrep", "-fx", "sleep 359[12]"], capture_output=True, text=True).stdout
+left = subprocess.run(["pgrep", "-fx", nap], capture_output=True, text=True).stdout
 assert not left, left
 """
 _REFUSE = """

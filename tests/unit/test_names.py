@@ -75,3 +75,10 @@ def test_a_framework_tool_may_be_called_anything(session: Session, name: str) ->
     hostile.name = name
     assert hostile.invoke({}) == "ran\n"
     assert [record.tool for record in session.records] == [name]
+
+
+def test_a_records_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    """Told at register, with the key, and nothing is left registered."""
+    with pytest.raises(agentcgroup.ConfigError, match=r"records: .* cannot be written"):
+        agentcgroup.register("langchain", config={"records": str(tmp_path / "no" / "calls.jsonl")})
+    assert agentcgroup.current_call() is None
