@@ -1,54 +1,74 @@
-"""The tests of each framework on its oldest and its newest version: ``nox``, or ``nox -k crewai``.
+"""The frameworks' own tests against their oldest, a middle and their newest release.
 
-The oldest is the floor that pyproject.toml declares. What a framework of that age has not, the
-tests name; of langchain-core 0.3.0, which is older than `create_agent`, only the tools are tried.
+nox --tags floor        # what `make test-versions` runs; `make test` has the newest
+nox -s autogen          # one framework, all its versions
+nox --list
 """
 
 from __future__ import annotations
 
 import nox
 
+nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
 
-_TEST = ("pytest>=8", "pytest-timeout")
-_TABLE = "tests/frameworks/conformance/test_conformance.py"
-
-
-@nox.session(python="3.11")
-def langchain_floor(session: nox.Session) -> None:
-    """The tools of langchain-core alone."""
-    session.install("-e", ".", *_TEST, "langchain-core==0.3.0")
-    session.run("pytest", "tests/frameworks/test_langchain_core.py")
+#: What the tests themselves need, and the one release of MCP's own package that AutoGen can use.
+TESTS = ["pytest>=8", "pytest-timeout"]
+MCP = "mcp<2"
 
 
-@nox.session(python="3.11")
-def langchain(session: nox.Session) -> None:
-    """Agents of LangChain and deepagents."""
-    session.install("-e", ".", *_TEST, "langchain", "deepagents", "langchain-mcp-adapters")
-    session.run("pytest", "tests/frameworks/test_langchain.py")
-    session.run("pytest", _TABLE, "-k", "langchain")
+def _test(session: nox.Session, framework: str, packages: list[str], *tests: str) -> None:
+    """Run test files where only this framework is installed, in these versions."""
+    session.install("-e", f".[{framework}]", *TESTS, *packages)
+    session.run("pytest", *[f"tests/frameworks/{test}.py" for test in tests], *session.posargs)
 
 
-@nox.session(python="3.11")
-def autogen_floor(session: nox.Session) -> None:
-    """AssistantAgent of an age when it used its tools once; the MCP client of then."""
-    packages = ("autogen-agentchat==0.5.7", "autogen-ext[mcp]==0.5.7", "mcp<2")
-    session.install("-e", ".", *_TEST, *packages)
-    session.run("pytest", "tests/frameworks/test_autogen.py")
+# Agents came with langchain 1; before, there are langchain-core's tools and LangGraph's nodes.
+TOOLS = ["test_langchain"]
+AGENTS = [*TOOLS, "test_langchain_agents"]
 
 
-@nox.session(python="3.11")
-def autogen(session: nox.Session) -> None:
-    """AssistantAgent, teams, code executors and MCP of AutoGen."""
-    session.install("-e", ".", *_TEST, "autogen-agentchat", "autogen-ext[mcp]")
-    session.run("pytest", "tests/frameworks/test_autogen.py")
-    session.run("pytest", _TABLE, "-k", "autogen")
+@nox.session
+@nox.parametrize(
+    ("packages", "tests"),
+    [
+        nox.param(
+            ["langchain-core==0.3.0", "langgraph==0.2.40"], TOOLS, id="core-0.3.0", tags=["floor"]
+        ),
+        nox.param(["langchain==1.2.18", "deepagents"], AGENTS, id="1.2.18", tags=["middle"]),
+        nox.param(["langchain", "deepagents"], AGENTS, id="newest", tags=["newest"]),
+    ],
+)
+def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> None:
+    """LangChain, LangGraph and deepagents."""
+    _test(session, "langchain", packages, *tests)
 
 
-@nox.session(python="3.11")
-@nox.parametrize("version", ["==1.10.1", ""])
+@nox.session
+@nox.parametrize(
+    "version",
+    [
+        nox.param("==0.5.7", id="0.5.7", tags=["floor"]),
+        nox.param("==0.6.4", id="0.6.4", tags=["middle"]),
+        nox.param("", id="newest", tags=["newest"]),
+    ],
+)
+def autogen(session: nox.Session, version: str) -> None:
+    """AutoGen, with the part of its extensions that starts processes."""
+    packages = [f"autogen-agentchat{version}", f"autogen-ext[mcp]{version}", MCP]
+    _test(session, "autogen", packages, "test_autogen")
+
+
+@nox.session
+@nox.parametrize(
+    "version",
+    [
+        nox.param("==1.10.1", id="1.10.1", tags=["floor"]),
+        nox.param("==1.15.8", id="1.15.8", tags=["middle"]),
+        nox.param("", id="newest", tags=["newest"]),
+    ],
+)
 def crewai(session: nox.Session, version: str) -> None:
-    """Crews of CrewAI, with function calling and without."""
-    session.install("-e", ".", *_TEST, f"crewai{version}")
-    session.run("pytest", "tests/frameworks/test_crewai.py")
-    session.run("pytest", _TABLE, "-k", "crewai")
+    """CrewAI."""
+    _test(session, "crewai", [f"crewai{version}"], "test_crewai")

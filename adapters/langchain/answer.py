@@ -54,6 +54,8 @@ def _extended(message: ToolMessage, record: CallRecord) -> ToolMessage:
 def _is_control_flow(error: Exception) -> bool:
     """Whether it is LangGraph's own (GraphInterrupt, ParentCommand), which must reach the graph.
 
-    By name, since langgraph may be absent and is never imported for this.
+    By name, since langgraph may be absent and is never imported for this. Their common base,
+    GraphBubbleUp, came after langgraph 0.2.40.
     """
-    return any(base.__name__ == "GraphBubbleUp" for base in type(error).__mro__)
+    names = {base.__name__ for base in type(error).__mro__}
+    return not names.isdisjoint({"GraphBubbleUp", "GraphInterrupt"})

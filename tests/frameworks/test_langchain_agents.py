@@ -1,0 +1,174 @@
+"""Agents of LangChain 1 and deepagents, scripted models, real processes: identity and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import agentcgroup
+import pytest
+from agentcgroup import Session
+from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import tool
+
+from tests.scripted import langchain_model
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    session = agentcgroup.register(
+        "langchain", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
+    )
+    yield session
+    agentcgroup.unregister()
+
+
+@tool
+def shell(command: str) -> str:
+    """Run a command."""
+    return subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+
+
+@tool
+async def slow_wait(seconds: float) -> str:
+    """Wait without a process."""
+    await asyncio.sleep(seconds)
+    return "waited"
+
+
+def test_an_agents_calls_are_recorded_once_with_their_names(session: Session) -> None:
+    """create_agent: agent, tool and tool_call_id come from the framework, one record a call."""
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "echo two"})], "done"
+    )
+    agent = create_agent(model, [shell], name="coder")
+    answer = agent.invoke({"messages": [("user", "go")]})
+
+    assert answer["messages"][-1].content == "done"
+    assert [record.outcome for record in session.records] == ["ok", "ok"]
+    asked = [call["id"] for call in answer["messages"][1].tool_calls]
+    assert sorted(record.tool_call_id or "" for record in session.records) == sorted(asked)
+    assert {record.agent for record in session.records} == {"coder"}
+    assert {record.tool for record in session.records} == {"shell"}
+    assert len({record.cgroup for record in session.records}) == 2
+
+
+def test_an_agents_calls_are_recorded_once_when_async(session: Session) -> None:
+    """The same through ainvoke, where sync tools run in threads."""
+    model = langchain_model(
+        [("shell", {"command": "echo one"}), ("shell", {"command": "id"})], "ok"
+    )
+    agent = create_agent(model, [shell], name="coder")
+    answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
+
+    assert answer["messages"][-1].content == "ok"
+    assert [record.outcome for record in session.records] == ["ok", "ok"]
+    assert {record.agent for record in session.records} == {"coder"}
+
+
+def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
+    """No process to kill: the coroutine is cancelled, the agent goes on."""
+    model = langchain_model([("slow_wait", {"seconds": 60})], "went on")
+    agent = create_agent(model, [slow_wait])
+    began = time.monotonic()
+    answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
+
+    assert time.monotonic() - began < 10
+    assert answer["messages"][-1].content == "went on"
+    assert "time limit" in answer["messages"][-2].content
+    assert session.records[-1].outcome == "timeout"
+
+
+def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
+    """A task cancelled while a sync tool waits in a thread, and while an async one waits."""
+
+    @tool
+    async def ashell(command: str) -> str:
+        """Run a command."""
+        process = await asyncio.create_subprocess_shell(command)
+        return str(await process.wait())
+
+    async def main() -> None:
+        for one in (shell, ashell):
+            model = langchain_model([(one.name, {"command": "sleep 78"})], "never")
+            task = asyncio.create_task(
+                create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
+            )
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
+    assert subprocess.run(["pgrep", "-f", "sleep 78"], capture_output=True).returncode == 1
+
+
+def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
+    """ToolRetryMiddleware uses one tool_call_id for all attempts; each has its own record."""
+    attempts = []
+
+    @tool
+    def flaky() -> str:
+        """Fail once."""
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError("not yet")
+        return "now"
+
+    model = langchain_model([("flaky", {})], "done")
+    agent = create_agent(
+        model, [flaky], middleware=[ToolRetryMiddleware(max_retries=2, initial_delay=0)]
+    )
+    agent.invoke({"messages": [("user", "go")]})
+    assert [record.outcome for record in session.records] == ["error", "ok"]
+    assert len({record.tool_call_id for record in session.records}) == 1
+    assert len({record.id for record in session.records}) == 2
+
+
+def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> None:
+    """Records name the parent, and the cgroups nest as the calls do."""
+    inner = create_agent(
+        langchain_model([("shell", {"command": "true"})], "inner"), [shell], name="in"
+    )
+
+    @tool
+    def delegate() -> str:
+        """Ask another agent."""
+        subprocess.run(["true"])
+        answer = inner.invoke({"messages": [("user", "go")]})
+        subprocess.run(["true"])
+        return str(answer["messages"][-1].content)
+
+    outer = create_agent(langchain_model([("delegate", {})], "outer"), [delegate], name="out")
+    outer.invoke({"messages": [("user", "go")]})
+    first, second = session.records
+    assert (first.tool, first.agent, second.tool, second.agent) == (
+        "shell",
+        "in",
+        "delegate",
+        "out",
+    )
+    assert first.parent_id == second.id
+    assert first.cgroup is not None
+    assert second.cgroup is not None
+    assert first.cgroup.startswith(second.cgroup + "/")
+
+
+def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:
+    """Deepagents runs a shell command for its agents; the sub-shell is born in the call."""
+    from deepagents import create_deep_agent
+    from deepagents.backends import LocalShellBackend
+
+    model = langchain_model([("execute", {"command": "cat /proc/self/cgroup"})], "done")
+    agent = create_deep_agent(model=model, backend=LocalShellBackend(root_dir=str(tmp_path)))
+    answer = agent.invoke({"messages": [("user", "go")]})
+    (record,) = [record for record in session.records if record.tool == "execute"]
+    text = next(m.content for m in answer["messages"] if isinstance(m, ToolMessage))
+    assert record.cgroup is not None
+    assert record.cgroup.rpartition("/agentcgroup/")[2] in text
