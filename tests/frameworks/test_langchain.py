@@ -111,34 +111,6 @@ def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> 
     assert session.records[-1].outcome == "timeout"
 
 
-<<<<<<< HEAD
-=======
-def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
-    """A task cancelled while a sync tool waits in a thread, and while an async one waits."""
-
-    @tool
-    async def ashell(command: str) -> str:
-        """Run a command."""
-        process = await asyncio.create_subprocess_shell(command)
-        return str(await process.wait())
-
-    async def main() -> None:
-        for one in (shell, ashell):
-            model = langchain_model([(one.name, {"command": f"sleep 78.{_PID}"})], "never")
-            task = asyncio.create_task(
-                create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
-            )
-            await asyncio.sleep(0.5)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(main())
-    assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
-    assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
-
-
->>>>>>> main
 def test_a_background_process_is_ended_and_told(session: Session) -> None:
     """What the tool left running goes with the call, and the model hears of it."""
     message = shell.invoke(
