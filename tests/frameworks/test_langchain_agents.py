@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
 from tests.scripted import langchain_model
+
+#: Tells the sleeps of these tests from all others on this machine.
+_PID = os.getpid()
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
 
     async def main() -> None:
         for one in (shell, ashell):
-            model = langchain_model([(one.name, {"command": "sleep 78"})], "never")
+            model = langchain_model([(one.name, {"command": f"sleep 78.{_PID}"})], "never")
             task = asyncio.create_task(
                 create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
             )
@@ -106,7 +110,7 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
 
     asyncio.run(main())
     assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
-    assert subprocess.run(["pgrep", "-f", "sleep 78"], capture_output=True).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
 
 
 def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
