@@ -21,13 +21,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
+from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from typing_extensions import override
+
 from agentcgroup import toml
 from agentcgroup.errors import ConfigError
 from agentcgroup.settings import Config, Table
 from agentcgroup.toml import KeyPath, Source
-from pydantic import ValidationError
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from typing_extensions import override
 
 __all__ = ["ENVIRONMENT_VARIABLE", "FILE", "Config", "find", "load", "schema", "validate"]
 

@@ -11,10 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
-from agentcgroup import units
-from agentcgroup.cgroup import ceiling
-from agentcgroup.cgroup.limits import MAX, Quantity
-from agentcgroup.toml import Source
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,6 +23,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
+
+from agentcgroup import units
+from agentcgroup.cgroup import ceiling
+from agentcgroup.cgroup.limits import MAX, Quantity
+from agentcgroup.toml import Source
 
 __all__ = [
     "ALONE",

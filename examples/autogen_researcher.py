@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import agentcgroup
 import shown
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.messages import TextMessage, ToolCallExecutionEvent, ToolCallRequestEvent
 from autogen_ext.tools.mcp import StdioServerParams, mcp_server_tools
+
+import agentcgroup
 
 session = agentcgroup.register(
     config={"limits": {"call": {"memory_max": "256M"}}, "rules": [{"tool": "*", "timeout": "5s"}]}

@@ -19,11 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import agentcgroup
 import shown
 from crewai import LLM, Agent, Crew, Task
 from crewai.hooks import ToolCallHookContext, after_tool_call
 from crewai.tools import tool
+
+import agentcgroup
 
 session = agentcgroup.register(
     config={"rules": [{"tool": "average", "memory_max": "64M", "timeout": "1m"}]}

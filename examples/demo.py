@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import agentcgroup
 from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
+
+import agentcgroup
 
 session = agentcgroup.register(
     config={"rules": [{"tool": "run_python", "memory_max": "64M", "timeout": "30s"}]}

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import agentcgroup
 import shown
 from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
+
+import agentcgroup
 
 session = agentcgroup.register(
     config={"rules": [{"tool": "run_tests", "memory_max": "64M", "timeout": "30s"}]}

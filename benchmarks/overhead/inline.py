@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentcgroup.errors import AgentCgroupError
 from langchain_core.tools import tool
 
+from agentcgroup.errors import AgentCgroupError
 from benchmarks.overhead.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.switch import Switch
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agentcgroup.errors import AgentCgroupError
 from langchain_core.tools import tool
 
+from agentcgroup.errors import AgentCgroupError
 from benchmarks.overhead.launchers import LAUNCHERS, PROGRAM, Missing
 from benchmarks.overhead.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.switch import Switch

@@ -9,10 +9,11 @@ import subprocess
 import threading
 from typing import Any
 
+from langchain_core.tools import BaseTool
+
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.session import set_active
-from langchain_core.tools import BaseTool
 
 #: Whatever `register` may put something of its own into that the measured work runs through.
 _OWNERS: tuple[Any, ...] = (

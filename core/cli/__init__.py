@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
+
 from agentcgroup.errors import AgentCgroupError
 
 __all__ = ["COMMANDS", "main"]

@@ -7,6 +7,7 @@ import os
 from typing import Annotated
 
 import typer
+
 from agentcgroup.config import FILE, find, load, schema
 from agentcgroup.errors import ConfigError
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+
 from agentcgroup import units
 from agentcgroup.config import load
 from agentcgroup.policy import Resolver, Setting

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import wrapt
+
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend, Mode
 from agentcgroup.spawn.forks import hook_forks

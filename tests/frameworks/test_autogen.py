@@ -11,12 +11,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-import agentcgroup
 import autogen_agentchat.agents
 import autogen_core.tools
 import pytest
-from agentcgroup import LimitExceeded, Session
-from agentcgroup.adapters.autogen import seams
 from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent
 from autogen_agentchat.base import Handoff
 from autogen_agentchat.conditions import MaxMessageTermination
@@ -31,6 +28,9 @@ from autogen_ext.tools.code_execution import PythonCodeExecutionTool
 from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams, mcp_server_tools
 from pydantic import BaseModel
 
+import agentcgroup
+from agentcgroup import LimitExceeded, Session
+from agentcgroup.adapters.autogen import seams
 from tests.scripted import autogen_model
 
 pytestmark = [

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import agentcgroup
 import pytest
-from agentcgroup import Session
-from agentcgroup.adapters.crewai import identity
 from crewai import Agent, Crew, Task
 from crewai.hooks import register_before_tool_call_hook, unregister_before_tool_call_hook
 from crewai.tools import BaseTool, tool
 from crewai.tools.structured_tool import ToolUsageLimitExceededError
 
+import agentcgroup
+from agentcgroup import Session
+from agentcgroup.adapters.crewai import identity
 from tests.scripted import crewai_model
 
 #: `ToolFailure` came with crewai 1.15.9.

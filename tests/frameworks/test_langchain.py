@@ -13,15 +13,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import agentcgroup
 import langgraph.types
 import pytest
-from agentcgroup import Session
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
 from langgraph.errors import GraphInterrupt
 from langgraph.prebuilt import ToolNode
 
+import agentcgroup
+from agentcgroup import Session
 from tests.scripted import langchain_model
 
 #: Tells the sleeps of these tests from all others on this machine.

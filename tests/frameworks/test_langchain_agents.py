@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import agentcgroup
 import pytest
-from agentcgroup import Session
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
+import agentcgroup
+from agentcgroup import Session
 from tests.scripted import langchain_model
 
 #: Tells the sleeps of these tests from all others on this machine.

@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import agentcgroup
 import pytest
+
+import agentcgroup
 from agentcgroup import Session
 from agentcgroup.cgroup import Cgroup
-
 from tests.kernel.support import run_directories
 
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import agentcgroup
 import pytest
-from agentcgroup import CallRecord, LimitExceeded, Session
 
+import agentcgroup
+from agentcgroup import CallRecord, LimitExceeded, Session
 from tests.kernel.support import MiB, processes_below
 
 #: No single one of these may hold the machine for longer, emulated as it may be.

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from agentcgroup import Session
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.messages import ToolCallExecutionEvent
 from autogen_core import CancellationToken
 from autogen_core.tools import FunctionTool
 
+from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
 from tests.scripted import autogen_model
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from agentcgroup.cgroup import MAX, Cgroup, Limits
 
 MIB = 1 << 20

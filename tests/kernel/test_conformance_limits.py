@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from agentcgroup import Session
 
+from agentcgroup import Session
 from tests.frameworks.conformance.driver import DRIVERS, load
 from tests.kernel.support import MiB, processes_below
 

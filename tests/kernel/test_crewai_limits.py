@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agentcgroup import Session
 
+from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
 from tests.scripted import Turn, crewai_model
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import agentcgroup
 from agentcgroup import Session
-
 from tests.kernel.support import processes_below
 
 

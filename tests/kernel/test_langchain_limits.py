@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agentcgroup import Session
 from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
+from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
 from tests.scripted import langchain_model
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentcgroup.cgroup import Cgroup, reap, run_name
 
 CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]

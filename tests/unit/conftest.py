@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+
 from agentcgroup.cgroup import Cgroup
 
 

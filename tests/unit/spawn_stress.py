@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 
-from agentcgroup import scope, spawn
 from spawn_cases import ARGV, SHOW, Home, reported, spawned, where
+
+from agentcgroup import scope, spawn
 
 THREADS, ROUNDS = 20, 28
 

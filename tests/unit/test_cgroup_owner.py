@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from agentcgroup.cgroup import Cgroup, is_run, orphans, reap, run_name
 from agentcgroup.cgroup.owner import Owner
 

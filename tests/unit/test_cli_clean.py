@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from agentcgroup.cgroup import Cgroup, run_name
 
 _SUPERVISOR = """

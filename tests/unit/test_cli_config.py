@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from agentcgroup.cli import main
 from agentcgroup.cli.config import TEMPLATE
 from agentcgroup.config import load, schema

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentcgroup.cgroup import ceiling
 from agentcgroup.config import Config, find, load
 from agentcgroup.errors import ConfigError

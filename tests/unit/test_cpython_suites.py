@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import pytest
+
 from agentcgroup.cgroup import Cgroup
 
 DRIVER = os.path.join(os.path.dirname(__file__), "cpython_suites.py")

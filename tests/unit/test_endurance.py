@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import agentcgroup
 import pytest
+
+import agentcgroup
 from agentcgroup import Session
 
 

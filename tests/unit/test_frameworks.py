@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import agentcgroup
 import pytest
+
+import agentcgroup
 from agentcgroup import ConfigError
 
 Install = Callable[..., None]

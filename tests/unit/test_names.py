@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import agentcgroup
 import pytest
-from agentcgroup import Session, feedback
 from langchain_core.tools import tool
+
+import agentcgroup
+from agentcgroup import Session, feedback
 
 HOSTILE = [
     "../../x",

@@ -6,8 +6,9 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 
-import agentcgroup
 import pytest
+
+import agentcgroup
 from agentcgroup import Session
 from agentcgroup.cgroup import teardown
 

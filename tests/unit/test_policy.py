@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentcgroup.config import load
 from agentcgroup.errors import ConfigError
 from agentcgroup.policy import Resolver

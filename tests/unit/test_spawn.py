@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from agentcgroup import scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
 from agentcgroup.spawn.native import Native
 from agentcgroup.spawn.pure import Pure
-
 from tests.unit.spawn_modes import MODES, run_python
 
 HERE = os.path.dirname(__file__)

@@ -6,8 +6,8 @@ import json
 import os
 
 import pytest
-from agentcgroup.cgroup import Cgroup
 
+from agentcgroup.cgroup import Cgroup
 from tests.unit.spawn_cases import CASES, where
 from tests.unit.spawn_modes import MODES, run_python
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentcgroup.adapters.autogen import identity, seams
 from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.conditions import MaxMessageTermination
@@ -19,6 +18,7 @@ from autogen_core import CancellationToken
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.tools.mcp import StdioServerParams, mcp_server_tools
 
+from agentcgroup.adapters.autogen import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
 from tests.scripted import Turn, autogen_model
 

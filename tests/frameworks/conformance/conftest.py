@@ -6,10 +6,10 @@ import os
 import secrets
 from collections.abc import Iterator
 
-import agentcgroup
 import pytest
-from agentcgroup import Session
 
+import agentcgroup
+from agentcgroup import Session
 from tests.frameworks.conformance.driver import DRIVERS, Driver, load
 
 _TOKEN = "AGENTCGROUP_CONFORMANCE"

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from agentcgroup.adapters.crewai import identity, seams
 from crewai import Agent, Crew, Task
 from crewai.mcp import MCPServerStdio
 from crewai.tools import tool
 from crewai.utilities.string_utils import sanitize_tool_name
 
+from agentcgroup.adapters.crewai import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
 from tests.scripted import Turn, crewai_model
 

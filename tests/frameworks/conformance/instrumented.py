@@ -11,11 +11,11 @@ import json
 import sys
 from typing import Any
 
-import agentcgroup
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import agentcgroup
 from tests.frameworks.conformance import tools
 from tests.frameworks.conformance.driver import Driver, load
 

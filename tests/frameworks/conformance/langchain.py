@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from agentcgroup.adapters.langchain import identity, seams
 from deepagents import create_deep_agent
 from deepagents.backends import LocalShellBackend
 from langchain.agents import create_agent
@@ -17,6 +16,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 from langchain_mcp_adapters.client import MultiServerMCPClient
 
+from agentcgroup.adapters.langchain import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
 from tests.scripted import Turn, langchain_model
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import agentcgroup
 import pytest
-from agentcgroup import CallRecord, Session
 
+import agentcgroup
+from agentcgroup import CallRecord, Session
 from tests.frameworks.conformance import tools
 from tests.frameworks.conformance.conftest import CONFIG, processes
 from tests.frameworks.conformance.driver import DRIVERS, Driver, Reply, Told, load
