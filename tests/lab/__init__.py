@@ -25,10 +25,10 @@ but lo, no swap, a scratch NVMe disk for what needs a block device, and two CPUs
 
 **The machine** (vm.py) is QEMU, with KVM where that truly works, else emulated (TCG: about ten
 times slower than the host, which is fine for tests that judge behaviour and ratios).  Emulation
-now and then panics the kernel while it patches itself in early boot; the lab boots again when
-the guest never reached its init, and says so.  Once the command runs nothing is ever retried:
-a guest that dies then is a failure.  Whatever ends the lab (result, timeout, Ctrl-C, SIGKILL)
-also ends QEMU and virtiofsd, and any number of machines may run side by side.
+now and then panics the kernel while it patches itself (an int3 it should not have met), mostly in
+early boot; the lab then boots again and says so.  Nothing else is ever retried: a guest that dies
+of something else while the command runs is a failure.  Whatever ends the lab (result, timeout,
+Ctrl-C, SIGKILL) also ends QEMU and virtiofsd, and any number of machines may run side by side.
 
 **The suite** (suite.py) runs ``pytest tests/kernel`` on several kernels, two at a time, and
 fails when a test fails or when a kernel ran no test.

@@ -49,6 +49,11 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
 
+# The first and the last cpu.max of a machine patch the running scheduler, which an emulated kernel
+# may not survive: one that stays keeps that to the boot.
+mkdir /sys/fs/cgroup/lab.quota
+echo "100000 100000" >/sys/fs/cgroup/lab.quota/cpu.max
+
 echo localhost >/proc/sys/kernel/hostname
 "$LAB_BUSYBOX" ip link set lo up
 

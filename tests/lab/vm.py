@@ -56,8 +56,12 @@ class Machine:
     timeout_s: float = 1200.0
 
 
-class _NotStarted(Exception):
-    """The guest died before its init came to the command: an accident of the emulation."""
+class _Accident(Exception):
+    """The guest died of its emulation, not of what it ran.
+
+    Before its init came to the command, or of an int3: the kernel patches its code through that
+    instruction while it runs (jump labels), and TCG with several CPUs now and then executes it.
+    """
 
 
 def run(machine: Machine) -> int:
@@ -73,10 +77,10 @@ def run(machine: Machine) -> int:
     for attempt in range(1, BOOT_ATTEMPTS + 1):
         try:
             return _run_once(machine, deadline)
-        except _NotStarted as failure:
-            say(f"linux {machine.kernel.version}: boot {attempt} failed, trying again: {failure}")
+        except _Accident as failure:
+            say(f"linux {machine.kernel.version}: attempt {attempt} failed, once more: {failure}")
     raise LabError(
-        f"linux {machine.kernel.version} did not reach its init in {BOOT_ATTEMPTS} attempts;"
+        f"linux {machine.kernel.version} died of its emulation in {BOOT_ATTEMPTS} attempts;"
         f" {_where(machine.kernel)}"
     )
 
@@ -109,13 +113,15 @@ def _run_once(machine: Machine, deadline: float) -> int:
         except TimeoutError:
             say(f"timeout: killed after {machine.timeout_s:.0f} s; {_where(machine.kernel)}")
             return STATUS_TIMEOUT
-        except _NotStarted as failure:
+        except _Accident as failure:
             if qemu.wait() == 1:  # its own complaint: a guest that panics makes it end with 0
                 raise LabError(f"QEMU did not start:\n{_tail(folder)}") from None
-            raise _NotStarted(f"{failure}{_panic(folder)}") from None
+            raise _Accident(f"{failure}{_panic(folder)}") from None
         try:
             return int((share / "status").read_text())
         except FileNotFoundError:
+            if "Oops: int3" in _panic(folder) and not _kvm_works(machine.kernel):
+                raise _Accident(f"it died while the command ran{_panic(folder)}") from None
             raise LabError(
                 f"linux {machine.kernel.version} died while the command ran;"
                 f" {_where(machine.kernel)}\n{_tail(folder)}"
@@ -268,9 +274,9 @@ def _pump(
                 raise TimeoutError
             if not running and now > boot_deadline:
                 qemu.kill()
-                raise _NotStarted(f"no init after {BOOT_TIMEOUT_S:.0f} s")
+                raise _Accident(f"no init after {BOOT_TIMEOUT_S:.0f} s")
     if not running and not started.exists():
-        raise _NotStarted("the guest died before init")
+        raise _Accident("the guest died before init")
 
 
 def _kvm_works(kernel: Kernel) -> bool:
