@@ -69,6 +69,7 @@ lab-deps: install
 	    uv venv --quiet --allow-existing .venv && \
 	    uv pip install --quiet --python $(PYTHON) -e '.[dev]'; \
 	else \
-	    python3 -m venv .venv && $(PYTHON) -m pip install --quiet -e '.[dev]'; \
+	    python3 -m venv .venv && $(PYTHON) -m pip install --quiet --upgrade pip && \
+	    $(PYTHON) -m pip install --quiet -e '.[dev]'; \
 	fi
 	@touch $@
