@@ -18,11 +18,12 @@ from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.policy import Policy
-from agentcgroup.records import CallRecord, Outcome
+from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
 
 if TYPE_CHECKING:
     from agentcgroup.session import Session
+    from agentcgroup.workers.launcher import Worker
 
 __all__ = ["LINGER", "Call"]
 
@@ -44,14 +45,18 @@ class Call:
         parent: the call it runs inside, None at the top.
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
+        isolation: where the tool's body runs, "process" once a worker has been asked to.
+        died: how that worker ended before the body did, None while it did not.
     """
 
     __slots__ = (
         "_record",
         "agent",
+        "died",
         "enclosure",
         "ended",
         "framework",
+        "isolation",
         "key",
         "number",
         "outcome",
@@ -92,6 +97,8 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
+        self.isolation: Isolated = "inline"
+        self.died: str | None = None
         self._record: CallRecord | None = None
 
     @property
@@ -109,6 +116,15 @@ class Call:
         """Say that a spawn is done; see `scope.Home`."""
         if self.enclosure is not None:
             self.enclosure.end_spawn(pid)
+
+    def worker(self) -> Worker:
+        """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
+
+        Raises:
+            LimitExceeded: the call is over.
+            CgroupUnavailable: there is none to be had.
+        """
+        return self._enclosed().worker()
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -199,6 +215,7 @@ class Call:
             events=enclosure.events() if enclosure is not None else None,
             above=enclosure.events_above() if enclosure is not None else (),
             leftovers=leftovers,
+            died=self.died,
         )
 
     @property
@@ -258,4 +275,5 @@ class Call:
             oom_kills=None if cgroup is None else cgroup.events().oom_kill,
             limits=self.policy.asked,
             cgroup=None if cgroup is None else cgroup.path,
+            isolation=self.isolation,
         )

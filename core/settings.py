@@ -44,13 +44,14 @@ __all__ = [
     "Priority",
     "Rule",
     "Table",
+    "Workers",
     "is_above",
     "would_hang",
 ]
 
 Mode = Literal["auto", "enforce", "observe", "off"]
 Background = Literal["kill", "keep"]
-Isolation = Literal["auto", "inline"]
+Isolation = Literal["auto", "inline", "process"]
 Priority = Literal["high", "normal", "low"]
 
 # --- values -----------------------------------------------------------------------------------
@@ -415,8 +416,8 @@ class Limiting(LimitTable):
     isolation: Isolation | None = Field(
         default=None,
         description=(
-            "Where the tool's own code runs: 'inline' in this process, 'auto' lets us choose. "
-            "Its child processes are contained either way."
+            "Where the tool's own code runs: 'inline' in this process, 'process' in a worker in "
+            "the call's cgroup, 'auto' inline. Its child processes are contained either way."
         ),
     )
     priority: Priority | None = Field(
@@ -477,6 +478,36 @@ class LimitTables(Table):
     call: CallLimits = Field(default_factory=CallLimits, description="Each call.")
 
 
+_PoolSize = Annotated[int, _whole(0, 10_000, "a number of workers")]
+
+
+class Workers(Table):
+    """The worker processes that stand ready for tools with isolation = "process"."""
+
+    min: _PoolSize = Field(
+        default=1, description="How many stay ready however long no tool has asked for one."
+    )
+    max: _PoolSize = Field(
+        default=8,
+        description="How many may stand ready at once; calls at work are not counted.",
+    )
+    idle: Annotated[
+        float,
+        BeforeValidator(_timeout),
+        _schema("string", "number", examples=["1m", 30]),
+    ] = Field(
+        default="1m",
+        validate_default=True,
+        description="Time after which a worker that no tool has asked for is ended.",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.min > self.max:
+            _refuse(f"is {self.min}, above max, which is {self.max}: lower min or raise max", "min")
+        return self
+
+
 class Config(Table):
     """A whole configuration; `load` makes one."""
 
@@ -504,6 +535,10 @@ class Config(Table):
     cgroup_root: _CgroupPath = Field(
         default=None,
         description="Cgroup to work below, absolute; default: found on this machine.",
+    )
+    workers: Workers = Field(
+        default_factory=Workers,
+        description='Worker processes that stand ready for tools with isolation = "process".',
     )
     limits: LimitTables = Field(default_factory=LimitTables, description="The three levels.")
     rules: tuple[Rule, ...] = Field(
