@@ -217,6 +217,8 @@ class Call:
             leftovers=leftovers,
             died=self.died,
         )
+        if enclosure is not None and not self.told:
+            enclosure.give_back()
 
     @property
     def told(self) -> bool:
@@ -253,7 +255,6 @@ class Call:
     def _make_record(self, outcome: Outcome) -> CallRecord:
         enclosure = self.enclosure
         usage = _NO_USAGE if enclosure is None else enclosure.usage()
-        cgroup = None if enclosure is None else enclosure.cgroup
         ended = time.monotonic() if self.ended is None else self.ended
         return CallRecord(
             id=self.id,
@@ -272,8 +273,8 @@ class Call:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=None if cgroup is None else cgroup.events().oom_kill,
+            oom_kills=None if enclosure is None else enclosure.oom_kills(),
             limits=self.policy.asked,
-            cgroup=None if cgroup is None else cgroup.path,
+            cgroup=None if enclosure is None else enclosure.path,
             isolation=self.isolation,
         )
