@@ -17,6 +17,7 @@ from agentcgroup.cgroup import Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
+from agentcgroup.estimates import Used
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Outcome
 from agentcgroup.tree import Branch
@@ -44,6 +45,7 @@ class Call:
         parent: the call it runs inside, None at the top.
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
+        used: what its sync body used inline, None where nobody could tell.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Call:
         "stopped",
         "tool",
         "tool_call_id",
+        "used",
     )
 
     def __init__(
@@ -92,6 +95,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
+        self.used: Used | None = None
         self._record: CallRecord | None = None
 
     @property
@@ -258,4 +262,6 @@ class Call:
             oom_kills=None if cgroup is None else cgroup.events().oom_kill,
             limits=self.policy.asked,
             cgroup=None if cgroup is None else cgroup.path,
+            thread_cpu_s=None if self.used is None else self.used.thread_cpu_s,
+            memory_growth_bytes=None if self.used is None else self.used.memory_growth_bytes,
         )

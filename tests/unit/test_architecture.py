@@ -36,7 +36,7 @@ _LAYERS = (
     "records",
     "processes",
     "cgroup",
-    "_native hooks units errors",
+    "_native estimates hooks units errors",
 )
 _RANK = {name: rank for rank, line in enumerate(_LAYERS) for name in line.split()}
 
