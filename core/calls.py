@@ -19,11 +19,12 @@ from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.estimates import Used
 from agentcgroup.policy import Policy
-from agentcgroup.records import CallRecord, Outcome
+from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
 
 if TYPE_CHECKING:
     from agentcgroup.session import Session
+    from agentcgroup.workers.launcher import Worker
 
 __all__ = ["LINGER", "Call"]
 
@@ -46,14 +47,18 @@ class Call:
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
         used: what its sync body used inline, None where nobody could tell.
+        isolation: where the tool's body runs, "process" once a worker has been asked to.
+        died: how that worker ended before the body did, None while it did not.
     """
 
     __slots__ = (
         "_record",
         "agent",
+        "died",
         "enclosure",
         "ended",
         "framework",
+        "isolation",
         "key",
         "number",
         "outcome",
@@ -96,6 +101,8 @@ class Call:
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
         self.used: Used | None = None
+        self.isolation: Isolated = "inline"
+        self.died: str | None = None
         self._record: CallRecord | None = None
 
     @property
@@ -113,6 +120,15 @@ class Call:
         """Say that a spawn is done; see `scope.Home`."""
         if self.enclosure is not None:
             self.enclosure.end_spawn(pid)
+
+    def worker(self) -> Worker:
+        """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
+
+        Raises:
+            LimitExceeded: the call is over.
+            CgroupUnavailable: there is none to be had.
+        """
+        return self._enclosed().worker()
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -203,6 +219,7 @@ class Call:
             events=enclosure.events() if enclosure is not None else None,
             above=enclosure.events_above() if enclosure is not None else (),
             leftovers=leftovers,
+            died=self.died,
         )
 
     @property
@@ -264,4 +281,5 @@ class Call:
             cgroup=None if cgroup is None else cgroup.path,
             thread_cpu_s=None if self.used is None else self.used.thread_cpu_s,
             memory_growth_bytes=None if self.used is None else self.used.memory_growth_bytes,
+            isolation=self.isolation,
         )

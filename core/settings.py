@@ -45,6 +45,7 @@ __all__ = [
     "Priority",
     "Rule",
     "Table",
+    "Workers",
     "is_above",
     "would_hang",
 ]
@@ -507,6 +508,36 @@ class LimitTables(Table):
     call: CallLimits = Field(default_factory=CallLimits, description="Each call.")
 
 
+_PoolSize = Annotated[int, _whole(0, 10_000, "a number of workers")]
+
+
+class Workers(Table):
+    """The worker processes that stand ready for tools with isolation = "process"."""
+
+    min: _PoolSize = Field(
+        default=1, description="How many stay ready however long no tool has asked for one."
+    )
+    max: _PoolSize = Field(
+        default=8,
+        description="How many may stand ready at once; calls at work are not counted.",
+    )
+    idle: Annotated[
+        float,
+        BeforeValidator(_timeout),
+        _schema("string", "number", examples=["1m", 30]),
+    ] = Field(
+        default="1m",
+        validate_default=True,
+        description="Time after which a worker that no tool has asked for is ended.",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.min > self.max:
+            _refuse(f"is {self.min}, above max, which is {self.max}: lower min or raise max", "min")
+        return self
+
+
 class Config(Table):
     """A whole configuration; `load` makes one."""
 
@@ -534,6 +565,10 @@ class Config(Table):
     cgroup_root: _CgroupPath = Field(
         default=None,
         description="Cgroup to work below, absolute; default: found on this machine.",
+    )
+    workers: Workers = Field(
+        default_factory=Workers,
+        description='Worker processes that stand ready for tools with isolation = "process".',
     )
     limits: LimitTables = Field(default_factory=LimitTables, description="The three levels.")
     rules: tuple[Rule, ...] = Field(

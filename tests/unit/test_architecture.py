@@ -22,9 +22,10 @@ _LAYERS = (
     "autoload run api",
     "session",
     "frameworks",
-    "execution",
+    "execution isolation",
     "calls",
     "enclosure",
+    "workers",
     "enforcement sampling tree janitor",
     "spawn",
     "scope",
@@ -50,6 +51,7 @@ _CGROUPFS = re.compile(r"(.*/)?(cgroup|cpu|cpuset|io|memory|pids)\.[a-z_.]+")
 _JOINING = {
     ("agentcgroup.spawn.placement", "cgroup.procs"),
     ("agentcgroup.spawn.multiprocess", "/cgroup.procs"),
+    ("agentcgroup.workers.zygote", "cgroup.procs"),
 }
 
 
