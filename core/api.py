@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from agentcgroup import execution, feedback, scope, spawn, workers
+from agentcgroup import estimates, execution, feedback, scope, spawn, workers
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
@@ -171,6 +171,7 @@ class call:
             "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
         )
         self._token = scope.current.set(self._call if session.working else None)
+        self._begin = threading.get_ident(), estimates.read()
         return self._call
 
     def __exit__(
@@ -179,6 +180,9 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        thread, begin = self._begin
+        if thread == threading.get_ident():  # a generator can be closed on another one
+            self._call.used = estimates.used(begin)
         scope.current.reset(self._token)
         self._call.finish(error)
         self._raise(error)

@@ -17,6 +17,7 @@ from agentcgroup.cgroup import Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
+from agentcgroup.estimates import Used
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
@@ -45,6 +46,7 @@ class Call:
         parent: the call it runs inside, None at the top.
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
+        used: what its sync body used inline, None where nobody could tell.
         isolation: where the tool's body runs, "process" once a worker has been asked to.
         died: how that worker ended before the body did, None while it did not.
     """
@@ -68,6 +70,7 @@ class Call:
         "stopped",
         "tool",
         "tool_call_id",
+        "used",
     )
 
     def __init__(
@@ -97,6 +100,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
+        self.used: Used | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self._record: CallRecord | None = None
@@ -276,5 +280,7 @@ class Call:
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
             limits=self.policy.asked,
             cgroup=None if enclosure is None else enclosure.path,
+            thread_cpu_s=None if self.used is None else self.used.thread_cpu_s,
+            memory_growth_bytes=None if self.used is None else self.used.memory_growth_bytes,
             isolation=self.isolation,
         )

@@ -45,9 +45,11 @@ class Enclosure:
         "_guests",
         "_home",
         "_leaf",
+        "_left",
         "_lock",
         "_spawning",
         "cgroup",
+        "path",
     )
 
     def __init__(self, call: Call) -> None:

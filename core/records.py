@@ -54,6 +54,11 @@ class CallRecord:
         oom_kills: processes the OOM killer counted, 0 where none and measured.
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
         cgroup: path of its cgroup's directory, gone by now; None when it had none.
+        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, those of
+            other threads and of child processes not among them.
+        memory_growth_bytes: estimate for such a tool: by how much the peak of the process's
+            resident memory rose meanwhile, whichever thread was to blame (getrusage's ru_maxrss);
+            0 where it stayed below an earlier peak.
         isolation: where the tool's own code ran: ``inline``, or ``process`` for a worker.
     """
 
@@ -76,6 +81,8 @@ class CallRecord:
     oom_kills: int | None = None
     limits: Mapping[str, Any]
     cgroup: str | None = None
+    thread_cpu_s: float | None = None
+    memory_growth_bytes: int | None = None
     isolation: Isolated = "inline"
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ __all__ = [
     "LimitTable",
     "Limiting",
     "Mode",
+    "OnUnshippable",
     "Priority",
     "Rule",
     "Table",
@@ -52,6 +53,7 @@ __all__ = [
 Mode = Literal["auto", "enforce", "observe", "off"]
 Background = Literal["kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
+OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
 
 # --- values -----------------------------------------------------------------------------------
@@ -191,6 +193,11 @@ _Cpu = Annotated[
     BeforeValidator(_cpu),
     _schema("string", examples=["150%", "150000 100000", "max"]),
 ]
+_Reuse = Annotated[
+    int | None,
+    _whole(1, 1_000_000, "a number of calls"),
+    _schema("integer", examples=[1, 100], minimum=1, maximum=1_000_000),
+]
 _Timeout = Annotated[
     float | None,
     BeforeValidator(_timeout),
@@ -273,6 +280,21 @@ class IoBounds(Table):
     wbps: _Rate = Field(default=None, description="Bytes written per second.")
     riops: _Rate = Field(default=None, description="Read operations per second.")
     wiops: _Rate = Field(default=None, description="Write operations per second.")
+
+
+_ISOLATION = (
+    "Where the tool's own code runs: 'inline' in this process; 'process' in a worker process in "
+    "the call's cgroup, so that the limits bound it too; 'auto' is 'inline'. "
+    "Its child processes are contained either way."
+)
+_REUSE = (
+    "With isolation = 'process': calls of the same tool that one worker may serve. "
+    "Above 1 they share the state of that process, and their counters are differences."
+)
+_ON_UNSHIPPABLE = (
+    "With isolation = 'process', for a tool that no other process can run: 'error' answers the "
+    "call with what is in the way, 'inline' runs it here and says so in its record."
+)
 
 
 class LimitTable(Table):
@@ -400,6 +422,14 @@ class CallLimits(LimitTable):
         validate_default=True,
         description="Time a call may take; 'none' for no limit. A bare number is seconds.",
     )
+    # Inline costs nothing, loses no state and takes every tool: another process is a decision.
+    isolation: Isolation = Field(default="auto", description=_ISOLATION)
+    # A worker of its own is what keeps one call's data from the next.
+    reuse: Annotated[int, _whole(1, 1_000_000, "a number of calls")] = Field(
+        default=1, description=_REUSE
+    )
+    # Whoever asked for a boundary must hear that there is none.
+    on_unshippable: OnUnshippable = Field(default="error", description=_ON_UNSHIPPABLE)
 
 
 class Limiting(LimitTable):
@@ -413,13 +443,9 @@ class Limiting(LimitTable):
         default=None,
         description="What becomes of processes that outlive their call: 'kill' or 'keep'.",
     )
-    isolation: Isolation | None = Field(
-        default=None,
-        description=(
-            "Where the tool's own code runs: 'inline' in this process, 'process' in a worker in "
-            "the call's cgroup, 'auto' inline. Its child processes are contained either way."
-        ),
-    )
+    isolation: Isolation | None = Field(default=None, description=_ISOLATION)
+    reuse: _Reuse = Field(default=None, description=_REUSE)
+    on_unshippable: OnUnshippable | None = Field(default=None, description=_ON_UNSHIPPABLE)
     priority: Priority | None = Field(
         default=None,
         description=(
@@ -427,6 +453,10 @@ class Limiting(LimitTable):
             "10. A cpu_weight in the same table wins."
         ),
     )
+
+
+#: What a rule for agents cannot say.
+_OF_CALLS = {"tool", "timeout", "background", "isolation", "reuse", "on_unshippable"}
 
 
 class Rule(Limiting):
@@ -457,7 +487,7 @@ class Rule(Limiting):
     def _sense(self) -> Self:
         if self.tool is None and self.agent is None and self.framework is None:
             _refuse("says for no call what it is for: add tool, agent or framework ('*' is all)")
-        of_calls = self.model_fields_set & {"tool", "timeout", "background", "isolation"}
+        of_calls = self.model_fields_set & _OF_CALLS
         if self.applies_to == "agent" and of_calls:
             _refuse(
                 f"'agent' does not go with {' and '.join(sorted(of_calls))}: those belong to calls",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
@@ -46,7 +46,7 @@ class Meter:
         peak = self._peak_since_reset()
         if before is None:
             return now
-        used = {
+        used: dict[str, Any] = {
             field.name: _grown(field.name, getattr(before, field.name), getattr(now, field.name))
             for field in fields(Usage)
         }
