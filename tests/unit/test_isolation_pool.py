@@ -164,10 +164,8 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
     second = do("nothing")
     assert second != first
     do("leave")
-    assert session.records[-1].reason == "leftovers"
+    assert "leftovers" in [record.reason for record in session.records]
     assert do("nothing") not in (first, second)
-    run = session.branch()
-    assert run is not None
 
 
 # -- ready ahead of need ----------------------------------------------------------------------
