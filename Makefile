@@ -26,7 +26,8 @@ test-native: install
 test-versions: install
 	$(PYTHON) -m nox --tags floor
 
-# One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest.
+# One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest; a path there
+# takes the suite's place: make test-kernel KERNEL=6.1 ARGS=tests/frameworks/conformance
 test-kernel: install
 	$(PYTHON) -m tests.lab suite $(KERNEL) -- $(ARGS)
 
