@@ -1,4 +1,4 @@
-"""The exceptions cross process boundaries: a pool's worker raises what the agent's process reads."""
+"""The exceptions cross to other processes: a worker raises what the agent's process reads."""
 
 from __future__ import annotations
 
