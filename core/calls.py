@@ -278,7 +278,7 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
-            limits=self.policy.asked,
+            limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if self.used is None else self.used.thread_cpu_s,
             memory_growth_bytes=None if self.used is None else self.used.memory_growth_bytes,
