@@ -33,9 +33,9 @@ def test_a_quick_run_measures_every_variant_or_says_why_not(tmp_path: Path) -> N
 
 def test_a_quick_run_compares_every_pool(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
+    options = ["--quick", "--tool", "trivial", "--json", file]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.isolation", "--quick", "--tool", "trivial"]
-        + ["--json", file],
+        [sys.executable, "-m", "benchmarks.isolation", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
