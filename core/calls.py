@@ -231,6 +231,8 @@ class Call:
         )
         if self.unshippable is not None:
             self._blame(self.unshippable)
+        if enclosure is not None and not self.told:
+            enclosure.give_back()
 
     def _blame(self, unshippable: Unshippable) -> None:
         """Have the record say what could not be sent, and who had asked for a worker."""
@@ -275,7 +277,6 @@ class Call:
     def _make_record(self, outcome: Outcome) -> CallRecord:
         enclosure = self.enclosure
         usage = _NO_USAGE if enclosure is None else enclosure.usage()
-        cgroup = None if enclosure is None else enclosure.cgroup
         ended = time.monotonic() if self.ended is None else self.ended
         used = self.used if self.isolation == "inline" else None
         return CallRecord(
@@ -295,9 +296,9 @@ class Call:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=None if cgroup is None else cgroup.events().oom_kill,
+            oom_kills=None if enclosure is None else enclosure.oom_kills(),
             limits=self.policy.asked,
-            cgroup=None if cgroup is None else cgroup.path,
+            cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if used is None else used.thread_cpu_s,
             memory_growth_bytes=None if used is None else used.memory_growth_bytes,
             isolation=self.isolation,

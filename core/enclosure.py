@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.cgroup import Cgroup, Events, Usage
@@ -44,9 +45,11 @@ class Enclosure:
         "_guests",
         "_home",
         "_leaf",
+        "_left",
         "_lock",
         "_spawning",
         "cgroup",
+        "path",
     )
 
     def __init__(self, call: Call) -> None:
@@ -59,6 +62,8 @@ class Enclosure:
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
         self._branch: Branch | None = None
         self._guests: list[Worker] = []  # processes that run the tool's own body
+        self.path: str | None = None  # of its cgroup, also when that is gone or another's
+        self._left: tuple[Usage, Events] | None = None  # what was counted when it was given back
 
     # -- births -------------------------------------------------------------------------------
 
@@ -111,17 +116,23 @@ class Enclosure:
     def _take_worker(self, pool: Pool) -> Worker:
         """Take one with its cgroup where the call has none yet, else have one born in it."""
         taken: Worker | None = None
+        reuse = getattr(self._call.policy, "reuse", 1)
+        tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
 
         def with_cgroup(above: Branch) -> Cgroup:
             nonlocal taken
-            taken = pool.take(above, self._call.policy.limits)
+            taken = pool.take(above, self._call.policy.limits, tool)
             assert taken.cgroup is not None
+            if tool is not None and taken.meter is None:
+                taken.meter = taken.cgroup.meter()
             return taken.cgroup
 
         if self._leaf is None:
             self._leaf = self._make_leaf(with_cgroup)
         if taken is None:
             taken = pool.visitor(self._leaf.fd)
+        taken.calls += 1
+        taken.stays = taken.meter is not None and taken.calls < reuse
         if isinstance(self._leaf, ProcessTree) and taken.born.wait(_SPAWN_WAIT):
             self._leaf.add(taken.pid or 0)
         return taken
@@ -170,6 +181,7 @@ class Enclosure:
             if call.parent is None or call.parent.agent != call.agent:
                 self._home = above = session.agent_branch(above, call.framework, call.agent)
             self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
+            self.path = self.cgroup.path
 
     # -- deaths ---------------------------------------------------------------------------------
 
@@ -207,6 +219,29 @@ class Enclosure:
         if not held.wait_empty(_KILL_WAIT):
             logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
         return not over
+
+    def give_back(self) -> bool:
+        """Leave the worker and its cgroup to the next call of this tool, where that may be.
+
+        What this one has used is read before; the processes here are no longer this call's.
+        """
+        guest = self._guests[0] if self._guests else None
+        if guest is None or not guest.stays or guest.meter is None or self._home is None:
+            return False
+        call = self._call
+        with self._lock:
+            held = self.cgroup
+            single = len(self._guests) == 1 and self._branch is None and call.stopped is None
+            if held is None or not single or not self._only_guests(held):
+                return False
+            events = held.events()
+            self._left = guest.meter.lap(held.usage()), events
+            guest.pids_max = events.pids_max or 0
+            self.cgroup = self._leaf = None
+            self._guests = []
+        tool = f"{call.framework}:{call.tool}"
+        call.session.workers().give_back(guest, self._home, call.policy.limits, tool)
+        return True
 
     def _only_guests(self, held: Cgroup | ProcessTree) -> bool:
         """Say whether nothing lives here but workers that have done their work."""
@@ -259,8 +294,16 @@ class Enclosure:
 
     def usage(self) -> Usage:
         """Return what its processes have used, those of calls inside it too."""
+        if self._left is not None:
+            return self._left[0]
         held = self._held
         return held.usage() if held is not None else Usage()
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes the OOM killer has counted; None where it does not count."""
+        if self._left is not None:
+            return self._left[1].oom_kill
+        return None if self.cgroup is None else self.cgroup.events().oom_kill
 
     def events(self) -> Events:
         """Return what hit this call's own processes, not those of the calls inside it."""
@@ -268,6 +311,8 @@ class Enclosure:
         if held is None:
             return Events()
         events = held.events()
+        if events.pids_max and self._guests and self._guests[0].pids_max:
+            events = replace(events, pids_max=events.pids_max - self._guests[0].pids_max)
         if self._branch is None or not events.oom_kill or events.oom_local:
             return events
         return Events() if self._leaf is None else self._leaf.events()

@@ -19,14 +19,15 @@ from agentcgroup.errors import WorkerDied
 from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.launcher import Worker
 from agentcgroup.workers.transport import Message
-from agentcgroup.workers.worker import BAGGAGE, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
+from agentcgroup.workers.worker import BAGGAGE, CALL, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
 
 __all__ = ["aisolated", "isolated"]
 
 T = TypeVar("T")
 
-#: Seconds in which the end of a worker is told by the process that made it.
-_TOLD_WITHIN: Final = 2.0
+#: Seconds in which the end of a worker is told by the process that made it, which may be at an
+#: import that takes long.
+_TOLD_WITHIN: Final = 30.0
 #: Bytes whose copying would hold up an event loop.
 _SLOW: Final = 4 << 20
 
@@ -133,7 +134,7 @@ class _Visit:
         try:
             if self._baggage:
                 channel.send(BAGGAGE, *shipping.pack(self._baggage))
-            channel.send(LAST_CALL, self._pickle, self._buffers)
+            channel.send(CALL if self.worker.stays else LAST_CALL, self._pickle, self._buffers)
         except (BrokenPipeError, ConnectionResetError):
             pass
 
@@ -145,10 +146,16 @@ class _Visit:
 
     def is_answer(self, message: Message) -> bool:
         """Say whether this is the last word; what the body prints and logs is passed on."""
-        return not carry.relay(message) and message.kind in (RESULT, FAILURE, UNSHIPPABLE)
+        if carry.relay(message):
+            return False
+        if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
+            return True
+        self._call.session.workers().learn(message)  # told behind the last call
+        return False
 
     def answer(self, message: Message) -> Any:
         """Return the result, or raise what the body raised."""
+        self.worker.born.wait(_TOLD_WITHIN)  # an answer may overtake the news of its sender's birth
         self.worker.done = True
         if message.kind == RESULT:
             return shipping.unpack(message.pickle, buffers=message.buffers)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from agentcgroup import scope
-from agentcgroup.cgroup import Cgroup
+from agentcgroup.cgroup import Cgroup, Meter
 from agentcgroup.workers import zygote
 from agentcgroup.workers.carry import Surroundings
 from agentcgroup.workers.transport import Channel
@@ -46,6 +46,9 @@ class Worker:
         ended: set when `how` is.
         done: it has answered all it was asked.
         calls: how many it has been given.
+        stays: it waits for another call after the present one.
+        meter: tells apart what they used, where it serves more than one.
+        pids_max: forks that had been refused before its present call.
     """
 
     def __init__(self, number: int, channel: Channel, folder: str, surroundings: Surroundings):
@@ -60,6 +63,9 @@ class Worker:
         self.born = threading.Event()
         self.done = True
         self.calls = 0
+        self.stays = False
+        self.meter: Meter | None = None
+        self.pids_max = 0
 
     def end(self, how: str) -> None:
         """Note how it ended, and wake who waits for its answer."""

@@ -21,13 +21,15 @@ from agentcgroup.cgroup import Limits
 from agentcgroup.settings import Workers
 from agentcgroup.tree import Branch, discard
 from agentcgroup.workers.launcher import Launcher, Worker
+from agentcgroup.workers.transport import Message
 from agentcgroup.workers.worker import LEARNED
 
 __all__ = ["Pool"]
 
 logger = logging.getLogger("agentcgroup")
 
-_Kind = tuple[Branch, Limits]
+#: The tool is there for workers that have served it and may do so again.
+_Kind = tuple[Branch, Limits, str | None]
 
 
 class _Shelf:
@@ -39,6 +41,15 @@ class _Shelf:
         self.ready: deque[Worker] = deque()
         self.wanted = 1
         self.asked = time.monotonic()
+
+    def take(self, dead: list[Worker]) -> Worker | None:
+        """Return the one that was used last, which is warmest; add to `dead` who has died here."""
+        while self.ready:
+            worker = self.ready.pop()
+            if not worker.ended.is_set():
+                return worker
+            dead.append(worker)
+        return None
 
 
 class Pool:
@@ -52,23 +63,32 @@ class Pool:
         self._shelves: OrderedDict[_Kind, _Shelf] = OrderedDict()
         self._closed = False
 
-    def take(self, branch: Branch, limits: Limits) -> Worker:
+    def take(self, branch: Branch, limits: Limits, tool: str | None = None) -> Worker:
         """Return a worker in a cgroup of its own with these limits, ready or soon to be.
+
+        With `tool` rather one that has served this tool before (see `give_back`).
 
         Raises:
             OSError: no cgroup, or no worker, can be made.
         """
+        dead: list[Worker] = []
         with self._lock:
-            shelf = self._shelf((branch, limits))
-            dead = []
-            while shelf.ready and shelf.ready[-1].ended.is_set():
-                dead.append(shelf.ready.pop())
-            worker = shelf.ready.pop() if shelf.ready else None
+            worker = None
+            if tool is not None and (branch, limits, tool) in self._shelves:
+                worker = self._shelf((branch, limits, tool)).take(dead)
             if worker is None:
-                shelf.wanted = min(shelf.wanted + 1, self._settings.max)
+                shelf = self._shelf((branch, limits, None))
+                worker = shelf.take(dead)
+                if worker is None:
+                    shelf.wanted = min(shelf.wanted + 1, self._settings.max)
         for one in dead:  # killed, or a zygote's that has ended
             self.drop(one)
         return worker if worker is not None else self._make(branch, limits)
+
+    def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
+        """Put a worker where the next call of the same tool finds it, cgroup and all."""
+        with self._lock:
+            self._shelf((branch, limits, tool)).ready.append(worker)
 
     def visitor(self, cgroup: int | None) -> Worker:
         """Return a worker that is born in somebody else's cgroup, or in none.
@@ -86,7 +106,7 @@ class Pool:
         """
         while not self._closed:
             with self._lock:
-                shelf = self._shelves.get((branch, limits))
+                shelf = self._shelves.get((branch, limits, None))
                 standing = sum(len(one.ready) for one in self._shelves.values())
                 if shelf is None or len(shelf.ready) >= shelf.wanted:
                     return
@@ -103,16 +123,22 @@ class Pool:
 
     def bare(self, branch: Branch, limits: Limits) -> bool:
         """Say whether the next call of this kind would have to wait for a fork."""
-        shelf = self._shelves.get((branch, limits))
+        shelf = self._shelves.get((branch, limits, None))
         return shelf is None or not shelf.ready
+
+    def learn(self, message: Message) -> None:
+        """Have the modules that a worker has imported ready in those to come."""
+        if message.kind == LEARNED:
+            self._launcher.preload(bytes(message.pickle).decode().split("\n"))
 
     def leave(self, worker: Worker) -> None:
         """Let go of a worker after its call; hear first what modules its body has imported."""
         with contextlib.suppress(OSError):
             while (message := worker.channel.receive(wait=False)) is not None:
-                if message.kind == LEARNED:
-                    self._launcher.preload(bytes(message.pickle).decode().split("\n"))
+                self.learn(message)
         worker.channel.close()
+        if worker.meter is not None:
+            worker.meter.close()
         shutil.rmtree(worker.folder, ignore_errors=True)
 
     def drop(self, worker: Worker) -> None:

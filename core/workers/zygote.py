@@ -45,7 +45,6 @@ REFUSED: Final = b"r"
 
 _LONGEST: Final = 128 << 10
 _PR_SET_PDEATHSIG: Final = 1
-_OK, _UNFIT = 0, 3
 
 try:
     from agentcgroup import _native
@@ -96,7 +95,8 @@ class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._workers: dict[int, int] = {}  # number by pid
-        self._trials: dict[int, list[str]] = {}  # modules by the pid of the fork that tries them
+        # By the pid of the fork that tries them: modules, and where it tells how many are fit.
+        self._trials: dict[int, tuple[list[str], int]] = {}
         self._asked: set[str] = set()
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -178,6 +178,8 @@ class _Zygote:
         self._control.close()
         os.close(self._wake)
         os.close(self._wake_write)
+        for _, result in self._trials.values():
+            os.close(result)
 
     def _reap(self) -> None:
         while True:
@@ -190,33 +192,56 @@ class _Zygote:
             number = self._workers.pop(pid, None)
             if number is not None:
                 self._report(ENDED, number, status)
-            names = self._trials.pop(pid, None)
-            if names is not None and os.waitstatus_to_exitcode(status) == _OK:
-                _import(names)
-                _let_libraries_end_threads()
-                gc.freeze()
+            trial = self._trials.pop(pid, None)
+            if trial is not None:
+                self._adopt(*trial)
 
     # -- modules ------------------------------------------------------------------------------
 
     def _try(self, names: list[str]) -> None:
-        """Have a fork see whether these modules are fit to be imported here."""
+        """Have a fork see which of these modules are fit to be imported here."""
         new = [name for name in names if name not in self._asked and name not in sys.modules]
-        if not new:
-            return
         self._asked.update(new)
+        if new:
+            self._start_trial(new)
+
+    def _start_trial(self, names: list[str]) -> None:
         here = os.getpid()
+        read, write = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             try:
                 _die_with_parent(here, signal.SIGKILL)
                 self._close()
-                fds = _descriptors()
-                _import(new)
-                _let_libraries_end_threads()
-                os._exit(_OK if _threads() == 1 and _descriptors() == fds else _UNFIT)
+                os.write(write, b"%d" % _count_fit(names))
             finally:
-                os._exit(_UNFIT)
-        self._trials[pid] = new
+                os._exit(0)
+        os.close(write)
+        self._trials[pid] = names, read
+
+    def _adopt(self, names: list[str], result: int) -> None:
+        """Import what a trial has found fit, and try what comes behind the first unfit one."""
+        with open(result, "rb") as file:
+            fit = int(file.read() or b"0")
+        _import(names[:fit])
+        _let_libraries_end_threads()
+        gc.freeze()
+        if fit < len(names):
+            within = f"{names[fit]}."
+            rest = [name for name in names[fit + 1 :] if not name.startswith(within)]
+            if rest:
+                self._start_trial(rest)
+
+
+def _count_fit(names: Sequence[str]) -> int:
+    """Import modules until one starts threads or opens something; return how many did not."""
+    open_before = _descriptors()
+    for count, name in enumerate(names):
+        _import([name])
+        _let_libraries_end_threads()
+        if _threads() > 1 or _descriptors() != open_before:
+            return count
+    return len(names)
 
 
 def _import(names: Iterable[str]) -> None:
