@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from agentcgroup.bound import Method
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
-__all__ = ["Body", "Crossing", "StandIn", "keep_inline", "placed"]
+__all__ = ["Body", "Crossing", "StandIn", "is_a", "keep_inline", "placed"]
 
 #: Takes what an argument is in the app, returns what goes to the worker in its place.
 Crossing = Callable[[Any], Any]
@@ -106,6 +107,12 @@ def _bare(tool: Any, left: Mapping[str, Any]) -> Any:
 def _kind(thing: object) -> str:
     kind = type(thing)
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_a(value: object, module: str, name: str) -> bool:
+    """Say whether it is an instance of a framework's class, which may not have been imported."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _unchanged(value: Any) -> Any:

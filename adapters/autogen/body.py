@@ -8,16 +8,20 @@ not for another process.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agentcgroup.bodies import Body, StandIn, keep_inline, placed
+from agentcgroup.bodies import Body, StandIn, is_a, keep_inline, placed
 from agentcgroup.bound import Afresh
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
-__all__ = ["bar_stream", "bar_workbench", "bodies", "stand_in"]
+__all__ = ["bar_stream", "bar_workbench", "bodies", "owns", "stand_in"]
+
+
+def owns(tool: Any) -> bool:
+    """Say whether this is a tool of AutoGen."""
+    return is_a(tool, "autogen_core.tools", "BaseTool")
 
 
 def bodies(tool: Any) -> dict[str, Body]:
@@ -77,5 +81,4 @@ def _streams(tool: Any) -> Unshippable:
 
 def _crossing(value: Any) -> Any:
     """Give the worker a token of its own; cancelling that of the app ends the worker."""
-    kind = getattr(sys.modules.get("autogen_core"), "CancellationToken", None)
-    return Afresh(kind) if isinstance(kind, type) and isinstance(value, kind) else value
+    return Afresh(type(value)) if is_a(value, "autogen_core", "CancellationToken") else value

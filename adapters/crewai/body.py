@@ -11,12 +11,12 @@ import inspect
 import threading
 from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, placed
+from agentcgroup.bodies import Body, StandIn, is_a, placed
 from agentcgroup.bound import Afresh
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
-__all__ = ["bodies", "stand_in"]
+__all__ = ["bodies", "owns", "stand_in"]
 
 #: What of a tool its body has no use for and may not be picklable, with what is sent instead.
 _LEFT: Final = {
@@ -25,6 +25,13 @@ _LEFT: Final = {
     "cache_function": None,
     "_usage_lock": Afresh(threading.Lock),
 }
+
+
+def owns(tool: Any) -> bool:
+    """Say whether this is a tool of CrewAI."""
+    return is_a(tool, "crewai.tools.base_tool", "BaseTool") or is_a(
+        tool, "crewai.tools.structured_tool", "CrewStructuredTool"
+    )
 
 
 def bodies(tool: Any) -> dict[str, Body]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, placed
+from agentcgroup.bodies import Body, StandIn, is_a, placed
 from agentcgroup.bound import Absent, Afresh, silent
 from agentcgroup.calls import Call
 
-__all__ = ["bodies", "stand_in"]
+__all__ = ["bodies", "owns", "stand_in"]
 
 #: What of a tool its body has no use for and may not be picklable, with what is sent instead.
 _LEFT: Final = {
@@ -29,6 +28,11 @@ _LEFT: Final = {
 #: Keys of a RunnableConfig that live in the app, and how LangGraph's own begin.
 _LIVE: Final = ("callbacks",)
 _LANGGRAPH: Final = "__pregel_"
+
+
+def owns(tool: Any) -> bool:
+    """Say whether this is a tool of LangChain."""
+    return is_a(tool, "langchain_core.tools.base", "BaseTool")
 
 
 def bodies(tool: Any) -> dict[str, Body]:
@@ -69,14 +73,14 @@ def _crossing(value: Any) -> Any:
     A run manager is an inert one there: its callbacks are in the app. A `ToolRuntime` keeps state,
     context, config and id; its stream writer is silent, its store absent.
     """
-    if _is_a(value, "langchain_core.callbacks.base", "BaseCallbackManager"):
+    if is_a(value, "langchain_core.callbacks.base", "BaseCallbackManager"):
         manager: Callable[..., Any] = type(value)
         return Afresh(functools.partial(manager, handlers=[]))
-    if _is_a(value, "langchain_core.callbacks.manager", "BaseRunManager"):
+    if is_a(value, "langchain_core.callbacks.manager", "BaseRunManager"):
         return Afresh(type(value).get_noop_manager)
-    if _is_a(value, "langgraph.store.base", "BaseStore"):
+    if is_a(value, "langgraph.store.base", "BaseStore"):
         return Absent("the graph's store")
-    if _is_a(value, "langgraph.prebuilt.tool_node", "ToolRuntime"):
+    if is_a(value, "langgraph.prebuilt.tool_node", "ToolRuntime"):
         return _portable_runtime(value)
     return value
 
@@ -101,9 +105,3 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
             key: value for key, value in own.items() if not str(key).startswith(_LANGGRAPH)
         }
     return portable
-
-
-def _is_a(value: Any, module: str, name: str) -> bool:
-    """Say whether it is an instance of a class that may not have been imported."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(value, kind)
