@@ -297,7 +297,7 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
-            limits=self.policy.asked,
+            limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if used is None else used.thread_cpu_s,
             memory_growth_bytes=None if used is None else used.memory_growth_bytes,

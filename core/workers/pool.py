@@ -35,10 +35,11 @@ _Kind = tuple[Branch, Limits, str | None]
 class _Shelf:
     """The workers that stand ready for one kind of call."""
 
-    __slots__ = ("asked", "ready", "wanted")
+    __slots__ = ("asked", "coming", "ready", "wanted")
 
     def __init__(self) -> None:
         self.ready: deque[Worker] = deque()
+        self.coming = 0
         self.wanted = 1
         self.asked = time.monotonic()
 
@@ -88,7 +89,12 @@ class Pool:
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
         """Put a worker where the next call of the same tool finds it, cgroup and all."""
         with self._lock:
-            self._shelf((branch, limits, tool)).ready.append(worker)
+            shelf = self._shelf((branch, limits, tool))
+            shelf.ready.append(worker)
+            crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
+            dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
+        if dropped is not None:
+            self.drop(dropped)
 
     def visitor(self, cgroup: int | None) -> Worker:
         """Return a worker that is born in somebody else's cgroup, or in none.
@@ -104,22 +110,21 @@ class Pool:
         Raises:
             OSError: a worker cannot be made; the next call tries for itself, and says why not.
         """
-        while not self._closed:
-            with self._lock:
-                shelf = self._shelves.get((branch, limits, None))
-                standing = sum(len(one.ready) for one in self._shelves.values())
-                if shelf is None or len(shelf.ready) >= shelf.wanted:
-                    return
-                dropped = self._pop_oldest(but=shelf) if standing >= self._settings.max else None
-                if dropped is None and standing >= self._settings.max:
-                    return
-            if dropped is not None:
-                self.drop(dropped)
-            worker = self._make(branch, limits)
-            if worker.cgroup is not None:
-                worker.cgroup.keep_open()
-            with self._lock:
-                shelf.ready.append(worker)
+        while (shelf := self._reserve((branch, limits, None))) is not None:
+            worker: Worker | None = None
+            try:
+                worker = self._make(branch, limits)
+                if worker.cgroup is not None:
+                    worker.cgroup.keep_open()
+            finally:
+                with self._lock:
+                    shelf.coming -= 1
+                    there = self._shelves.get((branch, limits, None)) is shelf
+                    if worker is not None and there and not self._closed:
+                        shelf.ready.append(worker)
+                        worker = None
+                if worker is not None:
+                    self.drop(worker)
 
     def bare(self, branch: Branch, limits: Limits) -> bool:
         """Say whether the next call of this kind would have to wait for a fork."""
@@ -168,7 +173,8 @@ class Pool:
 
     def close(self) -> None:
         """End every worker and what makes them."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._launcher.close()
         with self._lock:
             ready = [worker for shelf in self._shelves.values() for worker in shelf.ready]
@@ -187,6 +193,21 @@ class Pool:
             raise
         worker.cgroup = cgroup
         return worker
+
+    def _reserve(self, kind: _Kind) -> _Shelf | None:
+        """Return the shelf of this kind when another worker is to stand on it, having made room."""
+        with self._lock:
+            shelf = self._shelves.get(kind)
+            if self._closed or shelf is None or len(shelf.ready) + shelf.coming >= shelf.wanted:
+                return None
+            crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
+            dropped = self._pop_oldest(but=shelf) if crowd >= self._settings.max else None
+            if dropped is None and crowd >= self._settings.max:
+                return None
+            shelf.coming += 1
+        if dropped is not None:
+            self.drop(dropped)
+        return shelf
 
     def _shelf(self, kind: _Kind) -> _Shelf:
         shelf = self._shelves.get(kind)
