@@ -156,7 +156,7 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
         except Exception as error:
             raise shipping.blame(error, sent, (), {}) from error
         size = len(parcel) + sum(buffer.raw().nbytes for buffer in buffers)
-        first, *later = _trips(name, sent, session)
+        trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"
         fix = (
@@ -168,7 +168,7 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
         problem = f"a worker cannot load it: {type(error).__name__}: {error}"
         fix = "make what it needs importable without the app running."
         return Finding(name, framework, part, can=False, problem=problem, fix=fix)
-    warm = statistics.median(later) if later else None
+    first, warm = (trips[0], statistics.median(trips[1:])) if trips else (None, None)
     return Finding(name, framework, part, True, size, first, warm, lost=tuple(_lost(body)))
 
 
@@ -183,14 +183,14 @@ def _session() -> Session | None:
     return session if session.working else None
 
 
-def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float | None]:
+def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float]:
     """Send a body to workers and back without running it; return the seconds of each time."""
     if session is None:
-        return [None]
+        return []
     from agentcgroup.bound import silent
     from agentcgroup.isolation import isolated
 
-    seconds: list[float | None] = []
+    seconds: list[float] = []
     for _ in range(1 + _TRIPS):
         call = session.start("python", None, name, overrides={"isolation": "process"})
         begin = time.perf_counter()
