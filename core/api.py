@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from agentcgroup import estimates, execution, feedback, scope, spawn, workers
+from agentcgroup.bodies import Body, placed
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
@@ -248,12 +249,7 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
 def _placed(opened: Call, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` as it is to be run in a call: as it is, or by a worker process."""
-    if opened.policy.isolation != "process" or not opened.session.working:
-        return function
-    from agentcgroup import isolation  # only who isolates pays for the import
-
-    asynchronous = inspect.iscoroutinefunction(function)
-    return (isolation.aisolated if asynchronous else isolation.isolated)(opened, function)
+    return placed(opened, Body(function)) if opened.session.working else function
 
 
 def _exceeded(record: CallRecord) -> LimitExceeded:

@@ -16,7 +16,7 @@ from agentcgroup import feedback
 from agentcgroup.cgroup import Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
-from agentcgroup.errors import LimitExceeded
+from agentcgroup.errors import LimitExceeded, Unshippable
 from agentcgroup.estimates import Used
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
@@ -49,6 +49,8 @@ class Call:
         used: what its sync body used inline, None where nobody could tell.
         isolation: where the tool's body runs, "process" once a worker has been asked to.
         died: how that worker ended before the body did, None while it did not.
+        unshippable: what kept the body, or its result, from its way to a worker or back.
+        refused: for that reason the call is an error, and did not run inline instead.
     """
 
     __slots__ = (
@@ -65,11 +67,13 @@ class Call:
         "parent",
         "policy",
         "reason",
+        "refused",
         "session",
         "started",
         "stopped",
         "tool",
         "tool_call_id",
+        "unshippable",
         "used",
     )
 
@@ -103,6 +107,8 @@ class Call:
         self.used: Used | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
+        self.unshippable: Unshippable | None = None
+        self.refused = False
         self._record: CallRecord | None = None
 
     @property
@@ -190,8 +196,10 @@ class Call:
         self.key = None
         if self.enclosure is None and self.stopped is None and not cancelled:
             self.outcome = "ok" if error is None else "error"
+            if self.unshippable is not None:
+                self._blame(self.unshippable)
             self.session.settled(self)
-            return False
+            return self.refused
         self._judge(error, cancelled)
         told = self.told
         if self.enclosure is None:
@@ -221,13 +229,23 @@ class Call:
             leftovers=leftovers,
             died=self.died,
         )
+        if self.unshippable is not None:
+            self._blame(self.unshippable)
         if enclosure is not None and not self.told:
             enclosure.give_back()
+
+    def _blame(self, unshippable: Unshippable) -> None:
+        """Have the record say what could not be sent, and who had asked for a worker."""
+        if self.reason is None:
+            asked = self.policy.isolation_source
+            self.reason = f"unshippable: {unshippable.what} ({unshippable.kind}); by {asked}"
+        if self.refused and self.outcome == "error" and not unshippable.ran:
+            self.outcome = "rejected"
 
     @property
     def told(self) -> bool:
         """Whether the way it ended is worth a sentence to the model."""
-        return self.limited or self.reason == "leftovers"
+        return self.limited or self.refused or self.reason == "leftovers"
 
     @property
     def limited(self) -> bool:
@@ -260,6 +278,7 @@ class Call:
         enclosure = self.enclosure
         usage = _NO_USAGE if enclosure is None else enclosure.usage()
         ended = time.monotonic() if self.ended is None else self.ended
+        used = self.used if self.isolation == "inline" else None
         return CallRecord(
             id=self.id,
             parent_id=None if self.parent is None else self.parent.id,
@@ -280,7 +299,7 @@ class Call:
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
-            thread_cpu_s=None if self.used is None else self.used.thread_cpu_s,
-            memory_growth_bytes=None if self.used is None else self.used.memory_growth_bytes,
+            thread_cpu_s=None if used is None else used.thread_cpu_s,
+            memory_growth_bytes=None if used is None else used.memory_growth_bytes,
             isolation=self.isolation,
         )

@@ -63,7 +63,7 @@ def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwar
         call.used = estimates.used(begin)
         current.reset(token)
         call.finish(error)
-        if call.limited and isinstance(error, Exception):
+        if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
     call.used = estimates.used(begin)
@@ -84,7 +84,7 @@ async def arun(
     except BaseException as error:
         current.reset(token)
         expired = await afinish(call, expiry, error)
-        if call.limited and isinstance(error, Exception):
+        if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         if expired:
             return _answered(call, answer, None, TimeoutError())

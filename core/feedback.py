@@ -38,6 +38,13 @@ def sentence(record: CallRecord) -> str | None:
             "What it had done in memory is lost. The same call will probably end the same way: "
             "change its arguments, or use another tool."
         )
+    if reason.startswith("unshippable: ") and record.outcome in ("rejected", "error"):
+        what = reason.removeprefix("unshippable: ")
+        ran = "was not run" if record.outcome == "rejected" else "has run, but gave no result"
+        return (
+            f"Tool {tool} {ran}: it is to run in a process of its own, and this cannot be sent "
+            f"between processes: {what}. No change of arguments helps; use another tool."
+        )
     if record.reason == "pids_max":
         limit = str(record.limits.get("pids_max"))
         ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"

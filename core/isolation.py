@@ -25,8 +25,9 @@ __all__ = ["aisolated", "isolated"]
 
 T = TypeVar("T")
 
-#: Seconds in which the end of a worker is told by the process that made it.
-_TOLD_WITHIN: Final = 2.0
+#: Seconds in which the end of a worker is told by the process that made it, which may be at an
+#: import that takes long.
+_TOLD_WITHIN: Final = 30.0
 
 
 def isolated(call: Call, function: Callable[..., T]) -> Callable[..., T]:
@@ -98,7 +99,7 @@ def aisolated(call: Call, function: Callable[..., Awaitable[T]]) -> Callable[...
 class _Visit:
     """One body on its way to a worker and back."""
 
-    __slots__ = ("_baggage", "_buffers", "_call", "_pieces", "size", "worker")
+    __slots__ = ("_baggage", "_call", "_parcel", "size", "worker")
 
     worker: Worker
 
@@ -112,13 +113,11 @@ class _Visit:
         is_async: bool,
     ) -> None:
         try:
-            self._pieces, self._buffers = shipping.pack((function, args, kwargs, is_async))
+            self._parcel = shipping.pack((function, args, kwargs, is_async))
         except Exception as error:
             raise shipping.blame(error, function, args, kwargs) from error
         self._call = call
-        self.size = sum(map(len, self._pieces)) + sum(
-            buffer.raw().nbytes for buffer in self._buffers
-        )
+        self.size = shipping.weight(self._parcel)
 
     def begin(self) -> None:
         """Take a worker."""
@@ -133,7 +132,7 @@ class _Visit:
         try:
             if self._baggage:
                 channel.send(BAGGAGE, *shipping.pack(self._baggage))
-            channel.send(CALL if self.worker.stays else LAST_CALL, self._pieces, self._buffers)
+            channel.send(CALL if self.worker.stays else LAST_CALL, *self._parcel)
         except (BrokenPipeError, ConnectionResetError):
             pass
 

@@ -44,7 +44,8 @@ class CallRecord:
             ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
             ``pids_max``, ``cancelled``, ``leftovers`` (processes that outlived the tool were
             ended), ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
-            with that status), or None.
+            with that status), ``unshippable: ...`` (what could not be sent to a worker or back: the
+            call was rejected, or ran inline), or None.
         memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).
         cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).
         pids_peak: most tasks at once (pids.peak, Linux 6.1).

@@ -243,6 +243,12 @@ class Session:
             except Exception:
                 logger.exception("agentcgroup: an on_record callback failed")
 
+    def say(self, message: str) -> None:
+        """Warn of something once, however often it comes."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("agentcgroup: %s", message)
+
     def branch(self) -> Branch | None:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
@@ -331,7 +337,7 @@ class Session:
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,
             )
-        self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
+        self.say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
         """Hear of limits that were not written; those of a missing controller are known already."""
@@ -340,12 +346,7 @@ class Session:
             return
         if self.config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
-        self._say(f"this kernel has no {names}: not enforced")
-
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            logger.warning("agentcgroup: %s", message)
+        self.say(f"this kernel has no {names}: not enforced")
 
 
 class _Background:

@@ -22,7 +22,17 @@ import cloudpickle
 from agentcgroup.errors import Unshippable
 from agentcgroup.workers.transport import LARGE
 
-__all__ = ["Parcel", "blame", "blame_result", "pack", "unpack", "variable_at", "variable_path"]
+__all__ = [
+    "Parcel",
+    "blame",
+    "blame_result",
+    "pack",
+    "unpack",
+    "variable_at",
+    "variable_here",
+    "variable_path",
+    "weight",
+]
 
 #: What a pickle can be made of at once, without asking how.
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, types.NoneType})
@@ -73,6 +83,12 @@ class _Pieces:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.write = self.written.append
+
+
+def weight(parcel: Parcel) -> int:
+    """Return how many bytes a parcel has, buffers and all."""
+    pieces, buffers = parcel
+    return sum(map(len, pieces)) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 #: Make a thing of its pickle and its buffers again.
@@ -126,6 +142,18 @@ def variable_at(module: str | None, name: str) -> ContextVar[Any]:
         assert isinstance(found, ContextVar)
         return found
     return _unnamed.setdefault(name, ContextVar(name))
+
+
+def variable_here(module: str | None, name: str) -> ContextVar[Any] | None:
+    """Return the variable of such a path where something in this process may read it.
+
+    That is: what has been unpickled refers to it, or its package has been imported.
+    """
+    if module is None:
+        return _unnamed.get(name)
+    if module.partition(".")[0] not in sys.modules:
+        return None
+    return variable_at(module, name)
 
 
 # -- what cannot be pickled -------------------------------------------------------------------

@@ -22,6 +22,7 @@ _LAYERS = (
     "autoload run api",
     "session",
     "frameworks",
+    "bodies",
     "execution isolation",
     "calls",
     "enclosure",
@@ -37,7 +38,7 @@ _LAYERS = (
     "records",
     "processes",
     "cgroup",
-    "_native estimates hooks units errors",
+    "_native bound estimates hooks units errors",
 )
 _RANK = {name: rank for rank, line in enumerate(_LAYERS) for name in line.split()}
 
