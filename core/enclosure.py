@@ -191,9 +191,9 @@ class Enclosure:
             held.kill()
 
     def populated(self) -> bool:
-        """Say whether any process lives in it."""
+        """Say whether any process lives in it, but for workers that have done their work."""
         held = self._held
-        return held is not None and held.populated()
+        return held is not None and not self._only_guests(held)
 
     def end(self, *, over: bool, keep: bool, linger: float) -> bool:
         """Bring its processes to an end.

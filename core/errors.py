@@ -120,11 +120,12 @@ class WorkerDied(AgentCgroupError):
     What ended it says the call's record: a limit, or the body itself.
 
     Attributes:
-        how: "crashed: SIGSEGV" or "exited: 3", with the signal's name or the exit status.
+        how: "crashed: SIGSEGV" or "exited: 3", with the signal's name or the exit status; or
+            "lost: ..." where it was taken down with others.
     """
 
     def __init__(self, how: str) -> None:
-        super().__init__(f"the worker process of the call {how.replace(':', ' with', 1)}")
+        super().__init__(f"the worker process of the call ended before it had answered: {how}")
         self.how = how
 
     def __reduce__(self) -> tuple[Any, ...]:

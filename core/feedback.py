@@ -32,6 +32,11 @@ def sentence(record: CallRecord) -> str | None:
             "of the work per call, or a faster way."
         )
     reason = record.reason or ""
+    if reason.startswith("lost: "):
+        return (
+            f"Tool {tool} was stopped after {took}: the process that it ran in was lost, through "
+            "no fault of its own. The same call may well work now."
+        )
     if reason.startswith(("crashed: ", "exited: ")):
         return (
             f"Tool {tool} was stopped after {took}: the process that it ran in {_how(reason)}. "

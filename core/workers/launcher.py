@@ -42,7 +42,8 @@ class Worker:
         channel: our end of the socket to it.
         cgroup: the cgroup made for it, None when it was born in another's or in none.
         pid: None until it is known.
-        how: how it ended, such as "exited: 0"; None while it lives.
+        how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where that was
+            none of its doing; None while it lives.
         ended: set when `how` is.
         done: it has answered all it was asked.
         calls: how many it has been given.
@@ -192,7 +193,7 @@ class Launcher:
                 self._control = None
         status = process.wait() if process is not None else None
         for worker in list(living.values()):
-            worker.end("ended with the process that makes workers")
+            worker.end("lost: the process that makes workers ended")
         ours.close()
         shutil.rmtree(folder, ignore_errors=True)
         if not expected:

@@ -240,6 +240,25 @@ def test_when_it_dies_the_next_call_has_another(
     assert _zygote(session) != first
 
 
+def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session) -> None:
+    @agentcgroup.isolate
+    def hold() -> None:
+        time.sleep(3600)
+
+    def killing() -> None:
+        assert _until(lambda: len(_children(_zygote(session))) > 0)
+        time.sleep(0.3)
+        os.kill(_zygote(session), signal.SIGKILL)
+
+    pid()
+    killer = threading.Thread(target=killing)
+    killer.start()
+    with pytest.raises(LimitExceeded, match="no fault of its own"):
+        hold()
+    killer.join()
+    assert session.records[-1].outcome == "killed"
+
+
 def test_modules_that_bodies_import_are_there_from_then_on(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
