@@ -72,8 +72,7 @@ def _resident() -> int:
 def test_a_tool_that_eats_the_agents_memory_dies_alone(
     registered: Callable[..., Session], framework: str
 ) -> None:
-    """2 GiB under memory_max = 256M: the answer has the numbers, the agent's memory is as it was,
-    and the next call of the same tool works."""
+    """The answer has the numbers, the agent's memory is as it was, the next call works."""
     session = registered(
         framework,
         limits={"call": {"memory_max": LIMIT}},
