@@ -31,6 +31,7 @@ __all__ = [
     "Surroundings",
     "dress",
     "failure",
+    "put_on_context",
     "relay",
     "revived",
     "speak_through",
@@ -41,7 +42,8 @@ OUT: Final = b"O"
 ERR: Final = b"o"
 LOG: Final = b"L"
 
-#: Context variables of ours: the worker is inside its call already.
+#: Context variables of ours stay behind: the worker is inside its call already.
+_US: Final = __name__.partition(".")[0]
 _OURS: Final = frozenset({scope.current, scope.agent, scope.started})
 #: Seconds for which the levels of all loggers are taken as known.
 _LEVELS_KEPT: Final = 1.0
@@ -92,13 +94,27 @@ def dress(baggage: Baggage) -> None:
         os.chdir(baggage["cwd"])
     for name, level in baggage.get("levels", {}).items():
         logging.getLogger(name).setLevel(level)
-    for path, value in baggage.get("context", ()):
+    _waiting[:] = baggage.get("context", ())
+
+
+def put_on_context() -> None:
+    """Set the context variables that the call may read, now that it is unpacked.
+
+    To import, for nobody, what the others belong to (an agent's framework) can take seconds.
+    """
+    for path, value in _waiting:
         try:
-            shipping.variable_at(*path).set(shipping.unpack(value))
+            variable = shipping.variable_here(*path)
+            if variable is not None:
+                variable.set(shipping.unpack(value))
         except Exception:
             # Of a module, or a value, that only makes sense in the app.
             logger.debug("agentcgroup: context variable %s stays behind", path, exc_info=True)
+    _waiting.clear()
 
+
+#: Context variables of the call that is about to come: where each stands, and its pickled value.
+_waiting: list[tuple[tuple[str | None, str], bytes]] = []
 
 logger = logging.getLogger("agentcgroup")
 
@@ -124,7 +140,9 @@ def _context() -> list[tuple[tuple[str | None, str], bytes]]:
                 packed = pickle.dumps(value, 5)
             except Exception:
                 continue  # stays behind
-            found.append((shipping.variable_path(variable), packed))
+            path = shipping.variable_path(variable)
+            if path[0] is None or path[0].partition(".")[0] != _US:
+                found.append((path, packed))
     return found
 
 

@@ -23,7 +23,16 @@ import cloudpickle
 from agentcgroup.errors import Unshippable
 from agentcgroup.workers.transport import LARGE
 
-__all__ = ["Parcel", "blame", "blame_result", "pack", "unpack", "variable_at", "variable_path"]
+__all__ = [
+    "Parcel",
+    "blame",
+    "blame_result",
+    "pack",
+    "unpack",
+    "variable_at",
+    "variable_here",
+    "variable_path",
+]
 
 #: What a pickle can be made of at once, without asking how.
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, types.NoneType})
@@ -114,6 +123,18 @@ def variable_at(module: str | None, name: str) -> ContextVar[Any]:
         assert isinstance(found, ContextVar)
         return found
     return _unnamed.setdefault(name, ContextVar(name))
+
+
+def variable_here(module: str | None, name: str) -> ContextVar[Any] | None:
+    """Return the variable of such a path where something in this process may read it.
+
+    That is: what has been unpickled refers to it, or its package has been imported.
+    """
+    if module is None:
+        return _unnamed.get(name)
+    if module.partition(".")[0] not in sys.modules:
+        return None
+    return variable_at(module, name)
 
 
 # -- what cannot be pickled -------------------------------------------------------------------

@@ -73,6 +73,7 @@ def _answer(channel: Channel, message: Message, here: int) -> None:
     ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
+        carry.put_on_context()
         ran = True
         if is_async:
             result = asyncio.run(_await(function, args, kwargs))
