@@ -18,7 +18,7 @@ from agentcgroup.calls import Call
 from agentcgroup.errors import WorkerDied
 from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.launcher import Worker
-from agentcgroup.workers.transport import Message
+from agentcgroup.workers.transport import INLINE, Channel, Message, Offer
 from agentcgroup.workers.worker import BAGGAGE, CALL, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
 
 __all__ = ["aisolated", "isolated"]
@@ -28,8 +28,6 @@ T = TypeVar("T")
 #: Seconds in which the end of a worker is told by the process that made it, which may be at an
 #: import that takes long.
 _TOLD_WITHIN: Final = 30.0
-#: Bytes whose copying would hold up an event loop.
-_SLOW: Final = 4 << 20
 
 
 def isolated(call: Call, function: Callable[..., T]) -> Callable[..., T]:
@@ -51,9 +49,9 @@ def isolated(call: Call, function: Callable[..., T]) -> Callable[..., T]:
             return function(*args, **kwargs)
         visit = _Visit(call, function, args, kwargs, is_async=False)
         visit.begin()
-        visit.send()
-        visit.sent()
         try:
+            visit.send()
+            visit.sent()
             while True:
                 message = visit.worker.channel.receive()
                 if message is None:
@@ -81,7 +79,7 @@ def aisolated(call: Call, function: Callable[..., Awaitable[T]]) -> Callable[...
         visit = _Visit(call, function, args, kwargs, is_async=True)
         visit.begin()
         try:
-            if visit.size > _SLOW:
+            if visit.size > INLINE:  # waits until the worker has it
                 await asyncio.to_thread(visit.send)
             else:
                 visit.send()
@@ -101,7 +99,7 @@ def aisolated(call: Call, function: Callable[..., Awaitable[T]]) -> Callable[...
 class _Visit:
     """One body on its way to a worker and back."""
 
-    __slots__ = ("_baggage", "_buffers", "_call", "_pickle", "size", "worker")
+    __slots__ = ("_baggage", "_call", "_parcel", "size", "worker")
 
     worker: Worker
 
@@ -115,11 +113,11 @@ class _Visit:
         is_async: bool,
     ) -> None:
         try:
-            self._pickle, self._buffers = shipping.pack((function, args, kwargs, is_async))
+            self._parcel = shipping.pack((function, args, kwargs, is_async))
         except Exception as error:
             raise shipping.blame(error, function, args, kwargs) from error
         self._call = call
-        self.size = len(self._pickle) + sum(buffer.raw().nbytes for buffer in self._buffers)
+        self.size = shipping.weight(self._parcel)
 
     def begin(self) -> None:
         """Take a worker."""
@@ -134,7 +132,7 @@ class _Visit:
         try:
             if self._baggage:
                 channel.send(BAGGAGE, *shipping.pack(self._baggage))
-            channel.send(CALL if self.worker.stays else LAST_CALL, self._pickle, self._buffers)
+            channel.send(CALL if self.worker.stays else LAST_CALL, *self._parcel)
         except (BrokenPipeError, ConnectionResetError):
             pass
 
@@ -177,27 +175,36 @@ class _Visit:
 
 async def _answer_of(visit: _Visit) -> Message | None:
     """Return the answer; None when there will be none."""
-    loop = asyncio.get_running_loop()
-    answered: asyncio.Future[Message | None] = loop.create_future()
     channel = visit.worker.channel
+    while True:
+        found = await _glimpse(channel)
+        if isinstance(found, Offer):  # large; copied where it holds up no loop
+            found = await asyncio.to_thread(channel.take, found)
+            if found is None:
+                continue
+        if found is None or visit.is_answer(found):
+            return found
 
-    def readable() -> None:
+
+async def _glimpse(channel: Channel) -> Message | Offer | None:
+    """Return what comes next."""
+    loop = asyncio.get_running_loop()
+    while True:
         try:
-            while not answered.done():
-                message = channel.receive(wait=False)
-                if message is None or visit.is_answer(message):
-                    answered.set_result(message)
+            return channel.glance()
         except BlockingIOError:
             pass
-        except BaseException as error:
-            if not answered.done():
-                answered.set_exception(error)
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(channel.fileno(), _wake, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(channel.fileno())
 
-    loop.add_reader(channel.fileno(), readable)
-    try:
-        return await answered
-    finally:
-        loop.remove_reader(channel.fileno())
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
 
 
 async def _told(worker: Worker) -> None:

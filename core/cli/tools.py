@@ -151,10 +151,10 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
     try:
         sent = body.sent()
         try:
-            parcel, buffers = shipping.pack((sent, (), {}, False))
+            parcel = shipping.pack((sent, (), {}, False))
         except Exception as error:
             raise shipping.blame(error, sent, (), {}) from error
-        size = len(parcel) + sum(buffer.raw().nbytes for buffer in buffers)
+        size = shipping.weight(parcel)
         trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"

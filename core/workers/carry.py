@@ -193,7 +193,7 @@ class _Voice(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         content = bytes(data)
         if content:
-            self._channel.send(self._kind, content)
+            self._channel.send(self._kind, [content])
         return len(content)
 
 
@@ -213,7 +213,7 @@ class _Records(logging.Handler):
                 formatter = logging.Formatter()
                 attributes["exc_text"] = formatter.formatException(record.exc_info)
                 attributes["exc_info"] = None
-            self._channel.send(LOG, _plainly(attributes))
+            self._channel.send(LOG, [_plainly(attributes)])
         except Exception:
             self.handleError(record)
 
@@ -267,7 +267,7 @@ def failure(error: BaseException) -> bytes:
     """Pickle an exception with its traceback, or what stands in for one that cannot be."""
     told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        packed = bytes(shipping.pack(error)[0])
+        packed = b"".join(shipping.pack(error)[0])
         revived = shipping.unpack(packed)  # many that pickle do not come back
         if not isinstance(revived, BaseException):
             raise TypeError(f"{type(error).__name__} unpickles as {type(revived).__name__}")

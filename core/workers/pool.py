@@ -136,10 +136,17 @@ class Pool:
         if message.kind == LEARNED:
             self._launcher.preload(bytes(message.pickle).decode().split("\n"))
 
+    def settle(self) -> None:
+        """Wait until every worker that has been asked for is born; for measurements."""
+        with self._lock:
+            ready = [worker for shelf in self._shelves.values() for worker in shelf.ready]
+        for worker in ready:
+            worker.born.wait()
+
     def leave(self, worker: Worker) -> None:
         """Let go of a worker after its call; hear first what modules its body has imported."""
         with contextlib.suppress(OSError):
-            while (message := worker.channel.receive(wait=False)) is not None:
+            while isinstance(message := worker.channel.glance(), Message):
                 self.learn(message)
         worker.channel.close()
         if worker.meter is not None:

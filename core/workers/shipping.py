@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import pickle
 import sys
 import types
@@ -32,14 +31,15 @@ __all__ = [
     "variable_at",
     "variable_here",
     "variable_path",
+    "weight",
 ]
 
 #: What a pickle can be made of at once, without asking how.
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, types.NoneType})
 _DEEPEST: Final = 12
 
-#: A pickle and its out-of-band buffers.
-Parcel = tuple[bytes | memoryview, list[pickle.PickleBuffer]]
+#: A pickle in pieces, and its out-of-band buffers.
+Parcel = tuple[list[bytes], list[pickle.PickleBuffer]]
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # a class without types
@@ -57,8 +57,12 @@ def pack(thing: object) -> Parcel:
     Raises:
         Exception: whatever the pickler, or a ``__reduce__``, says against it; see `blame`.
     """
-    if type(thing) in _PLAIN:
-        return pickle.dumps(thing, 5), []
+    pieces = _Pieces()
+    if type(thing) is bytes and len(thing) >= LARGE:
+        thing = pickle.PickleBuffer(thing)  # unpickles as what the receiver makes of it: bytes
+    elif type(thing) in _PLAIN:
+        pickle.Pickler(pieces, 5).dump(thing)
+        return pieces.written, []
     buffers: list[pickle.PickleBuffer] = []
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -67,9 +71,24 @@ def pack(thing: object) -> Parcel:
         buffers.append(buffer)
         return False
 
-    file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=in_band).dump(thing)
-    return file.getbuffer(), buffers
+    _Pickler(pieces, protocol=5, buffer_callback=in_band).dump(thing)
+    return pieces.written, buffers
+
+
+class _Pieces:
+    """Takes what a pickler writes without copying it: large bytes come as the objects they are."""
+
+    __slots__ = ("write", "written")
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.write = self.written.append
+
+
+def weight(parcel: Parcel) -> int:
+    """Return how many bytes a parcel has, buffers and all."""
+    pieces, buffers = parcel
+    return sum(map(len, pieces)) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 #: Make a thing of its pickle and its buffers again.

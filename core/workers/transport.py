@@ -1,40 +1,55 @@
 """One message at a time between the app and a worker, over a socket that is theirs alone.
 
 Theory of operation: the socket keeps message boundaries (SOCK_SEQPACKET), so that what is small is
-one sendmsg and one recvmsg. What is not small goes through memory that both map: the pickle's
-out-of-band buffers (PEP 574), and the pickle itself when it has grown large, are laid one after the
-other into one memfd, whose descriptor the message carries. The receiver maps it privately: an array
-lives in the very pages that the sender wrote, and what one side writes the other never sees.
+one sendmsg and one recvmsg. What is not small is left where it is: the message says at which
+addresses, the receiver copies it from there (`remote`) and answers that it has, and only then the
+sender goes on. So a large result is copied once, into memory of the app, and a large argument once,
+into memory of the worker, where its limits count it. Where the kernel does not let one process read
+the other, the sender lays everything into a memfd and sends the descriptor.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
-import mmap
 import os
 import socket
 import struct
-import sys
-import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Final
+from typing import Any, ClassVar, Final
 
-__all__ = ["LARGE", "Channel", "Message"]
+from agentcgroup.workers import remote
 
-#: Bytes from which a buffer is worth a mapping of its own (measured: below, two copies are faster).
+__all__ = ["INLINE", "LARGE", "Channel", "Message", "Offer"]
+
+#: Bytes from which a buffer goes out of band (PEP 574): below, copying it along costs less.
 LARGE: Final = 256 << 10
 #: Bytes of a pickle that a message itself carries: well below the least socket buffer.
-_INLINE: Final = 64 << 10
+INLINE: Final = 64 << 10
+_LONGEST: Final = INLINE + 8192
 
-#: Kind, number of out-of-band buffers, whether the pickle is among the mapped; then the sizes.
-_HEAD: Final = struct.Struct("<cH?")
-_SIZE: Final = struct.Struct("<Q")
+#: Kind, pid of the sender, how the content comes, number of pieces; the rest are buffers.
+_HEAD: Final = struct.Struct("<cicH")
+_HERE: Final = b"h"  # behind the head
+_THERE: Final = b"t"  # in the sender's memory: addresses and lengths are behind the head
+_MAPPED: Final = b"m"  # in the memfd that comes along: lengths are behind the head
+_PLACE: Final = struct.Struct("<QQ")
+# In the length of a buffer: it is read-only, it is one of a bytes object.
 _READ_ONLY: Final = 1 << 63
-_ALIGNED: Final = 64
+_BYTES: Final = 1 << 62
+_SIZE: Final = _BYTES - 1
+#: Pieces and buffers whose addresses fit into one message.
+_MOST: Final = 400
+
+#: Answers to a message of the second kind.
+_TAKEN: Final = b"+"
+_REFUSED: Final = b"-"
+
+#: What a receiver makes of an out-of-band buffer.
+Buffer = memoryview | bytes
 
 _FD: Final = array.array("i", [0]).itemsize
 
@@ -51,16 +66,30 @@ class Message:
 
     kind: bytes
     pickle: bytes | memoryview
-    buffers: Sequence[memoryview] = field(default=())
+    buffers: Sequence[Buffer] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A message whose content is still in the sender's memory."""
+
+    kind: bytes
+    pid: int
+    pieces: Sequence[remote.Segment]
+    buffers: Sequence[remote.Segment]
 
 
 class Channel:
-    """One end of the socket. Sending and receiving may go on in two threads, each in one."""
+    """One end of the socket."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_early", "_socket")
+
+    #: Whether the other side may read our memory, as far as we know.
+    _readable: ClassVar[bool] = True
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._early: deque[Message] = deque()
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
@@ -73,60 +102,87 @@ class Channel:
         return self._socket.fileno()
 
     def send(
-        self, kind: bytes, pickle: bytes | memoryview, buffers: Sequence[PickleBuffer] = ()
+        self, kind: bytes, pieces: Sequence[Any], buffers: Sequence[PickleBuffer] = ()
     ) -> None:
         """Send one message; blocks while the other side does not read.
+
+        Args:
+            kind: one byte.
+            pieces: bytes-like objects that are the content one after the other.
+            buffers: out-of-band buffers.
 
         Raises:
             OSError: EPIPE or ECONNRESET where the other side has gone.
         """
-        spilled = len(pickle) > _INLINE
-        if not buffers and not spilled:
-            self._socket.sendmsg((_HEAD.pack(kind, 0, False), pickle))
+        size = sum(map(len, pieces))
+        if size <= INLINE and not buffers:
+            self._socket.sendmsg((_HEAD.pack(kind, 0, _HERE, 0), *pieces))
             return
+        if len(pieces) + len(buffers) > _MOST:
+            pieces = [b"".join(pieces)]
         raws = [buffer.raw() for buffer in buffers]
-        sizes = [raw.nbytes | (_READ_ONLY if raw.readonly else 0) for raw in raws]
-        if spilled:
-            raws.append(memoryview(pickle))
-            sizes.append(len(pickle))
-        head = _HEAD.pack(kind, len(buffers), spilled)
-        head += b"".join(map(_SIZE.pack, sizes))
-        fd = _laid_out(raws)
-        try:
-            socket.send_fds(self._socket, (head, b"" if spilled else pickle), [fd])
-        finally:
-            os.close(fd)
+        if not (self._readable and len(raws) < _MOST and self._offer(kind, pieces, raws)):
+            self._lay_out(kind, pieces, raws)
 
-    def receive(self, *, wait: bool = True) -> Message | None:
-        """Return the next message, None when the other side has gone and all is read.
+    def receive(self) -> Message | None:
+        """Wait for the next message; None when the other side has gone and all is read."""
+        while True:
+            found = self.glance(wait=True)
+            if not isinstance(found, Offer):
+                return found
+            message = self.take(found)
+            if message is not None:
+                return message
+
+    def glance(self, *, wait: bool = False) -> Message | Offer | None:
+        """Return the next message, or the offer of one that `take` has to copy; None as `receive`.
 
         Raises:
             BlockingIOError: there is none yet and `wait` is false.
         """
+        if self._early:
+            return self._early.popleft()
         flags = 0 if wait else socket.MSG_DONTWAIT
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
-                _INLINE + 4096, socket.CMSG_SPACE(_FD), flags | socket.MSG_CMSG_CLOEXEC
+                _LONGEST, socket.CMSG_SPACE(_FD), flags | socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:  # gone with a message of ours unread
             return None
         if not data:
             return None
-        kind, count, spilled = _HEAD.unpack_from(data)
-        start = _HEAD.size
-        if not ancillary:
-            return Message(kind, memoryview(data)[start:])
-        sizes = [
-            _SIZE.unpack_from(data, start + index * _SIZE.size)[0]
-            for index in range(count + spilled)
-        ]
+        kind, pid, how, pieces = _HEAD.unpack_from(data)
+        if how == _HERE:
+            return Message(kind, memoryview(data)[_HEAD.size :])
+        places = list(_PLACE.iter_unpack(memoryview(data)[_HEAD.size :]))
+        if how == _THERE:
+            return Offer(kind, pid, places[:pieces], places[pieces:])
         fd = array.array("i", ancillary[0][2][:_FD])[0]
         try:
-            views = _mapped(fd, sizes)
+            return Message(kind, *_read(fd, [size for _, size in places]))
         finally:
             os.close(fd)
-        pickle = views.pop() if spilled else memoryview(data)[start + len(sizes) * _SIZE.size :]
-        return Message(kind, pickle, views)
+
+    def take(self, offer: Offer) -> Message | None:
+        """Copy what is offered and let the sender go on.
+
+        None where that cannot be done: the sender then sends it in another way.
+        """
+        answer = _REFUSED
+        try:
+            pickle = remote.new_bytes(sum(size for _, size in offer.pieces))
+            remote.pull(offer.pid, offer.pieces, pickle)
+            buffers = []
+            for start, told in offer.buffers:
+                buffer = _room(told)
+                remote.pull(offer.pid, [(start, told & _SIZE)], buffer)
+                buffers.append(_sealed(buffer, told))
+            answer = _TAKEN
+        except OSError:
+            return None
+        finally:
+            self._socket.sendmsg((_HEAD.pack(answer, 0, _HERE, 0),))
+        return Message(offer.kind, pickle, buffers)
 
     def shut(self) -> None:
         """Wake whoever receives here: once what has come is read, there is no more."""
@@ -137,63 +193,86 @@ class Channel:
         """Close this end."""
         self._socket.close()
 
+    # -- inside -----------------------------------------------------------------------------------
 
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
-
-
-def _laid_out(raws: Sequence[memoryview]) -> int:
-    """Return a memfd that holds the buffers one after the other."""
-    fd = os.memfd_create("agentcgroup", os.MFD_CLOEXEC)
-    try:
-        at = 0
+    def _offer(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> bool:
+        """Tell where it is and wait until it was taken; False where it cannot be."""
+        places = [_PLACE.pack(*remote.address(piece)) for piece in pieces]
         for raw in raws:
-            start = at
-            while start < at + raw.nbytes:  # one write takes 2 GB at most
-                start += os.pwrite(fd, raw[start - at :], start)
-            at = _aligned(at + raw.nbytes)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+            start, size = remote.address(raw)
+            places.append(_PLACE.pack(start, size | _nature(raw)))
+        head = _HEAD.pack(kind, os.getpid(), _THERE, len(pieces))
+        self._socket.sendmsg((head, *places))
+        early: list[Message] = []  # sent before the other side has seen our offer
+        try:
+            while (answer := self.receive()) is not None:
+                if answer.kind == _TAKEN:
+                    return True
+                if answer.kind == _REFUSED:
+                    Channel._readable = False
+                    return False
+                early.append(answer)
+            return True  # gone; its end tells the rest
+        finally:
+            self._early.extend(early)
+
+    def _lay_out(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> None:
+        """Send it in a memfd."""
+        sizes = [_PLACE.pack(0, sum(map(len, pieces)))]
+        sizes += [_PLACE.pack(0, raw.nbytes | _nature(raw)) for raw in raws]
+        fd = os.memfd_create("agentcgroup", os.MFD_CLOEXEC)
+        try:
+            for data in (*pieces, *raws):
+                _write(fd, memoryview(data).cast("B"))
+            head = _HEAD.pack(kind, 0, _MAPPED, 1)
+            socket.send_fds(self._socket, (head, *sizes), [fd])
+        finally:
+            os.close(fd)
 
 
-def _mapped(fd: int, sizes: Sequence[int]) -> list[memoryview]:
-    """Map a memfd and return views of its buffers, which keep the mapping."""
-    whole = _map(fd, os.fstat(fd).st_size)
-    views = []
-    at = 0
-    for size in sizes:
-        length = size & ~_READ_ONLY
-        view = whole[at : at + length]
-        views.append(view.toreadonly() if size & _READ_ONLY else view)
-        at = _aligned(at + length)
-    return views
+def _write(fd: int, data: memoryview) -> None:
+    while data:  # one write takes 2 GB at most
+        data = data[os.write(fd, data) :]
 
 
-if sys.version_info >= (3, 13):
+def _nature(raw: memoryview) -> int:
+    """Return what the receiver has to know of a buffer beside its length."""
+    of_bytes = type(raw.obj) is bytes and raw.nbytes == len(raw.obj)
+    return (_READ_ONLY if raw.readonly else 0) | (_BYTES if of_bytes else 0)
 
-    def _map(fd: int, size: int) -> memoryview:
-        return memoryview(mmap.mmap(fd, size, mmap.MAP_PRIVATE, trackfd=False))
 
-else:
-    # mmap.mmap keeps a duplicate of the descriptor, so that an app that keeps a thousand results
-    # would run out of them.
-    _libc = ctypes.CDLL(None, use_errno=True)
-    if sys.platform == "linux":
-        _libc.mmap.restype = ctypes.c_void_p
-        _libc.mmap.argtypes = (
-            *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
-            *(ctypes.c_int, ctypes.c_int, ctypes.c_long),
-        )
-        _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+def _room(told: int) -> Buffer:
+    """Return what is to be filled with a buffer of that length and nature."""
+    size = told & _SIZE
+    return remote.new_bytes(size) if told & _BYTES else remote.room(size)
 
-    def _map(fd: int, size: int) -> memoryview:
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = _libc.mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
-        if address == ctypes.c_void_p(-1).value:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), "mmap")
-        block = (ctypes.c_char * size).from_address(address)
-        weakref.finalize(block, _libc.munmap, address, size).atexit = False
-        return memoryview(block).cast("B")
+
+def _sealed(buffer: Buffer, told: int) -> Buffer:
+    """Return a filled buffer as read-only as it was."""
+    if isinstance(buffer, bytes) or not told & _READ_ONLY:
+        return buffer
+    return buffer.toreadonly()
+
+
+def _read(fd: int, told: Sequence[int]) -> tuple[bytes, list[Buffer]]:
+    """Return the pickle and the buffers that a memfd holds one after the other."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    pickle = _read_bytes(fd, told[0])
+    buffers: list[Buffer] = []
+    for one in told[1:]:
+        if one & _BYTES:
+            buffers.append(_read_bytes(fd, one & _SIZE))
+            continue
+        view = remote.room(one & _SIZE)
+        filled = 0
+        while filled < len(view):
+            filled += os.readv(fd, [view[filled:]])
+        buffers.append(_sealed(view, one))
+    return pickle, buffers
+
+
+def _read_bytes(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    while len(data) < size:  # one read takes 2 GB at most
+        data += os.read(fd, size - len(data))
+    return data

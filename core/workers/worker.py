@@ -82,17 +82,17 @@ def _answer(channel: Channel, message: Message, here: int) -> None:
     except BaseException as error:
         _leave_forks(here)
         _flush()
-        channel.send(FAILURE if ran else UNSHIPPABLE, carry.failure(error))
+        channel.send(FAILURE if ran else UNSHIPPABLE, [carry.failure(error)])
         return
     _leave_forks(here)
     _flush()
     try:
-        pickle, buffers = shipping.pack(result)
+        pieces, buffers = shipping.pack(result)
     except Exception as error:
         blamed = shipping.blame_result(error, result)
-        channel.send(UNSHIPPABLE, carry.failure(blamed))
+        channel.send(UNSHIPPABLE, [carry.failure(blamed)])
     else:
-        channel.send(RESULT, pickle, buffers)
+        channel.send(RESULT, pieces, buffers)
 
 
 def _leave_forks(here: int) -> None:
@@ -117,7 +117,7 @@ def _tell_learned(channel: Channel, known: set[str]) -> None:
     learned = [name for name in list(sys.modules) if name not in known]
     if learned:
         known.update(learned)
-        channel.send(LEARNED, "\n".join(learned).encode())
+        channel.send(LEARNED, ["\n".join(learned).encode()])
 
 
 def _keep_temporary_files_in(folder: str) -> None:
@@ -128,6 +128,6 @@ def _keep_temporary_files_in(folder: str) -> None:
 
 def _warm_up() -> None:
     """Touch now what a call will touch: after a fork, each first write to a page copies it."""
-    pickle, _ = shipping.pack((_flush, (), {}, False))
-    function, args, kwargs, _ = shipping.unpack(bytes(pickle), buffers=[])
+    pieces, _ = shipping.pack((_flush, (), {}, False))
+    function, args, kwargs, _ = shipping.unpack(b"".join(pieces), buffers=[])
     function(*args, **kwargs)
