@@ -7,7 +7,8 @@ the time a human takes to approve counts as the call's. Handoffs are no calls. N
 runs elsewhere (Docker, hosted agents), MCP servers and Jupyter kernels, which outlive the calls
 they serve (a call to one is timed and recorded), and a code executor used directly.
 
-Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
+Four layers, each in its module: `identity` (who), `seams` (where), `body` (what may run in another
+process), `answer` (what the model gets).
 """
 
 from __future__ import annotations

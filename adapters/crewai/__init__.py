@@ -5,7 +5,8 @@ delegation (the coworker's calls are inside the delegating one), MCP tools, Flow
 all forms of `Crew.kickoff`, and `run`, `arun`, `invoke`, `ainvoke` by user code. Not covered: the
 OpenAI-agents adapter, which calls `_run` itself, and tools that run at a provider.
 
-Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
+Four layers, each in its module: `identity` (who), `seams` (where), `body` (what may run in another
+process), `answer` (what the model gets).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ middleware that retries (each attempt is a call), deepagents' ``execute``, MCP t
 AgentExecutor, and `invoke`, `ainvoke`, `run`, `arun` by user code. Not covered: provider-side
 tools, which run elsewhere, and a persistent shell that a middleware starts before any call.
 
-Three layers, each in its module: `identity` (who), `seams` (where), `answer` (what the model gets).
+Four layers, each in its module: `identity` (who), `seams` (where), `body` (what may run in another
+process), `answer` (what the model gets).
 """
 
 from __future__ import annotations

@@ -72,6 +72,12 @@ mode = "auto"
 # background = "keep"       # this one is meant to outlive its call
 
 # [[rules]]
+# tool = "load_csv"
+# isolation = "process"     # its own code, too, runs in the call's cgroup: docs/isolation.md
+# reuse = 1                 # calls that one worker process may serve
+# on_unshippable = "error"  # or "inline": what becomes of a tool that no other process can run
+
+# [[rules]]
 # agent = "reviewer"
 # applies_to = "agent"      # not each call: all calls of the agent together
 # memory_max = "1G"

@@ -27,6 +27,8 @@ __all__ = ["report"]
 
 #: Round trips that are measured, once one has made sure that all is imported there.
 _TRIPS: Final = 5
+#: Seconds above which the time goes into imports.
+_SLOW: Final = 0.25
 #: What a body may hold in a closure without losing anything: nobody changes it.
 _LASTING: Final = (
     *(bool, bytes, float, int, str, tuple, frozenset, type, types.NoneType),
@@ -122,10 +124,7 @@ def _framework(tool: Any) -> str | None:
     """Return whose tool it is; a framework that is not imported has none."""
     from agentcgroup.frameworks import FRAMEWORKS
 
-    for name, package in FRAMEWORKS.items():
-        if package in sys.modules and not inspect.isclass(tool) and _body_of(name).owns(tool):
-            return name
-    return None
+    return next((name for name in FRAMEWORKS if _body_of(name).owns(tool)), None)
 
 
 def _body_of(framework: str) -> Any:
@@ -159,17 +158,24 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
         trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"
-        fix = (
+        remedy = (
             'make it inside the tool; or leave the tool inline, or set on_unshippable = "inline" '
             "for it."
         )
-        return Finding(name, framework, part, can=False, problem=problem, fix=fix)
+        return Finding(name, framework, part, can=False, problem=problem, fix=remedy)
     except Exception as error:
         problem = f"a worker cannot load it: {type(error).__name__}: {error}"
-        fix = "make what it needs importable without the app running."
-        return Finding(name, framework, part, can=False, problem=problem, fix=fix)
+        remedy = "make what it needs importable without the app running."
+        return Finding(name, framework, part, can=False, problem=problem, fix=remedy)
     first, warm = (trips[0], statistics.median(trips[1:])) if trips else (None, None)
-    return Finding(name, framework, part, True, size, first, warm, lost=tuple(_lost(body)))
+    fix = None
+    if warm is not None and warm > _SLOW:
+        fix = (
+            "a worker imports at each call what it cannot be born with, since that starts threads "
+            "or opens files; set reuse for it, or keep such imports out of the tool's module."
+        )
+    lost = tuple(_lost(body))
+    return Finding(name, framework, part, True, size, first, warm, fix=fix, lost=lost)
 
 
 def _session() -> Session | None:

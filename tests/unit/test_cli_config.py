@@ -93,11 +93,11 @@ def test_everything_init_only_shows_is_right_too() -> None:
     """With every key uncommented the file still loads, and says what the defaults are."""
     lines = [re.sub(r"^# (?=\[\[|\w+(\.\"8:0\")? = )", "", line) for line in TEMPLATE.splitlines()]
     uncommented = "\n".join(lines)
-    assert uncommented.count("\n[[rules]]") == 3
+    assert uncommented.count("\n[[rules]]") == 4
     Path("all.toml").write_text(uncommented)
     config = load("all.toml")
     plain = load({})
-    assert {rule.tool for rule in config.rules} == {"run_tests", "start_server", None}
+    assert {rule.tool for rule in config.rules} == {"run_tests", "start_server", "load_csv", None}
     for key in ("memory_max", "memory_oom_group", "pids_max", "timeout"):
         assert getattr(config.limits.call, key) == getattr(plain.limits.call, key)
     for key in ("mode", "background", "records_max"):

@@ -31,6 +31,7 @@ def project(tmp_path: Path) -> Path:
     """Make a folder as a reader of README would have it."""
     (tmp_path / "agentcgroup.toml").write_text(_blocks("toml")[0])
     (tmp_path / "app.py").write_text("import subprocess; print('app ran')")
+    (tmp_path / "myapp.py").write_text("def load_csv(path: str) -> str: ...\ntools = [load_csv]")
     (tmp_path / "Makefile").write_text("test:\n\t@echo tested\n")
     return tmp_path
 
@@ -67,6 +68,17 @@ def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
     assert policy.limits.memory_max == 3 << 30
     assert policy.limits.pids_max == 256
     assert policy.timeout == 600
+
+
+def test_the_rule_for_a_process_is_valid(project: Path) -> None:
+    """The second table is a configuration, too."""
+    from agentcgroup.config import load
+    from agentcgroup.policy import Resolver
+
+    (project / "agentcgroup.toml").write_text(_blocks("toml")[1])
+    policy = Resolver(load(project / "agentcgroup.toml")).call("langchain", None, "load_csv")
+    assert policy.isolation == "process"
+    assert policy.limits.memory_max == 512 << 20
 
 
 def test_the_python_runs(project: Path) -> None:
