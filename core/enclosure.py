@@ -109,6 +109,8 @@ class Enclosure:
             except OSError as error:
                 raise CgroupUnavailable(f"no worker process can be made: {error}") from error
             self._guests.append(worker)
+        if isinstance(self._leaf, ProcessTree) and worker.born.wait(_SPAWN_WAIT):
+            self._leaf.add(worker.pid or 0)
         if call.stopped is not None:
             self.kill()  # taken between that kill and now
         return worker
@@ -133,8 +135,6 @@ class Enclosure:
             taken = pool.visitor(self._leaf.fd)
         taken.calls += 1
         taken.stays = taken.meter is not None and taken.calls < reuse
-        if isinstance(self._leaf, ProcessTree) and taken.born.wait(_SPAWN_WAIT):
-            self._leaf.add(taken.pid or 0)
         return taken
 
     def restock(self) -> None:
@@ -187,8 +187,9 @@ class Enclosure:
 
     def kill(self) -> None:
         """SIGKILL every process in it."""
-        if (held := self._held) is not None:
-            held.kill()
+        with self._lock:  # not while it is given back: the next call's processes are not ours
+            if (held := self._held) is not None:
+                held.kill()
 
     def populated(self) -> bool:
         """Say whether any process lives in it, but for workers that have done their work."""

@@ -215,6 +215,24 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     assert session.records[-1].outcome == "ok"
 
 
+# -- where there are no cgroups ---------------------------------------------------------------
+
+
+def test_without_a_cgroup_a_worker_is_followed_and_ended(start: Callable[..., Session]) -> None:
+    session = start(cgroup_root="/tmp")
+    assert session.place.base is None
+    assert pid() != os.getpid()
+
+    @agentcgroup.isolate(timeout="500ms")
+    def hold() -> None:
+        time.sleep(3600)
+
+    with pytest.raises(LimitExceeded, match="time limit"):
+        hold()
+    assert [record.outcome for record in session.records] == ["ok", "timeout"]
+    assert {record.isolation for record in session.records} == {"process"}
+
+
 # -- the process that makes them --------------------------------------------------------------
 
 
