@@ -96,6 +96,7 @@ struct task_struct {
 	unsigned long min_flt;
 	unsigned long maj_flt;
 	struct task_io_accounting ioac;
+	u32 memcg_nr_pages_over_high;
 };
 
 struct linux_binprm {

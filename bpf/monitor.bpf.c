@@ -320,9 +320,10 @@ INLINE void report_escape(struct task_struct *child, u32 slot)
 {
 	struct settings *reader = get_settings();
 	bool stop = reader && reader->stop;
-	struct event *event = begin_event(ESCAPE, slot, child);
+	struct event *event;
 
 	add(slot, ESCAPES, 1);
+	event = begin_event(ESCAPE, slot, child);
 	if (!event)
 		return; /* nobody would let it go on */
 	if (stop) {
@@ -659,15 +660,13 @@ INLINE void begin_stall(enum stall stall)
 	bpf_map_update_elem(&stalls, &key, &now, BPF_ANY);
 }
 
-INLINE void end_stall(enum stall stall, enum counter counter, u64 at_least_ns)
+INLINE void end_stall(enum stall stall, enum counter counter)
 {
-	u64 key = stall_key(stall), *began = bpf_map_lookup_elem(&stalls, &key), lasted;
+	u64 key = stall_key(stall), *began = bpf_map_lookup_elem(&stalls, &key);
 
 	if (!began)
 		return;
-	lasted = bpf_ktime_get_ns() - *began;
-	if (lasted >= at_least_ns)
-		add(current_slot(), counter, lasted);
+	add(current_slot(), counter, bpf_ktime_get_ns() - *began);
 	bpf_map_delete_elem(&stalls, &key);
 }
 
@@ -681,7 +680,7 @@ int memcg_reclaim(u64 *ctx)
 SEC("tp_btf/mm_vmscan_memcg_reclaim_end")
 int memcg_reclaimed(u64 *ctx)
 {
-	end_stall(RECLAIM, RECLAIM_NS, 0);
+	end_stall(RECLAIM, RECLAIM_NS);
 	return 0;
 }
 
@@ -695,39 +694,42 @@ int direct_reclaim(u64 *ctx)
 SEC("tp_btf/mm_vmscan_direct_reclaim_end")
 int direct_reclaimed(u64 *ctx)
 {
-	end_stall(RECLAIM, RECLAIM_NS, 0);
+	end_stall(RECLAIM, RECLAIM_NS);
 	return 0;
 }
 
-/* Up to 6.12 it is also called with nothing to do, which takes less than this. */
-#define NOTHING_TO_DO_NS 10000
+/* Up to 6.12 the kernel calls it with nothing to do, too. */
+INLINE void begin_high(void)
+{
+	if (bpf_get_current_task_btf()->memcg_nr_pages_over_high)
+		begin_stall(HIGH);
+}
 
 SEC("fentry/mem_cgroup_handle_over_high")
 int high(u64 *ctx)
 {
-	begin_stall(HIGH);
+	begin_high();
 	return 0;
 }
 
 SEC("fexit/mem_cgroup_handle_over_high")
 int high_over(u64 *ctx)
 {
-	end_stall(HIGH, MEMORY_HIGH_NS, NOTHING_TO_DO_NS);
+	end_stall(HIGH, MEMORY_HIGH_NS);
 	return 0;
 }
 
-/* Its name since it is called only with something to do. */
 SEC("fentry/__mem_cgroup_handle_over_high")
 int high_new(u64 *ctx)
 {
-	begin_stall(HIGH);
+	begin_high();
 	return 0;
 }
 
 SEC("fexit/__mem_cgroup_handle_over_high")
 int high_over_new(u64 *ctx)
 {
-	end_stall(HIGH, MEMORY_HIGH_NS, 0);
+	end_stall(HIGH, MEMORY_HIGH_NS);
 	return 0;
 }
 
