@@ -28,7 +28,6 @@ _BTF: Final = "/sys/kernel/btf/vmlinux"
 #: What asks less than everything: bits of linux/capability.h.
 _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _GIVE_RIGHTS: Final = "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
-_NEEDS_FULL: Final = "runs in full detail only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def load(detail: Detail) -> LoadedMonitor:
             "libbpf.so.1 is not installed.",
             fix="install it: package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch",
         )
-    off = {name: _NEEDS_FULL for name, each in PROGRAMS.items() if each.full and detail != "full"}
+    off = _not_wanted(detail)
     off.update(_without_target(library))
     while True:
         wanted = {name for name in PROGRAMS if name not in off}
@@ -144,6 +143,18 @@ def _object() -> bytes:
         ) from None
 
 
+def _not_wanted(detail: Detail) -> dict[str, str]:
+    """Say which programs are not even to be tried."""
+    off = {}
+    may_attach_packets = not _rights().isdisjoint({"CAP_NET_ADMIN", "CAP_SYS_ADMIN"})
+    for name, program in PROGRAMS.items():
+        if program.full and detail != "full":
+            off[name] = "runs in full detail only"
+        elif program.hook == "cgroup_skb" and not may_attach_packets:
+            off[name] = "needs CAP_NET_ADMIN to be attached"  # it loads without
+    return off
+
+
 def _without_target(library: ctypes.CDLL) -> dict[str, str]:
     """Say of which programs this kernel has not what they sit on."""
     try:
@@ -168,9 +179,8 @@ def _refused(programs: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
     Where a kernel forbids patching its functions (EPERM with every right), it does so for all.
     """
     out = dict(programs)
-    forbidden = os.strerror(errno.EPERM)
     for name, why in programs.items():
-        if PROGRAMS[name].is_trampoline and why.startswith(forbidden):
+        if PROGRAMS[name].is_trampoline and why.startswith(os.strerror(errno.EPERM)):
             reason = f"the kernel refuses trampolines ({why})"
             out.update({each: reason for each in wanted if PROGRAMS[each].is_trampoline})
     return out

@@ -43,9 +43,7 @@ def born_in(cgroup: Cgroup, *command: str) -> int:
     path = command[0].encode()
     argv = [word.encode() for word in command]
     environment = [b"PATH=" + os.environ["PATH"].encode()]
-    return _native.posix_spawn(
-        cgroup.fd, path, [path], argv, environment, [], 0, 0, 0, 0, 0, 0
-    )
+    return _native.posix_spawn(cgroup.fd, path, [path], argv, environment, [], 0, 0, 0, 0, 0, 0)
 
 
 def python(cgroup: Cgroup, code: str) -> int:
@@ -320,7 +318,9 @@ def a_known_tree_of_processes_is_told_as_it_was(monitor: Monitor, box: Cgroup) -
 def the_exit_of_threads_is_that_of_their_process(monitor: Monitor, box: Cgroup) -> None:
     """It ends once, with the status that wait(2) gives, whichever thread ended it."""
     slot = monitor.add(inode(box))
-    code = "import os, threading; threading.Thread(target=lambda: os._exit(7)).start(); os.read(0, 1)"
+    code = (
+        "import os, threading; threading.Thread(target=lambda: os._exit(7)).start(); os.read(0, 1)"
+    )
     pid = python(box, f"import os; r, w = os.pipe(); os.dup2(r, 0)\n{code}")
     assert done(pid) == 7
     events = events_until(monitor, lambda event: event.kind == "exit")
