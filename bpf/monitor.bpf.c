@@ -593,6 +593,8 @@ int introduce(struct bpf_iter__task *ctx)
 		reader->features |= HAS_RUN_DELAY;
 	if (EXISTS(self->ioac.read_bytes))
 		reader->features |= HAS_IO_BYTES;
+	if (bpf_send_signal_task)
+		reader->features |= HAS_SIGNAL_TASK;
 	pid = (u64)READ(self, thread_pid);
 	reader->pid_level = READ((struct pid *)pid, level);
 	pid += OFFSET(struct pid, numbers) + reader->pid_level * sizeof(own);
