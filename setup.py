@@ -3,6 +3,7 @@
 Everything else is in pyproject.toml.
 """
 
+import glob
 import importlib.util
 import json
 import os
@@ -42,7 +43,6 @@ class BuildBpf(Command):
     user_options = ()
     editable_mode = False
     source = "bpf/monitor.bpf.c"
-    headers = ("bpf/helpers.h", "bpf/kernel.h", "bpf/monitor.h")
     # -g: the types that fit the programs to the kernel; v3: its atomic instructions (5.12).
     options = ("-mcpu=v3", "-O2", "-g", "-Wall", "-Werror")
 
@@ -96,7 +96,7 @@ class BuildBpf(Command):
 
     def get_source_files(self):
         """Return what the source distribution has to carry."""
-        return [self.source, *self.headers]
+        return [self.source, *sorted(glob.glob("bpf/*.h"))]
 
     def get_outputs(self):
         """Return what was built."""

@@ -105,6 +105,7 @@ class Monitor:
 
     Attributes:
         counters_fd: the counters, for a `CountersView` in another process.
+        threads_fd: what `add_thread` writes, for a process that cannot wait until it is told us.
         features: what this kernel keeps of a task, for the same.
         stops: whether what is born outside its call's cgroup is stopped; older kernels need a
             trampoline for it.
@@ -135,6 +136,7 @@ class Monitor:
         with contextlib.ExitStack() as stack:
             self._maps = {name: _kept(stack, fd) for name, fd in loaded.maps.items()}
             self.fd, self.counters_fd = self._maps["events"], self._maps["calls"]
+            self.threads_fd = self._maps["threads"]
             self._ring = stack.enter_context(contextlib.closing(Ring(self.fd, layout.RING_BYTES)))
             self._calls = stack.enter_context(
                 kernel.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)
@@ -273,14 +275,16 @@ class Monitor:
         self.close()
 
     def _introduce(self, program: int) -> int:
-        """Let the kernel write what it has into the settings; return the features."""
+        """Begin the settings, let the kernel write what it has into them; return the features."""
+        with self._settings() as settings:
+            layout.SETTINGS.pack_into(settings, 0, 0, mmap.PAGESIZE, 0, 0, 0)
         link = kernel.attach_iterator(program)
         try:
             kernel.run_iterator(link)
         finally:
             os.close(link)
         with self._settings() as settings:
-            return int(layout.SETTINGS.unpack_from(settings)[1])
+            return int(layout.SETTINGS.unpack_from(settings)[2])
 
     def _can_stop(self) -> bool:
         return bool(self.features & layout.HAS_SIGNAL_TASK) or self.programs["stop_newborn"] is None
