@@ -256,6 +256,6 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if cgroup is None else cgroup.events().oom_kill,
-            limits=self.policy.asked,
+            limits=dict(self.policy.asked),
             cgroup=None if cgroup is None else cgroup.path,
         )
