@@ -46,6 +46,7 @@ bench: install
 	@command -v bwrap >/dev/null && command -v crun >/dev/null || \
 	    $(SUDO) apt-get install --yes --no-install-recommends bubblewrap crun || true
 	$(PYTHON) -m benchmarks.overhead --save native $(ARGS)
+	$(PYTHON) -m benchmarks.monitor --save native
 
 # The same with every controller on, in a virtual machine.
 bench-lab: install lab-deps
