@@ -12,6 +12,7 @@ import ctypes
 import errno
 import functools
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -83,7 +84,7 @@ def facts() -> Facts:
         loaded = load("full")
     except BpfUnavailable as error:
         problem, fix = error.reason, error.fix
-        programs = dict.fromkeys(PROGRAMS, error.reason)
+        programs = dict.fromkeys(PROGRAMS, problem)
     else:
         loaded.close()
         loader = loaded.loader
@@ -106,9 +107,14 @@ def load(detail: Detail) -> LoadedMonitor:
     Raises:
         BpfUnavailable: without the programs that are always needed there is no monitor.
     """
+    if sys.platform != "linux":
+        raise BpfUnavailable("BPF is a part of Linux.")
     library = libbpf.libbpf()
     off = _not_wanted(detail)
-    return _by_skeleton(off) if library is None else _by_libbpf(library, off)
+    try:
+        return _by_skeleton(off) if library is None else _by_libbpf(library, off)
+    except OSError as error:
+        raise _unavailable(str(error)) from error
 
 
 def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
@@ -212,6 +218,8 @@ def _unavailable(reason: str) -> BpfUnavailable:
 
 
 def _rights() -> frozenset[str]:
+    if sys.platform != "linux":
+        return frozenset()
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         held = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
     return frozenset(name for name, bit in _CAPABILITIES.items() if held >> bit & 1)

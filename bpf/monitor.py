@@ -126,7 +126,12 @@ class Monitor:
             BpfUnavailable: nothing can run here; it says why, and what would help.
         """
         with contextlib.closing(loader.load(detail)) as loaded:
-            return cls(loaded, stop=stop)
+            try:
+                return cls(loaded, stop=stop)
+            except OSError as error:
+                raise BpfUnavailable(
+                    f"The kernel does not attach our programs ({error})."
+                ) from error
 
     def __init__(self, loaded: loader.LoadedMonitor, *, stop: bool) -> None:
         """Attach what was loaded; `open` is the usual way."""
@@ -306,9 +311,7 @@ class Monitor:
                 stack.callback(os.close, kernel.attach_tracing(fd))
             except OSError as error:
                 if program.needed:
-                    raise BpfUnavailable(
-                        f"The kernel does not attach {name} ({error.strerror})."
-                    ) from None
+                    raise
                 self._off[name] = error.strerror or str(error)
         living = kernel.attach_iterator(programs["living"])
         stack.callback(os.close, living)

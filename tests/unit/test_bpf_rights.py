@@ -147,6 +147,18 @@ def test_closing_lets_everything_go() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_another_system_it_says_so(system: str) -> None:
+    code = f"""
+import sys
+sys.platform = {system!r}
+from agentcgroup.bpf import facts
+print(facts().problem, facts().rights)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "BPF is a part of Linux. frozenset()\n"
+
+
 def test_without_the_compiled_programs_it_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
