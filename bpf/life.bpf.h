@@ -1,9 +1,27 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /* The programs that follow the members: always needed, but for the last one. */
 
-/* From kernel 6.13 on. */
+/*
+ * There is an object with it and one without, for kernels up to 6.12: to find out that a function
+ * is missing, libbpf looks into every module's types, which takes CAP_SYS_ADMIN.
+ */
+#ifdef SIGNAL_TASK
 KFUNC int bpf_send_signal_task(struct task_struct *task, int signal, enum pid_type type,
 			       u64 value);
+#endif
+
+/* Stop a child before its first instruction; without SIGNAL_TASK, stop_newborn() does it. */
+INLINE void stop_at_birth(struct task_struct *child)
+{
+#ifdef SIGNAL_TASK
+	bpf_send_signal_task(child, SIGSTOP, PIDTYPE_TGID, 0);
+#else
+	struct member *member = find_member(child);
+
+	if (member)
+		member->stop_pending = 1;
+#endif
+}
 
 INLINE void report_escape(struct task_struct *child, u32 slot)
 {
@@ -15,16 +33,9 @@ INLINE void report_escape(struct task_struct *child, u32 slot)
 	event = begin_event(ESCAPE, slot, child);
 	if (!event)
 		return; /* nobody would let it go on */
-	if (stop) {
-		struct member *member = find_member(child);
-
-		event->stopped = 1;
-		/* Pending before the child's first instruction; on older kernels stop_newborn(). */
-		if (bpf_send_signal_task)
-			bpf_send_signal_task(child, SIGSTOP, PIDTYPE_TGID, 0);
-		else if (member)
-			member->stop_pending = 1;
-	}
+	event->stopped = stop;
+	if (stop)
+		stop_at_birth(child);
 	bpf_ringbuf_submit(event, wake(1));
 }
 
@@ -292,8 +303,9 @@ int introduce(struct bpf_iter__task *ctx)
 		reader->features |= HAS_RUN_DELAY;
 	if (EXISTS(self->ioac.read_bytes))
 		reader->features |= HAS_IO_BYTES;
-	if (bpf_send_signal_task)
-		reader->features |= HAS_SIGNAL_TASK;
+#ifdef SIGNAL_TASK
+	reader->features |= HAS_SIGNAL_TASK;
+#endif
 	pid = (u64)READ(self, thread_pid);
 	reader->pid_level = READ((struct pid *)pid, level);
 	pid += OFFSET(struct pid, numbers) + reader->pid_level * sizeof(own);
