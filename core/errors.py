@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentCgroupError",
+    "BpfUnavailable",
     "CgroupUnavailable",
     "ConfigError",
     "LimitExceeded",
@@ -59,8 +60,8 @@ class ConfigError(AgentCgroupError):
         self.key = key
 
 
-class CgroupUnavailable(AgentCgroupError):
-    """Raised when containment was asked for and this machine, or this process, cannot give it.
+class _Unavailable(AgentCgroupError):
+    """What this machine, or this process, cannot give.
 
     Attributes:
         reason: what is missing, as a sentence.
@@ -71,6 +72,14 @@ class CgroupUnavailable(AgentCgroupError):
         super().__init__(reason if fix is None else f"{reason} Fix: {fix}")
         self.reason = reason
         self.fix = fix
+
+
+class CgroupUnavailable(_Unavailable):
+    """Raised when containment was asked for and this machine, or this process, cannot give it."""
+
+
+class BpfUnavailable(_Unavailable):
+    """Raised when monitoring by BPF was asked for and it cannot be had."""
 
 
 class LimitExceeded(AgentCgroupError):

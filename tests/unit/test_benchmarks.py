@@ -44,3 +44,22 @@ def test_a_quick_run_compares_every_pool(tmp_path: Path) -> None:
     (cell,) = json.loads(file.read_text())["cells"]
     assert {"direct", "agentcgroup", "agentcgroup, reuse", "loky", "pebble"} < {*cell["variants"]}
     assert all(figures["runs"] >= 5 for figures in cell["variants"].values())
+
+
+def test_a_quick_run_measures_what_the_monitor_costs(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    few = ["--rounds", "1", "--processes", "5", "--trips", "50"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.monitor", *few, "--json", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    for cell in result["cells"].values():
+        assert cell.keys() == {"off", "default", "full"}
+        assert cell["off"]["ratio"] == 1
+        assert all(variant["us"] > 0 for variant in cell.values())
+    assert result["begin_and_end_us"] > 0
+    assert "| begin and end of a call |" in done.stdout
