@@ -17,6 +17,7 @@ from agentcgroup.cgroup import Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
+from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Outcome
 from agentcgroup.tree import Branch
@@ -48,6 +49,7 @@ class Call:
 
     __slots__ = (
         "_record",
+        "_seen",
         "agent",
         "enclosure",
         "ended",
@@ -93,6 +95,7 @@ class Call:
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
         self._record: CallRecord | None = None
+        self._seen: Seen | None = None
 
     @property
     def id(self) -> str:
@@ -177,7 +180,7 @@ class Call:
         if self.enclosure is None:
             self.session.settled(self)
         elif told:
-            self._settle()
+            self._settle(HURRY)
             self.session.janitor.put(self.enclosure.remove)
         else:
             self.session.janitor.put(self._settle_and_remove, self.ended - self.started)
@@ -220,15 +223,22 @@ class Call:
             self._record = self._make_record(self.outcome)
         return self._record
 
-    def _settle(self) -> None:
-        """Read what the call used, while its cgroup is there, and hand out the record."""
+    def _settle(self, patience: float) -> None:
+        """Read what the call used, while its cgroup is there, and hand out the record.
+
+        Waits up to `patience` seconds for the monitor to have caught up.
+        """
         self._disarm()
+        enclosure = self.enclosure
+        if enclosure is not None and enclosure.cgroup is not None:
+            monitor = self.session.monitor
+            self._seen = monitor.seen(enclosure.cgroup, tuple(enclosure.started), patience)
         _ = self.record
         self.session.settled(self)
 
     def _settle_and_remove(self) -> None:
         try:
-            self._settle()
+            self._settle(PATIENCE)
         finally:
             if self.enclosure is not None:
                 self.enclosure.remove()
@@ -256,6 +266,7 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if cgroup is None else cgroup.events().oom_kill,
+            **({} if self._seen is None else self._seen.figures()),
             limits=self.policy.asked,
             cgroup=None if cgroup is None else cgroup.path,
         )

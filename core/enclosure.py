@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -29,12 +30,24 @@ logger = logging.getLogger("agentcgroup")
 _KILL_WAIT: Final = 2.0
 #: Seconds a spawn begun by another thread of the call may take until its cgroup is removed.
 _SPAWN_WAIT: Final = 30.0
+#: Children of a call of which the monitor is told that they were its own, the last ones.
+_STARTED: Final = 1024
 
 
 class Enclosure:
     """Holds the processes of one call."""
 
-    __slots__ = ("_branch", "_call", "_fresh", "_home", "_leaf", "_lock", "_spawning", "cgroup")
+    __slots__ = (
+        "_branch",
+        "_call",
+        "_fresh",
+        "_home",
+        "_leaf",
+        "_lock",
+        "_spawning",
+        "cgroup",
+        "started",
+    )
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -42,6 +55,7 @@ class Enclosure:
         self._spawning = 0
         self._fresh = True  # nothing was started yet
         self._home: Branch | None = None  # the agent's branch that the cgroup came from
+        self.started: deque[int] = deque(maxlen=_STARTED)  # pids of its children, for the monitor
         self.cgroup: Cgroup | None = None
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
         self._branch: Branch | None = None
@@ -71,8 +85,10 @@ class Enclosure:
         with self._lock:
             self._spawning -= 1
             first, self._fresh = self._fresh, False
-        if pid is not None and isinstance(self._leaf, ProcessTree):
-            self._leaf.add(pid)
+        if pid is not None:
+            self.started.append(pid)
+            if isinstance(self._leaf, ProcessTree):
+                self._leaf.add(pid)
         if first and self._home is not None and self._call.session.janitor.busy():
             # Calls come one upon the other: the janitor has no time to see to the next one.
             self._prepare(self._home)

@@ -27,6 +27,7 @@ from agentcgroup.config import Config
 from agentcgroup.enforcement import Watcher
 from agentcgroup.errors import CgroupUnavailable, ConfigError
 from agentcgroup.janitor import Janitor
+from agentcgroup.monitor.client import Monitor
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.sampling import Sampler
@@ -102,7 +103,6 @@ class Session:
         self.working = config.mode != "off"
         self.limiting = config.mode in ("auto", "enforce")
         self.containing = _Containing(config.mode)
-        self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
@@ -125,6 +125,8 @@ class Session:
         sampled = self.limiting and "memory" not in self.place.controllers
         self.sampler = Sampler() if sampled else None
         self.janitor = Janitor()
+        self.monitor = self._make_monitor()
+        self.roots = self._make_roots(frozenset())
         if self.place.base is not None:
             self.janitor.put(self._reap)
 
@@ -154,6 +156,7 @@ class Session:
             set_active(None)
         self.watcher.close()
         self.janitor.close(_CLOSE_WAIT)
+        self.monitor.close()
         run, self._run = self._run, None
         if run is not None:
             try:
@@ -207,6 +210,7 @@ class Session:
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
+        self.monitor.start()
         call = Call(
             self,
             next(self._numbers),
@@ -279,9 +283,17 @@ class Session:
             return None
         with contextlib.closing(Cgroup.open(self.place.base)) as parent:
             cgroup = parent.child(run_name(), exist_ok=True)
-        self.roots = Roots(self.place.controllers, self._unmet, limiting=self.limiting)
+        self.roots = self._make_roots(self.place.controllers)
         self.roots.limit(cgroup, self._resolver.run())
         return Branch(cgroup, self.roots)
+
+    def _make_roots(self, controllers: frozenset[str]) -> Roots:
+        return Roots(controllers, self._unmet, on_made=self.monitor.made, limiting=self.limiting)
+
+    def _make_monitor(self) -> Monitor:
+        asked = self.config.monitor
+        backend = asked.backend if self.place.base is not None else "off"
+        return Monitor(backend, asked.detail, asked.escape)
 
     def _reap(self) -> None:
         """Remove what dead runs left behind."""

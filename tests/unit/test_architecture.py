@@ -26,6 +26,7 @@ _LAYERS = (
     "calls",
     "enclosure",
     "enforcement sampling tree janitor",
+    "monitor",
     "spawn",
     "scope",
     "policy",

@@ -1,0 +1,251 @@
+"""The host's side: tells the helper of cgroups, and asks it what happened in them.
+
+Nothing here waits for the helper's start. Cgroups made before it is ready are announced when it is;
+of a call that has started processes by then it cannot know everything and says nothing. One daemon
+thread starts the helper and reads what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
+
+from agentcgroup.cgroup import Cgroup
+from agentcgroup.monitor import wire
+from agentcgroup.records import Program
+from agentcgroup.scope import start_thread
+
+__all__ = ["HURRY", "PATIENCE", "Monitor", "Seen"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: Seconds that settling a call may wait for the helper: behind the calls, and in a tool's thread.
+PATIENCE: Final = 1.0
+HURRY: Final = 0.05
+
+_CODE: Final = """\
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from agentcgroup.monitor.helper import main
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a source saw of one call, by the names of `CallRecord`; None is not known."""
+
+    monitor: str
+    processes_started: int | None = None
+    programs: tuple[Program, ...] | None = None
+    programs_left_out: int | None = None
+    escapes: int | None = None
+    run_delay_s: float | None = None
+    memory_charged_bytes: int | None = None
+    reclaim_s: float | None = None
+    memory_high_s: float | None = None
+    files_opened: int | None = None
+    net_rx_bytes: int | None = None
+    net_tx_bytes: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return all of it, for the record."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Monitor:
+    """The monitor of one session.
+
+    Attributes:
+        state: "new", "starting", "on"; "off" when no source can be had here; "dead" when the helper
+            has died; "closed".
+        source: the name of the source in use, None while there is none.
+        refused: (name, reason, fix) of each source that was tried and cannot be had.
+    """
+
+    def __init__(self, backend: str, detail: str, escape: str) -> None:
+        self.state: Literal["new", "starting", "on", "off", "dead", "closed"] = "new"
+        self.source: str | None = None
+        self.refused: list[tuple[str, str, str | None]] = []
+        self._start = {"host": os.getpid(), "backend": backend, "detail": detail, "escape": escape}
+        self._lock = threading.Lock()
+        self._decided = threading.Event()
+        self._homes: dict[int, str] = {}
+        self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
+        self._lagging = False
+        self._socket: socket.socket | None = None
+        if backend == "off":
+            self.state = "off"
+            self._decided.set()
+
+    # -- its life -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Have the helper started, once; returns at once."""
+        if self.state != "new":
+            return
+        with self._lock:
+            if self.state != "new":
+                return
+            self.state = "starting"
+        start_thread(self._work, "monitor")
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is known whether there is a source, `timeout` seconds at most."""
+        self._decided.wait(timeout)
+        return self.state == "on"
+
+    def close(self) -> None:
+        """End the helper."""
+        with self._lock:
+            self.state = "closed"
+            ours, self._socket = self._socket, None
+        if ours is not None:
+            with contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)
+            ours.close()
+        self._decided.set()
+
+    # -- cgroups ------------------------------------------------------------------------------
+
+    def made(self, cgroup: Cgroup) -> None:
+        """Say that a cgroup was made for a call, before anything is in it."""
+        number = cgroup.id
+        self._homes[number] = cgroup.path
+        if self.state == "on":
+            self._announce(number, cgroup.path)
+
+    def dropped(self, cgroup: Cgroup) -> None:
+        """Say that a cgroup is removed."""
+        number = cgroup.id
+        if self._homes.pop(number, None) is not None and self.state == "on":
+            self._send({"do": "forget", "id": number})
+
+    def seen(self, cgroup: Cgroup, started: Sequence[int], patience: float) -> Seen | None:
+        """Return what happened in a cgroup whose call is over; None where that is not known.
+
+        Args:
+            cgroup: the call's.
+            started: processes that were started in it, as far as they are known here.
+            patience: seconds to wait for the helper to have caught up.
+        """
+        number = cgroup.id
+        if self._homes.pop(number, None) is None or self.state != "on":
+            return None
+        answered, answer = threading.Event(), list[wire.Message]()
+        self._asked[number] = (answered, answer)
+        try:
+            if not self._send({"do": "end", "id": number, "started": [*started]}):
+                return None
+            # One that has not answered in time is not waited for again until it does.
+            self._lagging = not answered.wait(0 if self._lagging else patience)
+        finally:
+            self._asked.pop(number, None)
+        return self._as_seen(answer[0]) if answer else None
+
+    def _as_seen(self, answer: wire.Message) -> Seen | None:
+        assert self.source is not None
+        known = {key: value for key, value in answer.items() if key not in ("is", "id")}
+        if not known:
+            return None
+        if "programs" in known:
+            known["programs"] = tuple(Program(**one) for one in known["programs"])
+        return Seen(monitor=self.source, **known)
+
+    # -- the helper ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Start the helper, then hear it until one of us ends."""
+        try:
+            theirs = self._launch()
+        except OSError as error:
+            self._over("off", f"the monitor's helper cannot be started: {error}")
+            return
+        try:
+            while (message := wire.receive(theirs)) is not None:
+                self._hear(message)
+        except (OSError, ValueError):  # closed under our hands, or by the helper's death
+            pass
+        if self.state in ("starting", "on"):
+            self._over("dead", "the monitor's helper has died: calls go on without it")
+
+    def _launch(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            wire.widen(ours)
+            folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            helper = subprocess.Popen(
+                [_python(), "-I", "-S", "-c", _CODE, folder, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+            )
+        wire.send(ours, {"do": "start", **self._start})
+        with self._lock:
+            if self.state == "closed":
+                ours.close()
+            else:
+                self._socket = ours
+        helper.wait()  # it goes on as a process of its own
+        return ours
+
+    def _hear(self, message: wire.Message) -> None:
+        match message["is"]:
+            case "ready":
+                self._ready(message)
+            case "end":
+                self._lagging = False
+                asked = self._asked.get(message["id"])
+                if asked is not None:
+                    asked[1].append(message)
+                    asked[0].set()
+
+    def _ready(self, message: wire.Message) -> None:
+        self.refused = [(name, reason, fix) for name, reason, fix in message["refused"]]
+        self.source = message["source"]
+        if self.source is None:
+            self._over("off", None)
+            return
+        self.state = "on"
+        for number, path in tuple(self._homes.items()):
+            self._announce(number, path, late=True)
+        self._decided.set()
+
+    def _over(self, state: Literal["off", "dead"], why: str | None) -> None:
+        with self._lock:
+            if self.state == "closed":
+                return
+            self.state = state
+            ours, self._socket = self._socket, None
+        if ours is not None:
+            ours.close()
+        self._homes.clear()
+        for answered, _ in tuple(self._asked.values()):
+            answered.set()
+        self._decided.set()
+        if why is not None:
+            logger.warning("agentcgroup: %s", why)
+
+    def _announce(self, number: int, path: str, *, late: bool = False) -> None:
+        self._send({"do": "add", "id": number, "path": path, "late": late})
+
+    def _send(self, message: wire.Message) -> bool:
+        ours = self._socket
+        return ours is not None and wire.send(ours, message)
+
+
+def _python() -> str:
+    """Return this very Python; OSError where the program is another one that embeds it."""
+    if not os.path.basename(sys.executable or "").startswith(("python", "pypy")):
+        raise OSError(f"{sys.executable or 'this program'} is no Python to run it with")
+    return sys.executable
