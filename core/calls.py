@@ -13,10 +13,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup import feedback
-from agentcgroup.cgroup import Usage
+from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded
+from agentcgroup.monitor.board import Sitting
 from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Outcome
@@ -61,6 +62,7 @@ class Call:
         "policy",
         "reason",
         "session",
+        "sitting",
         "started",
         "stopped",
         "tool",
@@ -96,6 +98,7 @@ class Call:
         self.enclosure: Enclosure | None = None
         self._record: CallRecord | None = None
         self._seen: Seen | None = None
+        self.sitting: Sitting | None = None  # where the monitor sees it
 
     @property
     def id(self) -> str:
@@ -112,6 +115,14 @@ class Call:
         """Say that a spawn is done; see `scope.Home`."""
         if self.enclosure is not None:
             self.enclosure.end_spawn(pid)
+
+    def adopt(self, pid: int) -> Cgroup | None:
+        """Bring a process of the call, born outside, into its cgroup; None when it is over."""
+        if self.ended is not None or self.stopped is not None:
+            return None
+        enclosure = self._enclosed()
+        enclosure.adopt(pid)
+        return enclosure.cgroup
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -169,6 +180,8 @@ class Call:
 
     def finish(self, error: BaseException | None = None, *, cancelled: bool = False) -> bool:
         """End the call; True when there is something to tell the model, then `record` has it."""
+        if self.sitting is not None:
+            self.session.monitor.leave(self, self.sitting)
         self.ended = time.monotonic()
         self.key = None
         if self.enclosure is None and self.stopped is None and not cancelled:

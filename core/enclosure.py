@@ -95,6 +95,21 @@ class Enclosure:
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 
+    def adopt(self, pid: int) -> None:
+        """Bring in a process of the call that was born outside.
+
+        Raises:
+            LimitExceeded: the call is over.
+            OSError: it cannot be moved.
+        """
+        self.begin_spawn(None)
+        try:
+            if isinstance(self._leaf, Cgroup):
+                with contextlib.suppress(ProcessLookupError):
+                    self._leaf.join(pid)
+        finally:
+            self.end_spawn(pid)
+
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
         with self._lock:
@@ -129,6 +144,7 @@ class Enclosure:
             if call.parent is None or call.parent.agent != call.agent:
                 self._home = above = session.agent_branch(above, call.framework, call.agent)
             self.cgroup = above.take(call.policy.limits)
+            session.monitor.enclosed(call, self.cgroup, call.sitting)
 
     # -- deaths ---------------------------------------------------------------------------------
 
@@ -192,6 +208,8 @@ class Enclosure:
     def _keep(self) -> bool:
         if self._home is None or not isinstance(self._leaf, Cgroup):
             return False
+        if self.cgroup is not None:
+            self._call.session.monitor.release(self.cgroup)
         _move(self._leaf, self._home.background())
         return True
 

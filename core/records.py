@@ -57,7 +57,8 @@ class CallRecord:
         outcome: how it ended.
         reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
             ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
-            ``pids_max``, ``cancelled``, ``leftovers`` (processes that outlived the tool were
+            ``pids_max``, ``cancelled``, ``escape`` (a process left its cgroup, see
+            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were
             ended), or None.
         memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).
         cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).

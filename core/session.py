@@ -222,6 +222,7 @@ class Session:
             tool_call_id,
             key,
         )
+        call.sitting = self.monitor.sit(call)
         noted = scope.started.get()
         if noted is not None:
             noted.append(call)
@@ -291,9 +292,24 @@ class Session:
         return Roots(controllers, self._unmet, on_made=self.monitor.made, limiting=self.limiting)
 
     def _make_monitor(self) -> Monitor:
-        asked = self.config.monitor
-        backend = asked.backend if self.place.base is not None else "off"
-        return Monitor(backend, asked.detail, asked.escape)
+        asked, base = self.config.monitor, self.place.base
+        monitor = Monitor(
+            "off" if base is None else asked.backend,
+            asked.detail,
+            kills=asked.escape == "kill",
+            run="" if base is None else f"{base}/{run_name()}",
+        )
+        monitor.harbour = self._harbour
+        return monitor
+
+    def _harbour(self) -> str | None:
+        """Return the cgroup that takes a call's processes in until the call has one."""
+        try:
+            run = self.branch()
+            return None if run is None else run.background().path
+        except OSError as error:
+            logger.warning("agentcgroup: no cgroup for processes born outside: %s", error)
+            return None
 
     def _reap(self) -> None:
         """Remove what dead runs left behind."""

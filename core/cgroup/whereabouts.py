@@ -19,7 +19,7 @@ class Whereabouts:
     def of(self, pid: int) -> str | None:
         """Return the directory of a process's cgroup; a zombie still has one.
 
-        None when the process is gone, or its cgroup is, or is not visible here.
+        "" for one that is not visible here; None when the process is gone, or its cgroup is.
         """
         try:
             with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
@@ -28,5 +28,5 @@ class Whereabouts:
             return None
         for line in lines:
             if line.startswith("0::") and self._mount is not None and not line.endswith(_DELETED):
-                return self._mount.locate(line[3:])
+                return self._mount.locate(line[3:]) or ""
         return None

@@ -14,16 +14,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor import wire
+from agentcgroup.monitor.board import Board, Sitting
 from agentcgroup.records import Program
 from agentcgroup.scope import start_thread
 
-__all__ = ["HURRY", "PATIENCE", "Monitor", "Seen"]
+__all__ = ["HURRY", "PATIENCE", "Monitor", "Seen", "Watched"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -61,6 +62,21 @@ class Seen:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+class Watched(Protocol):
+    """What the monitor knows of a call; `calls.Call` is the real one."""
+
+    number: int
+
+    def stop(self, reason: str) -> None:
+        """End every process of the call."""
+
+    def adopt(self, pid: int) -> Cgroup | None:
+        """Bring a process of the call, born outside, into its cgroup.
+
+        Returns the cgroup, made if need be; None when the call is over.
+        """
+
+
 class Monitor:
     """The monitor of one session.
 
@@ -71,17 +87,31 @@ class Monitor:
         refused: (name, reason, fix) of each source that was tried and cannot be had.
     """
 
-    def __init__(self, backend: str, detail: str, escape: str) -> None:
+    def __init__(self, backend: str, detail: str, *, kills: bool, run: str) -> None:
+        """Prepare a monitor; see `settings.MonitorTable`.
+
+        Args:
+            backend: as configured.
+            detail: as configured.
+            kills: a process that leaves its call's cgroup ends the call.
+            run: path of the run's cgroup, which need not be there yet.
+        """
         self.state: Literal["new", "starting", "on", "off", "dead", "closed"] = "new"
         self.source: str | None = None
         self.refused: list[tuple[str, str, str | None]] = []
-        self._start = {"host": os.getpid(), "backend": backend, "detail": detail, "escape": escape}
+        self._start = {"host": os.getpid(), "backend": backend, "detail": detail, "run": run}
+        self._kills = kills
+        self.harbour: Callable[[], str | None] = _no_harbour
         self._lock = threading.Lock()
         self._decided = threading.Event()
         self._homes: dict[int, str] = {}
         self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
         self._lagging = False
         self._socket: socket.socket | None = None
+        self._board: Board | None = None
+        self._seated: dict[int, Watched] = {}
+        self._enclosed: dict[int, Watched] = {}
+        self._fetched: dict[int, threading.Event] = {}
         if backend == "off":
             self.state = "off"
             self._decided.set()
@@ -114,6 +144,52 @@ class Monitor:
             ours.close()
         self._decided.set()
 
+    # -- calls --------------------------------------------------------------------------------
+
+    def sit(self, call: Watched) -> Sitting | None:
+        """Say that a call begins in this thread; None where nothing watches."""
+        if self.state != "on" or self._board is None:
+            return None
+        sitting = self._board.sit(call.number)
+        if sitting is not None:
+            self._seated[call.number] = call
+        return sitting
+
+    @contextlib.contextmanager
+    def seated(self, call: Watched | None) -> Iterator[None]:
+        """Say that this thread works for a call that began in another one, or for none."""
+        board = self._board if self.state == "on" else None
+        sitting = None if board is None else board.sit(0 if call is None else call.number)
+        try:
+            yield
+        finally:
+            if sitting is not None:
+                sitting.leave()
+
+    def leave(self, call: Watched, sitting: Sitting) -> None:
+        """Say that a call ends; waits until a child of its that was found outside is in."""
+        if sitting.found():
+            self._fetching(call.number).wait(PATIENCE)
+        sitting.leave()
+        self._seated.pop(call.number, None)
+        self._fetched.pop(call.number, None)
+
+    def enclosed(self, call: Watched, cgroup: Cgroup, sitting: Sitting | None) -> None:
+        """Say that a call has got a cgroup."""
+        if self.state == "on":
+            number = cgroup.id
+            self._enclosed[number] = call
+            if sitting is not None:
+                sitting.enclosed(number)
+
+    def release(self, cgroup: Cgroup) -> None:
+        """Let the processes of a call go elsewhere."""
+        if self.state == "on":
+            self._send({"do": "release", "id": cgroup.id})
+
+    def _fetching(self, number: int) -> threading.Event:
+        return self._fetched.setdefault(number, threading.Event())
+
     # -- cgroups ------------------------------------------------------------------------------
 
     def made(self, cgroup: Cgroup) -> None:
@@ -138,6 +214,7 @@ class Monitor:
             patience: seconds to wait for the helper to have caught up.
         """
         number = cgroup.id
+        self._enclosed.pop(number, None)
         if self._homes.pop(number, None) is None or self.state != "on":
             return None
         answered, answer = threading.Event(), list[wire.Message]()
@@ -182,12 +259,14 @@ class Monitor:
         with theirs:
             wire.widen(ours)
             folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            self._board = Board()
+            fds = (theirs.fileno(), self._board.fd)
             helper = subprocess.Popen(
-                [_python(), "-I", "-S", "-c", _CODE, folder, str(theirs.fileno())],
+                [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=fds,
                 cwd="/",
             )
         wire.send(ours, {"do": "start", **self._start})
@@ -196,6 +275,7 @@ class Monitor:
                 ours.close()
             else:
                 self._socket = ours
+        self._board.close()
         helper.wait()  # it goes on as a process of its own
         return ours
 
@@ -203,6 +283,12 @@ class Monitor:
         match message["is"]:
             case "ready":
                 self._ready(message)
+            case "outside":
+                self._fetch(message["pid"], message["call"])
+            case "left":
+                call = self._enclosed.get(message["id"])
+                if call is not None and self._kills:
+                    call.stop("escape")
             case "end":
                 self._lagging = False
                 asked = self._asked.get(message["id"])
@@ -219,7 +305,26 @@ class Monitor:
         self.state = "on"
         for number, path in tuple(self._homes.items()):
             self._announce(number, path, late=True)
+        if (harbour := self.harbour()) is not None:
+            self._send({"do": "harbour", "path": harbour})
         self._decided.set()
+
+    def _fetch(self, pid: int, number: int) -> None:
+        """Give a child that was born outside its place; it is killed when its call is over."""
+        call = self._seated.get(number)
+        try:
+            cgroup = None if call is None else call.adopt(pid)
+        except Exception:
+            logger.exception("agentcgroup: a process born outside of its call is not contained")
+            return
+        finally:
+            self._fetching(number).set()
+        if cgroup is None:
+            self._fetched.pop(number, None)
+            logger.warning("agentcgroup: ended a process that a call had started unseen: %d", pid)
+            self._send({"do": "drop", "pid": pid})
+        else:
+            self._send({"do": "fetch", "pid": pid, "id": cgroup.id})
 
     def _over(self, state: Literal["off", "dead"], why: str | None) -> None:
         with self._lock:
@@ -229,7 +334,10 @@ class Monitor:
             ours, self._socket = self._socket, None
         if ours is not None:
             ours.close()
-        self._homes.clear()
+        for waited in (self._homes, self._enclosed, self._seated):
+            waited.clear()
+        for fetched in tuple(self._fetched.values()):
+            fetched.set()
         for answered, _ in tuple(self._asked.values()):
             answered.set()
         self._decided.set()
@@ -242,6 +350,10 @@ class Monitor:
     def _send(self, message: wire.Message) -> bool:
         ours = self._socket
         return ours is not None and wire.send(ours, message)
+
+
+def _no_harbour() -> str | None:
+    return None
 
 
 def _python() -> str:

@@ -13,21 +13,27 @@ import os
 import select
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from agentcgroup.cgroup import Cgroup, Whereabouts
 from agentcgroup.monitor import wire
+from agentcgroup.monitor.board import View
 from agentcgroup.monitor.choice import choose
 from agentcgroup.monitor.ledger import Home, Ledger
-from agentcgroup.monitor.source import Source
+from agentcgroup.monitor.net import Net
+from agentcgroup.monitor.source import Raw, Source
 
 __all__ = ["main"]
 
+#: Seconds between two looks at where the members are, while there are any.
+_SWEEP: Final = 0.1
+
 
 def main() -> None:
-    """Run the helper on the socket whose descriptor is the first argument."""
+    """Run the helper; the arguments are the descriptors of its socket and of the board."""
     host = os.getppid()
     pidfd = os.pidfd_open(host)
     if os.fork():
@@ -42,7 +48,7 @@ def main() -> None:
         told = {"is": "ready", "source": source and source.name, "refused": refused}
         if wire.send(control, told) and source is not None:
             with contextlib.closing(source):
-                Helper(control, source, host).run(pidfd)
+                Helper(control, source, View(int(sys.argv[2])), host, start["run"]).run(pidfd)
 
 
 class Helper:
@@ -53,26 +59,42 @@ class Helper:
     the host's messages are read up to the last one, and the announcements among them entered.
     """
 
-    def __init__(self, control: socket.socket, source: Source, host: int) -> None:
+    def __init__(
+        self, control: socket.socket, source: Source, board: View, host: int, run: str
+    ) -> None:
         control.setblocking(False)
         self._control = control
         self._source = source
-        self._ledger = Ledger(host, Whereabouts().of, self._pull)
+        self._ledger = Ledger(host, run, Whereabouts().of)
+        self._ledger.on_unknown = self._pull
+        self._ledger.on_outside = self._outside
+        self._net = Net(self._ledger, board, stops=source.stops)
         self._messages: deque[wire.Message] = deque()
         self._over = False
+        self._swept = 0.0
 
     def run(self, host: int) -> None:
         """Serve until the process behind the pidfd `host`, or the other end, is gone."""
         poll = select.poll()
         for fd in (host, self._control.fileno(), self._source.fd):
             poll.register(fd, select.POLLIN)
-        while not self._over and host not in {fd for fd, _ in poll.poll()}:
+        while not self._over:
+            pause = _SWEEP * 1000 if self._ledger.members else None
+            if host in {fd for fd, _ in poll.poll(pause)}:
+                return
             self._pull()
             # After the messages: an answer has to have all that happened before the question.
             for event in self._source.read():
-                self._ledger.take(event)
+                self._enter(event)
             while self._messages:
                 self._serve(self._messages.popleft())
+            self._sweep()
+
+    def _enter(self, event: Raw) -> None:
+        home = self._ledger.take(event)
+        if home is not None and home.escapes and event.kind == "fork":
+            # Where one was outside its children may be.
+            self._net.check(home, event.pid)
 
     def _pull(self) -> None:
         """Read what the host has said, and enter the announcements."""
@@ -85,10 +107,21 @@ class Helper:
             self._over = True
 
     def _serve(self, message: wire.Message) -> None:
-        if message["do"] == "end":
-            wire.send(self._control, self._end(message["id"], message["started"]))
-        elif message["do"] == "forget":
-            self._close(message["id"], ())
+        match message["do"]:
+            case "end":
+                wire.send(self._control, self._end(message["id"], message["started"]))
+            case "forget":
+                self._close(message["id"], ())
+            case "release":
+                home = self._ledger.get(message["id"])
+                if home is not None:
+                    home.released = True
+            case "harbour":
+                self._net.harbour = message["path"]
+            case "fetch":
+                self._net.fetch(message["pid"], message["id"])
+            case "drop":
+                self._net.drop(message["pid"])
 
     def _add(self, message: wire.Message) -> None:
         cgroup, path = message["id"], message["path"]
@@ -99,9 +132,33 @@ class Helper:
                 present = one.procs()
         self._ledger.add(cgroup, path, present)
 
+    def _outside(self, event: Raw) -> Home | None:
+        found = self._net.born_outside(event)
+        if found is None:
+            return None
+        home, number = found
+        if number:
+            wire.send(self._control, {"is": "outside", "pid": event.pid, "call": number})
+        return home
+
+    def _sweep(self) -> None:
+        """Look from time to time whether somebody has left: no event says so."""
+        now = time.monotonic()
+        if now - self._swept >= _SWEEP:
+            self._swept = now
+            for home in self._ledger:
+                self._look_after(home)
+
+    def _look_after(self, home: Home) -> None:
+        for pid in self._net.sweep(home):
+            wire.send(self._control, {"is": "left", "pid": pid, "id": home.id})
+
     def _end(self, cgroup: int, started: Sequence[int]) -> wire.Message:
         """Say what happened in a cgroup, and close its books."""
         counters = self._source.counters(cgroup)
+        there = self._ledger.get(cgroup)
+        if there is not None:
+            self._look_after(there)  # what is brought back now dies with the cgroup
         home = self._close(cgroup, started)
         told: dict[str, Any] = {"is": "end", "id": cgroup}
         if home is not None and home.whole:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from agentcgroup.monitor.source import Raw
@@ -34,10 +34,21 @@ class Home:
         programs: what they ran and how that ended, the first of them.
         left_out: programs beyond.
         escapes: processes found outside.
+        released: its processes may go elsewhere.
         members: pid -> what it is running, of those that live.
     """
 
-    __slots__ = ("escapes", "id", "left_out", "members", "path", "programs", "started", "whole")
+    __slots__ = (
+        "escapes",
+        "id",
+        "left_out",
+        "members",
+        "path",
+        "programs",
+        "released",
+        "started",
+        "whole",
+    )
 
     def __init__(self, cgroup: int, path: str) -> None:
         self.id = cgroup
@@ -47,6 +58,7 @@ class Home:
         self.programs: list[dict[str, Any]] = []
         self.left_out = 0
         self.escapes = 0
+        self.released = False
         self.members: dict[int, _Running] = {}
 
     def holds(self, path: str) -> bool:
@@ -107,19 +119,19 @@ class _Running:
 class Ledger:
     """Homes and members."""
 
-    def __init__(
-        self, host: int, where: Callable[[int], str | None], announced: Callable[[], None]
-    ) -> None:
+    def __init__(self, host: int, run: str, where: Callable[[int], str | None]) -> None:
         """Keep books for the process `host`.
 
         Args:
             host: its pid.
-            where: gives the cgroup of a pid.
-            announced: enters what is announced and not in the books yet.
+            run: path of its run's cgroup: what is in there was put there.
+            where: gives the cgroup of a pid; see `Whereabouts`.
         """
         self._host = host
-        self._where = where
-        self._announced = announced
+        self._run = run + "/"
+        self.where = where
+        self.on_unknown: Callable[[], None] = _ignore
+        self.on_outside: Callable[[Raw], Home | None] = _no_home
         self._homes: dict[int, Home] = {}
         self._by_path: dict[str, Home] = {}
         self._members: dict[int, Home] = {}
@@ -149,9 +161,7 @@ class Ledger:
         if home is None:
             return None
         for pid in started:
-            stray = self._strays.pop(pid, None)
-            if stray is not None:
-                home.absorb(stray)
+            self.settle(pid, home)
         self._by_path.pop(home.path, None)
         for pid in home.members:
             self._members.pop(pid, None)
@@ -173,9 +183,10 @@ class Ledger:
             path = above
         return self._by_path[path]
 
-    def of(self, pid: int) -> Home | None:
-        """Return the home that a process is a member of."""
-        return self._members.get(pid)
+    @property
+    def members(self) -> Collection[int]:
+        """The processes of all homes."""
+        return self._members.keys()
 
     def take(self, event: Raw) -> Home | None:
         """Enter one event; returns the home it belongs to, None where it is no call's."""
@@ -200,28 +211,57 @@ class Ledger:
         home.begin(pid, parent)
         self._members[pid] = home
 
+    def stray(self, pid: int) -> Home:
+        """Open books for a child of the host of which it is not known whose it is."""
+        stray = self._strays[pid] = Home(0, "")
+        if len(self._strays) > _STRAYS:
+            self._strays.popitem(last=False)
+        return stray
+
+    def settle(self, pid: int, home: Home | None) -> list[int] | None:
+        """Enter a stray in the books of its home; returns the living, None when it is unknown.
+
+        Without a home they are only listed, and what they start yet is still entered with them.
+        """
+        stray = self._strays.get(pid)
+        if stray is None:
+            return None
+        living = [*stray.members]
+        if home is not None:
+            del self._strays[pid]
+            home.absorb(stray)
+            home.members |= stray.members
+            for member in living:
+                self._members[member] = home
+        return living
+
     def _fork(self, event: Raw) -> Home | None:
         home = self._members.get(event.parent)
         if home is None and event.parent == self._host:
-            home = self._of_host(event.pid)
+            home = self._of_host(event)
         if home is not None:
             self.adopt(home, event.pid, event.parent)
         return home
 
-    def _of_host(self, pid: int) -> Home | None:
+    def _of_host(self, event: Raw) -> Home | None:
         """Return the home that a child of the host was born in, None where it is no call's."""
-        path = self._where(pid)
+        path = self.where(event.pid)
         if path is None:
             # It is gone, and only the host knows whose it was; `remove` hears of it.
-            stray = self._strays[pid] = Home(0, "")
-            if len(self._strays) > _STRAYS:
-                self._strays.popitem(last=False)
-            return stray
+            return self.stray(event.pid)
         home = self.at(path)
-        if home is None:
-            self._announced()
-            home = self.at(path)
-        return home
+        if home is None and path.startswith(self._run):
+            self.on_unknown()
+            return self.at(path)
+        return home if home is not None else self.on_outside(event)
+
+
+def _ignore() -> None:
+    pass
+
+
+def _no_home(_event: Raw) -> Home | None:
+    return None
 
 
 def _program(pid: int) -> str:
