@@ -1,6 +1,16 @@
-"""The C extension, optional; everything else is in pyproject.toml."""
+"""What is compiled: the C extension and the BPF programs, both optional.
 
-from setuptools import Extension, setup
+Everything else is in pyproject.toml.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+from setuptools import Command, Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 
@@ -21,8 +31,69 @@ class OptionalBuildExt(build_ext):
                 self.warn(f"{extension.name} was not built, the fallback will be used: {error}")
 
 
+class BuildBpf(Command):
+    """Compile bpf/monitor.bpf.c: with clang, or with the one in the package ziglang.
+
+    Without either the package installs all the same, and `agentcgroup doctor` says what is missing.
+    """
+
+    description = "compile the BPF programs"
+    user_options = ()
+    editable_mode = False
+    source = "bpf/monitor.bpf.c"
+    headers = ("bpf/helpers.h", "bpf/kernel.h", "bpf/monitor.h")
+    # -g: the types that fit the programs to the kernel; v3: its atomic instructions (5.12).
+    options = ("-mcpu=v3", "-O2", "-g", "-Wall", "-Werror")
+
+    def initialize_options(self):
+        """Nothing can be set but by `build`."""
+        self.build_lib = None
+
+    def finalize_options(self):
+        """Put the object where build_py puts the modules."""
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+        self.object = os.path.join(self.build_lib, "agentcgroup", "bpf", "monitor.bpf.o")
+        self.built = False
+
+    def run(self):
+        """Compile, or say why not."""
+        os.makedirs(os.path.dirname(self.object), exist_ok=True)
+        failures = []
+        for compiler in self.compilers():
+            command = [*compiler, *self.options, "-c", self.source, "-o", self.object]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                self.built = True
+                return
+            failures.append(done.stderr.strip())
+        why = "\n".join(failures) or "there is neither clang nor the package ziglang"
+        self.warn(f"the BPF programs were not built, there will be no BPF monitor: {why}")
+
+    def compilers(self):
+        """Return the commands to try, best first."""
+        clang = os.environ.get("CLANG") or shutil.which("clang")
+        found = [[clang, "-target", "bpfel"]] if clang else []
+        if importlib.util.find_spec("ziglang"):
+            found.append([sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding"])
+        return found
+
+    def get_source_files(self):
+        """Return what the source distribution has to carry."""
+        return [self.source, *self.headers]
+
+    def get_outputs(self):
+        """Return what was built."""
+        return [self.object] if self.built else []
+
+    def get_output_mapping(self):
+        """Return what is a mere copy of a source: nothing."""
+        return {}
+
+
+build.sub_commands.append(("build_bpf", None))
+
 setup(
-    cmdclass={"build_ext": OptionalBuildExt},
+    cmdclass={"build_bpf": BuildBpf, "build_ext": OptionalBuildExt},
     ext_modules=[
         Extension(
             "agentcgroup._native",

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agentcgroup.records import CallRecord
 
-__all__ = ["AgentCgroupError", "CgroupUnavailable", "ConfigError", "LimitExceeded"]
+__all__ = [
+    "AgentCgroupError",
+    "BpfUnavailable",
+    "CgroupUnavailable",
+    "ConfigError",
+    "LimitExceeded",
+]
 
 
 class AgentCgroupError(Exception):
@@ -41,8 +47,8 @@ class ConfigError(AgentCgroupError):
         self.key = key
 
 
-class CgroupUnavailable(AgentCgroupError):
-    """Raised when containment was asked for and this machine, or this process, cannot give it.
+class _Unavailable(AgentCgroupError):
+    """What this machine, or this process, cannot give.
 
     Attributes:
         reason: what is missing, as a sentence.
@@ -53,6 +59,14 @@ class CgroupUnavailable(AgentCgroupError):
         super().__init__(reason if fix is None else f"{reason} Fix: {fix}")
         self.reason = reason
         self.fix = fix
+
+
+class CgroupUnavailable(_Unavailable):
+    """Raised when containment was asked for and this machine, or this process, cannot give it."""
+
+
+class BpfUnavailable(_Unavailable):
+    """Raised when monitoring by BPF was asked for and it cannot be had."""
 
 
 class LimitExceeded(AgentCgroupError):

@@ -1,0 +1,113 @@
+"""The bpf(2) system call, as far as the monitor uses it once its programs are loaded.
+
+Source: include/uapi/linux/bpf.h, union bpf_attr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from typing import Final
+
+__all__ = [
+    "attach_cgroup",
+    "attach_iterator",
+    "attach_tracing",
+    "delete",
+    "map_shared",
+    "run_iterator",
+    "update",
+]
+
+#: Its number: asm/unistd.h of each architecture.
+_NUMBERS: Final = {
+    "x86_64": 321,
+    "aarch64": 280,
+    "riscv64": 280,
+    "loongarch64": 280,
+    "ppc64le": 361,
+    "s390x": 351,
+}
+_MAP_UPDATE_ELEM: Final = 2
+_MAP_DELETE_ELEM: Final = 3
+_RAW_TRACEPOINT_OPEN: Final = 17
+_LINK_CREATE: Final = 28
+_ITER_CREATE: Final = 33
+_CGROUP_INET: Final = {"ingress": 0, "egress": 1}
+_TRACE_ITER: Final = 28
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """Make the system call.
+
+    Raises:
+        OSError: the kernel refused, or this architecture's number of the call is not known.
+    """
+    number = _NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(f"bpf(2) has no number here for {platform.machine()}")
+    block = ctypes.create_string_buffer(attributes, len(attributes))
+    result = int(_libc.syscall(number, command, block, len(attributes)))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def update(fd: int, key: int, value: int, *, key_size: int = 4) -> None:
+    """Set an element of a map of u32 to the u32 `value`."""
+    held, kept = _bytes(key, key_size), _bytes(value, 4)
+    bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(held), _address(kept), 0))
+
+
+def delete(fd: int, key: int, *, key_size: int = 4) -> None:
+    """Remove an element of a map; one that is not there is no error."""
+    held = _bytes(key, key_size)
+    with contextlib.suppress(FileNotFoundError):
+        bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(held), 0, 0))
+
+
+def attach_tracing(program: int) -> int:
+    """Attach a program that knows its target from its load (tp_btf, fentry, fexit)."""
+    return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", 0, program))
+
+
+def attach_cgroup(program: int, cgroup: int, direction: str) -> int:
+    """Attach a program to the packets of a cgroup and of all below it."""
+    kind = _CGROUP_INET[direction]
+    return bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, kind, 0).ljust(48, b"\0"))
+
+
+def attach_iterator(program: int) -> int:
+    """Make a link that an iterator's program can be run through."""
+    return bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, _TRACE_ITER, 0).ljust(48, b"\0"))
+
+
+def run_iterator(link: int) -> None:
+    """Let an iterator's program see every task once."""
+    fd = bpf(_ITER_CREATE, struct.pack("=II", link, 0))
+    try:
+        while os.read(fd, 4096):
+            pass
+    finally:
+        os.close(fd)
+
+
+def map_shared(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
+    """Map what a BPF map holds into this process."""
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=access, offset=offset)
+
+
+def _bytes(number: int, size: int) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(number.to_bytes(size, "little"), size)
+
+
+def _address(block: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(block)

@@ -1,0 +1,188 @@
+"""libbpf, the kernel's own loader of BPF programs, over ctypes.
+
+It is asked for two things only: what the running kernel has, by its BTF, and to load the programs
+of an object. The file descriptors are all that is kept; attaching and reading is `kernel`'s.
+
+Source: libbpf's libbpf.h and btf.h, ABI version 1, which iproute2 and systemd bring along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+__all__ = ["KernelTypes", "LoadError", "Loaded", "Refused", "libbpf", "load", "version"]
+
+_SONAME: Final = "libbpf.so.1"
+_LEVEL_WARN: Final = 0
+_BTF_KINDS: Final = {"typedef": 8, "function": 12}
+_REFUSAL: Final = re.compile(r"prog '(\w+)': (?:BPF program load failed: )?(.+)")
+
+
+class LoadError(Exception):
+    """Raised when an object as a whole does not load; its text is what libbpf said."""
+
+
+class Refused(Exception):
+    """Raised when the kernel or libbpf refuses single programs.
+
+    Attributes:
+        programs: their names, and what was said of each.
+    """
+
+    def __init__(self, programs: Mapping[str, str]) -> None:
+        super().__init__(", ".join(f"{name}: {why}" for name, why in programs.items()))
+        self.programs = programs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """File descriptors of what was loaded, by name; the caller closes them."""
+
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+
+@functools.cache
+def libbpf() -> ctypes.CDLL | None:
+    """Return the library with its signatures, None where it is not installed."""
+    try:
+        library = ctypes.CDLL(_SONAME, use_errno=True)
+    except OSError:
+        return None
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "libbpf_version_string": (text, ()),
+        "libbpf_set_print": (pointer, (pointer,)),
+        "btf__load_vmlinux_btf": (pointer, ()),
+        "btf__find_by_name_kind": (number, (pointer, text, ctypes.c_uint32)),
+        "btf__free": (None, (pointer,)),
+        "bpf_object__open_mem": (pointer, (text, ctypes.c_size_t, pointer)),
+        "bpf_object__load": (number, (pointer,)),
+        "bpf_object__close": (None, (pointer,)),
+        "bpf_object__next_program": (pointer, (pointer, pointer)),
+        "bpf_object__next_map": (pointer, (pointer, pointer)),
+        "bpf_program__name": (text, (pointer,)),
+        "bpf_program__set_autoload": (number, (pointer, ctypes.c_bool)),
+        "bpf_program__fd": (number, (pointer,)),
+        "bpf_map__name": (text, (pointer,)),
+        "bpf_map__fd": (number, (pointer,)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def version() -> str | None:
+    """Return libbpf's version, such as ``"1.1"``; None where it is not installed."""
+    library = libbpf()
+    return library.libbpf_version_string().decode().lstrip("v") if library is not None else None
+
+
+class KernelTypes:
+    """What the running kernel has, by the type information it carries (BTF)."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """Read it.
+
+        Raises:
+            LoadError: the kernel carries none (CONFIG_DEBUG_INFO_BTF).
+        """
+        self._library = library
+        with _messages(library):
+            self._btf = library.btf__load_vmlinux_btf()
+        if not self._btf:
+            raise LoadError("the kernel carries no type information (/sys/kernel/btf/vmlinux)")
+
+    def has(self, name: str, kind: Literal["typedef", "function"]) -> bool:
+        """Say whether there is a type of that name."""
+        found = self._library.btf__find_by_name_kind(self._btf, name.encode(), _BTF_KINDS[kind])
+        return bool(found > 0)
+
+    def close(self) -> None:
+        """Free what was read, some megabytes."""
+        self._library.btf__free(self._btf)
+
+
+def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
+    """Load those programs of an object file that are wanted, and all its maps.
+
+    Raises:
+        Refused: some of the programs were refused, and so none is loaded.
+        LoadError: it failed as a whole.
+    """
+    with _messages(library) as said:
+        opened = library.bpf_object__open_mem(code, len(code), None)
+        if not opened:
+            raise LoadError(_last(said) or os.strerror(ctypes.get_errno()))
+        try:
+            programs = {
+                name: each
+                for each in _each(library.bpf_object__next_program, opened)
+                if (name := library.bpf_program__name(each).decode()) in wanted
+                or library.bpf_program__set_autoload(each, False)
+            }
+            error = library.bpf_object__load(opened)
+            if error:
+                raise _failure(said, -error)
+            return Loaded(
+                programs={name: os.dup(library.bpf_program__fd(p)) for name, p in programs.items()},
+                maps={
+                    library.bpf_map__name(each).decode(): os.dup(library.bpf_map__fd(each))
+                    for each in _each(library.bpf_object__next_map, opened)
+                },
+            )
+        finally:
+            library.bpf_object__close(opened)
+
+
+def _failure(said: list[str], error: int) -> Exception:
+    refused: dict[str, str] = {}
+    for line in said:
+        if match := _REFUSAL.match(line):
+            refused.setdefault(match[1], match[2])  # the first says why, the others that it did
+    return Refused(refused) if refused else LoadError(_last(said) or os.strerror(error))
+
+
+def _last(said: list[str]) -> str:
+    """Return the line that says most: libbpf ends with that the object failed, which is known."""
+    telling = [line for line in said if "failed to load object" not in line]
+    return telling[-1] if telling else ""
+
+
+def _each(following: Any, opened: int) -> Iterator[int]:
+    current = following(opened, None)
+    while current:
+        yield current
+        current = following(opened, current)
+
+
+@contextlib.contextmanager
+def _messages(library: ctypes.CDLL) -> Iterator[list[str]]:
+    """Collect what libbpf would print to standard error."""
+    said: list[str] = []
+    format_ = ctypes.CDLL(None).vsnprintf
+    format_.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
+
+    def hear(level: int, text: bytes, arguments: int) -> int:
+        if level > _LEVEL_WARN:
+            return 0
+        line = ctypes.create_string_buffer(1024)
+        format_(line, len(line), text, arguments)
+        said.append(line.value.decode(errors="replace").removeprefix("libbpf: ").strip())
+        return 0
+
+    # A va_list is handed over as a pointer on every 64-bit architecture that we know.
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(hear)
+    before = library.libbpf_set_print(ctypes.cast(callback, ctypes.c_void_p))
+    try:
+        yield said
+    finally:
+        library.libbpf_set_print(before)

@@ -1,0 +1,201 @@
+"""Which programs run here: those whose target the kernel has and that it lets us load.
+
+First the kernel's own type information tells what is there at all. Then all that is wanted is
+loaded together; whatever the kernel refuses is left out, by its name and with its reason, and the
+rest is tried again. Nothing asks for a version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from agentcgroup.bpf import libbpf
+from agentcgroup.bpf.programs import PROGRAMS, Detail
+from agentcgroup.errors import BpfUnavailable
+
+__all__ = ["Facts", "LoadedMonitor", "facts", "load"]
+
+_OBJECT: Final = os.path.join(os.path.dirname(__file__), "monitor.bpf.o")
+_BTF: Final = "/sys/kernel/btf/vmlinux"
+
+#: What asks less than everything: bits of linux/capability.h.
+_CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_GIVE_RIGHTS: Final = "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What BPF can do for us on this machine, in this process.
+
+    Attributes:
+        libbpf: version of the libbpf that is installed, None without one.
+        btf: whether the kernel carries its type information.
+        built: whether this installation has the compiled programs.
+        loader: what loads the programs, None when nothing can.
+        programs: None for each that loads here, else why it does not.
+        rights: the capabilities that matter here and that this process has.
+        problem: why there can be no monitor, None when there can.
+        fix: what would change that, None when nothing here can.
+    """
+
+    libbpf: str | None
+    btf: bool
+    built: bool
+    loader: Literal["libbpf", "skeleton"] | None
+    programs: Mapping[str, str | None]
+    rights: frozenset[str]
+    problem: str | None
+    fix: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedMonitor:
+    """File descriptors by name, and why the programs that are not there are not."""
+
+    programs: dict[str, int]
+    maps: dict[str, int]
+    off: dict[str, str]
+    loader: Literal["libbpf", "skeleton"]
+
+    def close(self) -> None:
+        """Let go of everything; what nobody holds, the kernel unloads."""
+        for fd in (*self.programs.values(), *self.maps.values()):
+            os.close(fd)
+
+
+@functools.cache
+def facts() -> Facts:
+    """Find out once, by loading everything and letting it go again; attaches nothing."""
+    problem: str | None = None
+    fix: str | None = None
+    loader: Literal["libbpf", "skeleton"] | None = None
+    programs: dict[str, str | None]
+    try:
+        loaded = load("full")
+    except BpfUnavailable as error:
+        problem, fix = error.reason, error.fix
+        programs = dict.fromkeys(PROGRAMS, error.reason)
+    else:
+        loaded.close()
+        loader = loaded.loader
+        programs = {name: loaded.off.get(name) for name in PROGRAMS}
+    return Facts(
+        libbpf=libbpf.version(),
+        btf=os.path.exists(_BTF),
+        built=os.path.exists(_OBJECT),
+        loader=loader,
+        programs=MappingProxyType(programs),
+        rights=_rights(),
+        problem=problem,
+        fix=fix,
+    )
+
+
+def load(detail: Detail) -> LoadedMonitor:
+    """Load what can be loaded of the programs that a detail asks for.
+
+    Raises:
+        BpfUnavailable: without the programs that are always needed there is no monitor.
+    """
+    code = _object()
+    library = libbpf.libbpf()
+    if library is None:
+        raise BpfUnavailable(
+            "libbpf.so.1 is not installed.",
+            fix="install it: package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch",
+        )
+    off = _not_wanted(detail)
+    off.update(_without_target(library))
+    while True:
+        wanted = {name for name in PROGRAMS if name not in off}
+        shadowed = {name for name in wanted if PROGRAMS[name].unless in wanted}
+        try:
+            loaded = libbpf.load(library, code, wanted - shadowed)
+        except libbpf.Refused as refused:
+            off.update(_refused(refused.programs, wanted))
+        except libbpf.LoadError as error:
+            raise _unavailable(str(error)) from None
+        else:
+            break
+        for name, reason in off.items():
+            if PROGRAMS[name].needed:
+                raise _unavailable(f"{name}: {reason}")
+    off.update({name: f"{PROGRAMS[name].unless} does it" for name in shadowed})
+    return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="libbpf")
+
+
+def _object() -> bytes:
+    try:
+        with open(_OBJECT, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BpfUnavailable(
+            "this installation has no compiled BPF programs, as it was built without a compiler "
+            "for them.",
+            fix="install clang (14 or newer) and this package again, or install its wheel",
+        ) from None
+
+
+def _not_wanted(detail: Detail) -> dict[str, str]:
+    """Say which programs are not even to be tried."""
+    off = {}
+    may_attach_packets = not _rights().isdisjoint({"CAP_NET_ADMIN", "CAP_SYS_ADMIN"})
+    for name, program in PROGRAMS.items():
+        if program.full and detail != "full":
+            off[name] = "runs in full detail only"
+        elif program.hook == "cgroup_skb" and not may_attach_packets:
+            off[name] = "needs CAP_NET_ADMIN to be attached"  # it loads without
+    return off
+
+
+def _without_target(library: ctypes.CDLL) -> dict[str, str]:
+    """Say of which programs this kernel has not what they sit on."""
+    try:
+        types = libbpf.KernelTypes(library)
+    except libbpf.LoadError as error:
+        raise _unavailable(str(error)) from None
+    try:
+        missing = {}
+        for name, program in PROGRAMS.items():
+            if program.btf_name and not types.has(*program.btf_name):
+                missing[name] = f"this kernel has no {program.target}"
+            elif program.unless and types.has(program.unless, "function"):
+                missing[name] = f"this kernel has {program.unless}, which makes it needless"
+        return missing
+    finally:
+        types.close()
+
+
+def _refused(programs: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
+    """Say what to leave out after some programs were refused.
+
+    Where a kernel forbids patching its functions (EPERM with every right), it does so for all.
+    """
+    out = dict(programs)
+    for name, why in programs.items():
+        if PROGRAMS[name].is_trampoline and why.startswith(os.strerror(errno.EPERM)):
+            reason = f"the kernel refuses trampolines ({why})"
+            out.update({each: reason for each in wanted if PROGRAMS[each].is_trampoline})
+    return out
+
+
+def _unavailable(reason: str) -> BpfUnavailable:
+    rights = _rights()
+    if "CAP_SYS_ADMIN" in rights or {"CAP_BPF", "CAP_PERFMON"} <= rights:
+        return BpfUnavailable(f"The kernel does not load our BPF programs ({reason}).")
+    return BpfUnavailable(
+        "This process may not load BPF programs that look at the kernel.", fix=_GIVE_RIGHTS
+    )
+
+
+def _rights() -> frozenset[str]:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        held = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    return frozenset(name for name, bit in _CAPABILITIES.items() if held >> bit & 1)

@@ -1,0 +1,258 @@
+"""The BPF monitor on each kernel of the lab, where every program runs, against known truths."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentcgroup.bpf import Monitor, facts
+from agentcgroup.cgroup import Cgroup
+from tests.bpf_cases import (
+    CASES,
+    Case,
+    counters,
+    done,
+    events_until,
+    inode,
+    near,
+    number,
+    python,
+    settled,
+)
+from tests.kernel.support import MiB
+
+#: The lab's scratch disk.
+DISK = "/dev/nvme0n1"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Monitor]:
+    """Give one monitor to all tests: patching the kernel is what emulation survives least."""
+    with Monitor.open(detail="full") as opened:
+        opened.watch_network("/sys/fs/cgroup")
+        yield opened
+
+
+@pytest.fixture
+def monitor(shared: Monitor) -> Monitor:
+    shared.poll()
+    return shared
+
+
+def test_all_runs_on_this_kernel() -> None:
+    """What is off is off for there is something better."""
+    off = {name: why for name, why in facts().programs.items() if why is not None}
+    assert facts().problem is None
+    assert off.keys() <= {"stop_newborn", "on_oom_mark", "high", "high_over"} | {
+        *("high_new", "high_over_new")
+    }
+    assert all(re.match("this kernel has |on_oom does it", why) for why in off.values()), off
+
+
+def test_every_counter_is_there(monitor: Monitor, box: Cgroup) -> None:
+    found = counters(monitor, monitor.add(inode(box)))
+    assert None not in dataclasses.astuple(found)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_on_this_kernel(case: Case, monitor: Monitor, box: Cgroup) -> None:
+    case(monitor, box)
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("advice", ["MADV_HUGEPAGE", "MADV_NOHUGEPAGE"])
+def test_charged_memory_is_what_was_taken(monitor: Monitor, box: Cgroup, advice: str) -> None:
+    """Each time anew, though never more than a part of it is there at once."""
+    slot = monitor.add(inode(box))
+    code = f"""
+import mmap
+for _ in range({{}}):
+    block = mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.madvise(mmap.{advice})
+    for at in range(0, 16 << 20, 4096): block[at] = 1
+    block.close()
+"""
+    assert done(python(box, code.format(1))) == 0
+    once = number(settled(monitor, slot).memory_charged_bytes)
+    assert done(python(box, code.format(9))) == 0
+    taken = number(settled(monitor, slot).memory_charged_bytes) - 2 * once
+    assert near(taken, 8 * 16 * MiB)
+
+
+def test_charged_memory_is_told_by_thread(monitor: Monitor, box: Cgroup, branch: Cgroup) -> None:
+    """Of two threads of ours, that work for two calls, each has what it took itself."""
+    busy, idle = monitor.add(inode(box)), monitor.add(inode(branch.child("idle")))
+    own = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::")
+    branch.child("host").join(os.getpid())  # what is in the root cgroup is charged nowhere
+
+    def body(slot: int, size: int) -> None:
+        monitor.add_thread(slot, threading.get_native_id())
+        bytearray(b"x") * size
+        monitor.remove_thread(threading.get_native_id())
+
+    try:
+        threads = [
+            threading.Thread(target=body, args=arguments)
+            for arguments in ((busy, 64 * MiB), (idle, 1))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        Path("/sys/fs/cgroup" + own, "cgroup.procs").write_text(str(os.getpid()))
+    assert near(number(counters(monitor, busy).memory_charged_bytes), 64 * MiB)
+    assert number(counters(monitor, idle).memory_charged_bytes) < MiB // 4
+
+
+def test_memory_high_holds_back_and_reclaims(monitor: Monitor, branch: Cgroup) -> None:
+    """Only those above it; what it took is a part of the time that they ran."""
+    above, below = branch.child("above"), branch.child("below")
+    Path(above.path, "memory.high").write_text(str(24 * MiB))
+    slots = [monitor.add(inode(cgroup)) for cgroup in (above, below)]
+    code = """
+import time
+began = time.monotonic_ns()
+kept = [b"x" * 4096 * 16 for _ in range(500)]
+print(time.monotonic_ns() - began)
+"""
+    for cgroup in (above, below):
+        assert done(python(cgroup, code)) == 0
+    held, free = (counters(monitor, slot) for slot in slots)
+    events = dict(
+        line.split() for line in Path(above.path, "memory.events").read_text().splitlines()
+    )
+    assert int(events["high"]) > 0
+    assert number(held.memory_high_ns) > 1e6
+    assert number(held.reclaim_ns) > 0
+    assert (free.memory_high_ns, free.reclaim_ns) == (0, 0)
+
+
+def test_an_oom_kill_is_told_with_its_victim(monitor: Monitor, box: Cgroup) -> None:
+    Path(box.path, "memory.max").write_text(str(32 * MiB))
+    slot = monitor.add(inode(box))
+    pid = python(box, "bytearray(b'x') * (128 << 20)")
+    assert done(pid) == -signal.SIGKILL
+    event = events_until(monitor, lambda event: event.kind == "oom")[-1]
+    told = [each for each in monitor.poll() if each.kind == "exit"]
+    assert (event.slot, event.pid) == (slot, pid)
+    assert [each.signal for each in told] in ([signal.SIGKILL], [])
+    assert counters(monitor, slot).oom_kills == 1
+
+
+def test_every_victim_of_a_group_is_told(monitor: Monitor, box: Cgroup) -> None:
+    Path(box.path, "memory.max").write_text(str(32 * MiB))
+    Path(box.path, "memory.oom.group").write_text("1")
+    slot = monitor.add(inode(box))
+    code = """
+import os, signal
+for _ in range(2):
+    if os.fork() == 0: signal.pause()
+bytearray(b"x") * (128 << 20)
+"""
+    assert done(python(box, code)) == -signal.SIGKILL
+    events = dict(line.split() for line in Path(box.path, "memory.events").read_text().splitlines())
+    # The one that the kernel has chosen may be counted twice: for itself, and with its group.
+    assert counters(monitor, slot).oom_kills == int(events["oom_kill"]) >= 3
+
+
+# ---- files, blocks, packets ----------------------------------------------------------------
+
+
+def test_opened_files_are_counted(monitor: Monitor, box: Cgroup) -> None:
+    slot = monitor.add(inode(box))
+    code = "import os\nfor _ in range({}): os.close(os.open('/dev/null', os.O_RDONLY))"
+    assert done(python(box, code.format(100))) == 0
+    before = number(counters(monitor, slot).files_opened)
+    assert done(python(box, code.format(1100))) == 0
+    assert number(counters(monitor, slot).files_opened) - 2 * before == 1000
+
+
+def test_block_bytes_are_those_of_io_stat(monitor: Monitor, box: Cgroup) -> None:
+    slot = monitor.add(inode(box))
+    code = f"""
+import mmap, os
+block = mmap.mmap(-1, 1 << 20)
+disk = os.open({DISK!r}, os.O_RDWR | os.O_DIRECT)
+for _ in range(5): os.write(disk, block)
+os.lseek(disk, 0, 0)
+for _ in range(3): os.readv(disk, [block])
+"""
+    assert done(python(box, code)) == 0
+    found = settled(monitor, slot)
+    stat = Path(box.path, "io.stat").read_text()
+    assert f"rbytes={3 * MiB} wbytes={5 * MiB} " in stat
+    assert (found.block_read_bytes, found.block_write_bytes) == (3 * MiB, 5 * MiB)
+    assert (found.io_read_bytes, found.io_write_bytes) == (3 * MiB, 5 * MiB)
+
+
+def test_late_writes_count_for_who_wrote(monitor: Monitor, box: Cgroup) -> None:
+    """The page cache is written back by the kernel, or by somebody else's sync."""
+    slot = monitor.add(inode(box))
+    code = f"""
+import os
+disk = os.open({DISK!r}, os.O_WRONLY)
+os.write(disk, bytes(4 << 20))
+os._exit(0)
+"""
+    assert done(python(box, code)) == 0
+    disk = os.open(DISK, os.O_RDONLY)
+    os.fsync(disk)
+    os.close(disk)
+    found = settled(monitor, slot)
+    assert found.io_write_bytes == 4 * MiB
+    assert found.block_write_bytes == 4 * MiB
+
+
+def test_packets_are_counted_by_who_owns_the_socket(monitor: Monitor, box: Cgroup) -> None:
+    sender, receiver = box.child("sender"), box.child("receiver")
+    slots = [monitor.add(inode(cgroup)) for cgroup in (sender, receiver)]
+    receive = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 7777))
+print(flush=True)
+for _ in range(100): s.recv(4096)
+"""
+    send = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(100): s.sendto(bytes(1000), ("127.0.0.1", 7777)); time.sleep(0.01)
+"""
+    pid = python(receiver, receive)
+    events_until(monitor, lambda event: event.kind == "exec" and event.pid == pid)
+    ports = Path("/proc/net/udp")
+    while ":1E61 " not in ports.read_text():
+        assert Path(f"/proc/{pid}").exists()
+    assert done(python(sender, send)) == 0
+    assert done(pid) == 0
+    sent, received = (counters(monitor, slot) for slot in slots)
+    size = 100 * (1000 + 8 + 20)
+    assert (sent.net_tx_bytes, sent.net_rx_bytes) == (size, 0)
+    assert (received.net_tx_bytes, received.net_rx_bytes) == (0, size)
+
+
+def test_waits_for_a_cpu_are_sorted_by_their_length(monitor: Monitor, box: Cgroup) -> None:
+    slot = monitor.add(inode(box))
+    code = """
+import os, time
+os.sched_setaffinity(0, [0])
+end = time.process_time() + 0.5
+while time.process_time() < end: pass
+"""
+    pids = [python(box, code) for _ in range(2)]
+    assert [done(pid) for pid in pids] == [0, 0]
+    found = settled(monitor, slot)
+    waits = found.run_queue_waits
+    assert waits is not None
+    # Each wait is at least half of the most that its place allows, and less than that.
+    most = sum(count << place for place, count in enumerate(waits)) * 1000
+    assert most / 2 <= number(found.run_delay_ns) <= most
