@@ -104,6 +104,7 @@ class Monitor:
 
     Attributes:
         counters_fd: the counters, for a `CountersView` in another process.
+        threads_fd: what `add_thread` writes, for a process that cannot wait until it is told us.
         features: what this kernel keeps of a task, for the same.
         fd: readable when an event waits that somebody should act upon soon.
     """
@@ -132,6 +133,7 @@ class Monitor:
         with contextlib.ExitStack() as stack:
             self._maps = {name: _kept(stack, fd) for name, fd in loaded.maps.items()}
             self.fd, self.counters_fd = self._maps["events"], self._maps["calls"]
+            self.threads_fd = self._maps["threads"]
             self._ring = stack.enter_context(contextlib.closing(Ring(self.fd, layout.RING_BYTES)))
             self._calls = stack.enter_context(
                 kernel.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)

@@ -9,6 +9,9 @@ late: by the times that stand there too it can tell whether the call there is th
 was there before. Sitting down and getting up take about a microsecond each.
 
 Of several async calls at once in one thread the last one to begin has the seat.
+
+Where BPF programs watch, a seat has a switch too, in memory shared with the kernel: while it is on,
+the kernel itself takes what the thread does for a call's (see `bpf`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import mmap
 import os
 import threading
 import time
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["Board", "Sitting", "View"]
+__all__ = ["Board", "Sitting", "Switches", "View"]
 
 #: Seats; further threads have none, and their calls no net.
 _SEATS: Final = 1024
@@ -29,6 +32,19 @@ _SEATS: Final = 1024
 _WORDS: Final = 8
 _THREAD, _CALL, _CGROUP, _BEGAN, _LAST, _ENDED, _FOUND = range(7)
 SIZE: Final = _SEATS * _WORDS * 8
+
+
+class Switches(Protocol):
+    """What lets the kernel know whether a thread is in a call, by the number of its seat."""
+
+    def lend(self, seat: int, thread: int) -> None:
+        """Make a switch that of a thread."""
+
+    def take_back(self, seat: int, thread: int) -> None:
+        """The thread has ended."""
+
+    def switch(self, seat: int, on: bool) -> None:
+        """Turn it on or off."""
 
 
 class Sitting:
@@ -62,14 +78,17 @@ class Sitting:
 class _Seat:
     """One thread's words; free again when the thread has ended."""
 
-    __slots__ = ("_board", "at", "sittings", "words")
+    __slots__ = ("_board", "_switches", "_thread", "at", "sittings", "words")
 
     def __init__(self, board: Board, at: int) -> None:
         self._board = board
         self.at = at
         self.words = board.words
         self.sittings: list[Sitting] = []
-        self.words[at + _THREAD] = threading.get_native_id()
+        self.words[at + _THREAD] = self._thread = threading.get_native_id()
+        self._switches = board.switches
+        if self._switches is not None:
+            self._switches.lend(at // _WORDS, self._thread)
 
     def show(self, sitting: Sitting) -> None:
         """Let the helper see a call; never one with the cgroup of another."""
@@ -78,6 +97,8 @@ class _Seat:
         words[at + _CGROUP] = sitting.cgroup
         words[at + _BEGAN] = sitting.began
         words[at + _CALL] = sitting.number
+        if self._switches is not None:
+            self._switches.switch(at // _WORDS, sitting.number != 0)
 
     def leave(self, sitting: Sitting) -> None:
         """Take a call away, from wherever among those here."""
@@ -90,9 +111,13 @@ class _Seat:
             self.show(self.sittings[-1])
         else:
             words[at + _CALL] = 0
+            if self._switches is not None:
+                self._switches.switch(at // _WORDS, False)
 
     def __del__(self) -> None:
         self.words[self.at + _THREAD] = 0
+        if self._switches is not None:
+            self._switches.take_back(self.at // _WORDS, self._thread)
         self._board.free.append(self.at)
 
 
@@ -104,6 +129,8 @@ class Board:
         os.ftruncate(self.fd, SIZE)
         self.words = memoryview(mmap.mmap(self.fd, SIZE)).cast("Q")
         self.free = list(range(0, _SEATS * _WORDS, _WORDS))
+        self.free.reverse()  # the first ones, which have switches, first
+        self.switches: Switches | None = None
         self._local = threading.local()
 
     def sit(self, number: int) -> Sitting | None:
@@ -128,16 +155,21 @@ class View:
     def __init__(self, fd: int) -> None:
         self._words = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
 
-    def call(self, thread: int, moment: float) -> tuple[int, int] | None:
-        """Return (number, cgroup or 0) of the call a thread was in, None when it was in none.
+    def seat(self, thread: int) -> int | None:
+        """Return the number of a thread's seat, None when it has none."""
+        for at in range(0, _SEATS * _WORDS, _WORDS):
+            if self._words[at + _THREAD] == thread:
+                return at // _WORDS
+        return None
+
+    def call(self, seat: int, moment: float) -> tuple[int, int] | None:
+        """Return (number, cgroup or 0) of the call that had a seat, None when none had it.
 
         Args:
-            thread: its id.
+            seat: its number.
             moment: when, not long ago, in seconds of CLOCK_MONOTONIC.
         """
-        words, at = self._words, self._seat(thread)
-        if at is None:
-            return None
+        words, at = self._words, seat * _WORDS
         number, cgroup, began = words[at + _CALL], words[at + _CGROUP], words[at + _BEGAN]
         if number and number == words[at + _CALL] and began <= moment * 1e9:
             return number, cgroup
@@ -145,14 +177,6 @@ class View:
             return words[at + _LAST], 0
         return None
 
-    def mark(self, thread: int, number: int) -> None:
+    def mark(self, seat: int, number: int) -> None:
         """Tell a call that a child of its was found outside."""
-        at = self._seat(thread)
-        if at is not None:
-            self._words[at + _FOUND] = number
-
-    def _seat(self, thread: int) -> int | None:
-        for at in range(0, _SEATS * _WORDS, _WORDS):
-            if self._words[at + _THREAD] == thread:
-                return at
-        return None
+        self._words[seat * _WORDS + _FOUND] = number

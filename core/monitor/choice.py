@@ -17,13 +17,21 @@ def _procs(detail: str) -> Source:
     return Connector()
 
 
-_SOURCES: Final[Mapping[str, Callable[[str], Source]]] = {"procs": _procs}
+def _libbpf(detail: str) -> Source:
+    try:
+        from agentcgroup.monitor.bpf import Bpf
+    except ImportError as error:  # an installation without that part
+        raise Unavailable(f"agentcgroup.bpf is not installed: {error}") from error
+    return Bpf(detail)
+
+
+_SOURCES: Final[Mapping[str, Callable[[str], Source]]] = {"libbpf": _libbpf, "procs": _procs}
 
 
 def order(backend: str) -> tuple[str, ...]:
     """Return the sources to try for a backend of the configuration, the best first."""
     if backend == "auto":
-        return ("procs",)
+        return ("libbpf", "procs")
     return () if backend == "off" else (backend,)
 
 

@@ -14,15 +14,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.board import Board, Sitting
 from agentcgroup.records import Program
 from agentcgroup.scope import start_thread
+
+if TYPE_CHECKING:
+    from agentcgroup.monitor.bpf import SlotSwitches
 
 __all__ = ["HURRY", "PATIENCE", "Monitor", "Seen", "Watched"]
 
@@ -107,8 +110,10 @@ class Monitor:
         self._homes: dict[int, str] = {}
         self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
         self._lagging = False
+        self._why = ""
         self._socket: socket.socket | None = None
         self._board: Board | None = None
+        self._switches: SlotSwitches | None = None
         self._seated: dict[int, Watched] = {}
         self._enclosed: dict[int, Watched] = {}
         self._fetched: dict[int, threading.Event] = {}
@@ -138,6 +143,9 @@ class Monitor:
         with self._lock:
             self.state = "closed"
             ours, self._socket = self._socket, None
+            switches, self._switches = self._switches, None
+        if switches is not None:
+            switches.close()
         if ours is not None:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
@@ -235,7 +243,8 @@ class Monitor:
             return None
         if "programs" in known:
             known["programs"] = tuple(Program(**one) for one in known["programs"])
-        return Seen(monitor=self.source, **known)
+        figures = _figures(known.pop("counters", {}))
+        return Seen(monitor=self.source, **known, **figures)
 
     # -- the helper ---------------------------------------------------------------------------
 
@@ -252,7 +261,8 @@ class Monitor:
         except (OSError, ValueError):  # closed under our hands, or by the helper's death
             pass
         if self.state in ("starting", "on"):
-            self._over("dead", "the monitor's helper has died: calls go on without it")
+            why = f"the monitor's helper has died{self._why}: calls go on without it"
+            self._over("dead", why)
 
     def _launch(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -283,6 +293,8 @@ class Monitor:
         match message["is"]:
             case "ready":
                 self._ready(message)
+            case "failed":
+                self._why = f" ({message['why']})"
             case "outside":
                 self._fetch(message["pid"], message["call"])
             case "left":
@@ -302,6 +314,11 @@ class Monitor:
         if self.source is None:
             self._over("off", None)
             return
+        if "fds" in message and self._board is not None:
+            from agentcgroup.monitor.bpf import SlotSwitches
+
+            self._switches = SlotSwitches(message["slots"], message["fds"])
+            self._board.switches = self._switches
         self.state = "on"
         for number, path in tuple(self._homes.items()):
             self._announce(number, path, late=True)
@@ -350,6 +367,27 @@ class Monitor:
     def _send(self, message: wire.Message) -> bool:
         ours = self._socket
         return ours is not None and wire.send(ours, message)
+
+
+#: Figures of a record, and the counters they are made of, with what a unit of it is.
+_FIGURES: Final = (
+    ("run_delay_s", "run_delay_ns", 1e-9),
+    ("memory_charged_bytes", "memory_charged_bytes", 1),
+    ("reclaim_s", "reclaim_ns", 1e-9),
+    ("memory_high_s", "memory_high_ns", 1e-9),
+    ("files_opened", "files_opened", 1),
+    ("net_rx_bytes", "net_rx_bytes", 1),
+    ("net_tx_bytes", "net_tx_bytes", 1),
+)
+
+
+def _figures(counters: Mapping[str, int | None]) -> dict[str, Any]:
+    """Turn counters of the kernel into figures of a record; absent stays absent."""
+    return {
+        name: count * unit
+        for name, counter, unit in _FIGURES
+        if (count := counters.get(counter)) is not None
+    }
 
 
 def _no_harbour() -> str | None:

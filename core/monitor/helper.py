@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentcgroup.cgroup import Cgroup, Whereabouts
@@ -30,6 +30,8 @@ __all__ = ["main"]
 
 #: Seconds between two looks at where the members are, while there are any.
 _SWEEP: Final = 0.1
+#: Members of one call that are looked at in one sweep.
+_LOOKS: Final = 1000
 
 
 def main() -> None:
@@ -45,10 +47,19 @@ def main() -> None:
         if start is None or start["host"] != host:
             return
         source, refused = choose(start["backend"], start["detail"])
-        told = {"is": "ready", "source": source and source.name, "refused": refused}
-        if wire.send(control, told) and source is not None:
-            with contextlib.closing(source):
+        if source is None:
+            wire.send(control, {"is": "ready", "source": None, "refused": refused})
+            return
+        with contextlib.closing(source):
+            slots, fds = source.lent()
+            told = {"is": "ready", "source": source.name, "refused": refused, "slots": [*slots]}
+            if not wire.send(control, told, fds):
+                return
+            try:
                 Helper(control, source, View(int(sys.argv[2])), host, start["run"]).run(pidfd)
+            except Exception as error:
+                wire.send(control, {"is": "failed", "why": repr(error)})
+                raise
 
 
 class Helper:
@@ -68,7 +79,7 @@ class Helper:
         self._ledger = Ledger(host, run, Whereabouts().of)
         self._ledger.on_unknown = self._pull
         self._ledger.on_outside = self._outside
-        self._net = Net(self._ledger, board, stops=source.stops)
+        self._net = Net(self._ledger, board)
         self._messages: deque[wire.Message] = deque()
         self._over = False
         self._swept = 0.0
@@ -79,7 +90,7 @@ class Helper:
         for fd in (host, self._control.fileno(), self._source.fd):
             poll.register(fd, select.POLLIN)
         while not self._over:
-            pause = _SWEEP * 1000 if self._ledger.members else None
+            pause = _SWEEP * 1000 if self._source.sweeps and self._ledger.members else None
             if host in {fd for fd, _ in poll.poll(pause)}:
                 return
             self._pull()
@@ -91,10 +102,23 @@ class Helper:
             self._sweep()
 
     def _enter(self, event: Raw) -> None:
+        if event.kind == "outside":
+            self._enter_outside(event)
+            return
         home = self._ledger.take(event)
-        if home is not None and home.escapes and event.kind == "fork":
-            # Where one was outside its children may be.
-            self._net.check(home, event.pid)
+        # No event tells where the child of one that was outside is.
+        suspect = event.kind == "fork" and home is not None and home.escapes
+        if home is not None and (suspect or event.kind == "moved"):
+            self._check(home, event.pid)
+
+    def _enter_outside(self, event: Raw) -> None:
+        home = self._ledger.kin(event)
+        if home is not None:
+            self._net.born_of_member(home, event)
+        else:
+            home = self._outside(event)
+        if home is not None:
+            self._ledger.adopt(home, event.pid, event.parent)
 
     def _pull(self) -> None:
         """Read what the host has said, and enter the announcements."""
@@ -111,13 +135,14 @@ class Helper:
             case "end":
                 wire.send(self._control, self._end(message["id"], message["started"]))
             case "forget":
-                self._close(message["id"], ())
+                self._close(message["id"], (), {})
             case "release":
                 home = self._ledger.get(message["id"])
                 if home is not None:
                     home.released = True
             case "harbour":
                 self._net.harbour = message["path"]
+                self._source.enroll(os.path.dirname(message["path"]))
             case "fetch":
                 self._net.fetch(message["pid"], message["id"])
             case "drop":
@@ -144,37 +169,45 @@ class Helper:
     def _sweep(self) -> None:
         """Look from time to time whether somebody has left: no event says so."""
         now = time.monotonic()
-        if now - self._swept >= _SWEEP:
+        if self._source.sweeps and now - self._swept >= _SWEEP:
             self._swept = now
             for home in self._ledger:
                 self._look_after(home)
 
     def _look_after(self, home: Home) -> None:
-        for pid in self._net.sweep(home):
+        for pid in [*home.members][:_LOOKS]:
+            self._check(home, pid)
+
+    def _check(self, home: Home, pid: int) -> None:
+        if self._net.check(home, pid):
             wire.send(self._control, {"is": "left", "pid": pid, "id": home.id})
 
     def _end(self, cgroup: int, started: Sequence[int]) -> wire.Message:
         """Say what happened in a cgroup, and close its books."""
-        counters = self._source.counters(cgroup)
         there = self._ledger.get(cgroup)
         if there is not None:
             self._look_after(there)  # what is brought back now dies with the cgroup
-        home = self._close(cgroup, started)
+        living = there is not None and bool(there.members)
+        counters = self._source.counters(cgroup, living=living)
+        home = self._close(cgroup, started, counters)
         told: dict[str, Any] = {"is": "end", "id": cgroup}
-        if home is not None and home.whole:
-            told |= counters
+        if home is None:
+            return told
+        if home.whole:
             told |= {
                 "processes_started": home.started,
                 "programs": home.programs,
                 "programs_left_out": home.left_out,
             }
-        if home is not None:
-            told["escapes"] = home.escapes
+            told["counters"] = home.counters if home.counted else {}
+        told["escapes"] = home.escapes
         return told
 
-    def _close(self, cgroup: int, started: Sequence[int]) -> Home | None:
+    def _close(
+        self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
+    ) -> Home | None:
         self._source.remove(cgroup)
-        return self._ledger.remove(cgroup, started)
+        return self._ledger.remove(cgroup, started, counters)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from agentcgroup.monitor.source import Raw
@@ -34,11 +34,15 @@ class Home:
         programs: what they ran and how that ended, the first of them.
         left_out: programs beyond.
         escapes: processes found outside.
+        counted: the source's counters have all of it.
+        counters: of calls inside that are over; with `count` its own too.
         released: its processes may go elsewhere.
         members: pid -> what it is running, of those that live.
     """
 
     __slots__ = (
+        "counted",
+        "counters",
         "escapes",
         "id",
         "left_out",
@@ -58,6 +62,8 @@ class Home:
         self.programs: list[dict[str, Any]] = []
         self.left_out = 0
         self.escapes = 0
+        self.counted = True
+        self.counters: dict[str, int | None] = {}
         self.released = False
         self.members: dict[int, _Running] = {}
 
@@ -100,9 +106,17 @@ class Home:
         self.started += inner.started
         self.escapes += inner.escapes
         self.whole = self.whole and inner.whole
+        self.counted = self.counted and inner.counted
+        self.count(inner.counters)
         room = PROGRAMS - len(self.programs)
         self.programs += inner.programs[:room]
         self.left_out += inner.left_out + max(0, len(inner.programs) - room)
+
+    def count(self, counters: Mapping[str, int | None]) -> None:
+        """Add up counters; what is not known of a part is not known of the whole."""
+        for name, count in counters.items():
+            before = self.counters.get(name, 0)
+            self.counters[name] = None if count is None or before is None else before + count
 
 
 class _Running:
@@ -150,16 +164,20 @@ class Ledger:
             self._members[pid] = home
         return home
 
-    def remove(self, cgroup: int, started: Iterable[int]) -> Home | None:
+    def remove(
+        self, cgroup: int, started: Iterable[int], counters: Mapping[str, int | None]
+    ) -> Home | None:
         """Close the books; what is still alive is forgotten.
 
         Args:
             cgroup: its id.
             started: processes that the host knows to have started in it.
+            counters: what the source has counted for it alone.
         """
         home = self._homes.pop(cgroup, None)
         if home is None:
             return None
+        home.count(counters)
         for pid in started:
             self.settle(pid, home)
         self._by_path.pop(home.path, None)
@@ -183,6 +201,10 @@ class Ledger:
             path = above
         return self._by_path[path]
 
+    def of(self, pid: int) -> Home | None:
+        """Return the home that a process is a member of."""
+        return self._members.get(pid)
+
     @property
     def members(self) -> Collection[int]:
         """The processes of all homes."""
@@ -196,7 +218,7 @@ class Ledger:
             for each in self._homes.values():
                 each.whole = False
             return None
-        home = self._members.get(event.pid)
+        home = self.of(event.pid)
         if home is None:
             return None
         if event.kind == "exec":
@@ -236,11 +258,24 @@ class Ledger:
         return living
 
     def _fork(self, event: Raw) -> Home | None:
-        home = self._members.get(event.parent)
-        if home is None and event.parent == self._host:
+        home = self.kin(event)
+        if home is None and event.home is None and event.parent == self._host:
             home = self._of_host(event)
         if home is not None:
             self.adopt(home, event.pid, event.parent)
+        return home
+
+    def kin(self, event: Raw) -> Home | None:
+        """Return the home that a newborn belongs to, as far as the source or its descent tell."""
+        told = self._homes.get(event.home or 0)
+        if event.cgroup is None:
+            return told or self._members.get(event.parent)
+        if event.cgroup not in self._homes:
+            self.on_unknown()
+        home = self._homes.get(event.cgroup) or told or self._members.get(event.parent)
+        if home is not None and home is not told:
+            # Announced too late: the source has counted it for whatever is above.
+            home.counted = False
         return home
 
     def _of_host(self, event: Raw) -> Home | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import Final
 
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor.board import View
@@ -24,18 +23,14 @@ from agentcgroup.monitor.source import Raw
 
 __all__ = ["Net"]
 
-#: Members of one call that are looked at in one sweep.
-_LOOKS: Final = 1000
-
 
 class Net:
     """Finds what is outside and brings it in."""
 
-    def __init__(self, ledger: Ledger, board: View, *, stops: bool) -> None:
-        """Work on the books of `ledger`; with `stops` what is found stands still."""
+    def __init__(self, ledger: Ledger, board: View) -> None:
+        """Work on the books of `ledger`, and find threads on `board`."""
         self._ledger = ledger
         self._board = board
-        self._stops = stops
         self.harbour: str | None = None
 
     def born_outside(self, event: Raw) -> tuple[Home, int] | None:
@@ -44,9 +39,10 @@ class Net:
         Returns:
             Its home, and the number of the call whose cgroup the host must make, 0 for none.
         """
-        call = self._board.call(event.thread, event.time)
-        if call is None:
-            self._let_go(event.pid)
+        seat = self._board.seat(event.thread) if event.seat is None else event.seat
+        call = None if seat is None else self._board.call(seat, event.time)
+        if seat is None or call is None:
+            _let_go(event)
             return None
         number, cgroup = call
         home = self._ledger.get(cgroup)
@@ -55,12 +51,18 @@ class Net:
             self._bring(home, event.pid)
         else:
             home = self._ledger.stray(event.pid)
-            self._board.mark(event.thread, number)
+            self._board.mark(seat, number)
             if self.harbour is not None:
                 _move(event.pid, self.harbour)
         home.escapes += 1
-        self._let_go(event.pid)
+        _let_go(event)
         return home, number
+
+    def born_of_member(self, home: Home, event: Raw) -> None:
+        """Bring a child of a member in, which was born outside."""
+        home.escapes += 1
+        self._bring(home, event.pid)
+        _let_go(event)
 
     def fetch(self, pid: int, cgroup: int) -> None:
         """Bring a child whose call has got a cgroup there, with all that it has started since."""
@@ -74,10 +76,6 @@ class Net:
         """Kill a child whose call is over, with all that it has started."""
         for member in self._ledger.settle(pid, None) or ():
             _signal(member, signal.SIGKILL)
-
-    def sweep(self, home: Home) -> list[int]:
-        """Bring back what has left a home; returns the processes."""
-        return [pid for pid in [*home.members][:_LOOKS] if self.check(home, pid)]
 
     def check(self, home: Home, pid: int) -> bool:
         """Bring a member back if it has left; say whether it had."""
@@ -93,9 +91,10 @@ class Net:
         if not _move(pid, home.path):
             _move(pid, f"{home.path}/self")
 
-    def _let_go(self, pid: int) -> None:
-        if self._stops:
-            _signal(pid, signal.SIGCONT)
+
+def _let_go(event: Raw) -> None:
+    if event.stopped:
+        _signal(event.pid, signal.SIGCONT)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

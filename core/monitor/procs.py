@@ -49,7 +49,7 @@ class Connector:
     """The process connector as a source."""
 
     name = "procs"
-    stops = False
+    sweeps = True
 
     def __init__(self) -> None:
         """Subscribe.
@@ -80,15 +80,22 @@ class Connector:
             if event is not None:
                 found.append(event)
 
-    def add(self, cgroup: int) -> None:
+    def enroll(self, run: str) -> None:
         """The connector tells of every process; who is whose is for the books."""
 
-    def remove(self, cgroup: int) -> None:
-        """As `add`."""
+    def add(self, cgroup: int) -> None:
+        """As `enroll`."""
 
-    def counters(self, cgroup: int) -> Mapping[str, int]:  # noqa: ARG002 - as in `Source`
+    def remove(self, cgroup: int) -> None:
+        """As `enroll`."""
+
+    def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:  # noqa: ARG002
         """The connector counts nothing."""
         return {}
+
+    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Nothing: the fork event has the thread."""
+        return (), ()
 
     def close(self) -> None:
         """Unsubscribe."""

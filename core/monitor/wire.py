@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 __all__ = ["LARGEST", "Message", "receive", "send", "widen"]
@@ -17,12 +17,17 @@ Message = Mapping[str, Any]
 
 #: Bytes of one datagram; what is longer is cut by whoever makes it.
 LARGEST: Final = 96 << 10
+_FDS: Final = 4
 
 
-def send(to: socket.socket, message: Message) -> bool:
+def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
     """Send without waiting; False when the other side is gone or does not keep up."""
+    data = json.dumps(message).encode("ascii")
     try:
-        to.send(json.dumps(message).encode("ascii"), socket.MSG_DONTWAIT)
+        if fds:
+            socket.send_fds(to, [data], fds, socket.MSG_DONTWAIT)
+        else:
+            to.send(data, socket.MSG_DONTWAIT)
     except OSError:
         return False
     return True
@@ -31,16 +36,20 @@ def send(to: socket.socket, message: Message) -> bool:
 def receive(origin: socket.socket) -> Message | None:
     """Return the next message, None when the other side is gone.
 
+    What descriptors came with it are under "fds".
+
     Raises:
         BlockingIOError: there is none, and the socket does not wait.
     """
     try:
-        data = origin.recv(LARGEST)
+        data, fds, _, _ = socket.recv_fds(origin, LARGEST, _FDS)
     except ConnectionResetError:
         return None
     if not data:
         return None
-    message: Message = json.loads(data)
+    message: dict[str, Any] = json.loads(data)
+    if fds:
+        message["fds"] = fds
     return message
 
 
