@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ConfigError,
         LimitExceeded,
     )
+    from agentcgroup.monitor.events import Event
     from agentcgroup.records import CallRecord
     from agentcgroup.session import Session
 
@@ -31,6 +32,7 @@ __all__ = [
     "CallRecord",
     "CgroupUnavailable",
     "ConfigError",
+    "Event",
     "LimitExceeded",
     "Session",
     "agent",
@@ -54,6 +56,7 @@ _HOMES = {
         "ConfigError",
         "LimitExceeded",
     ),
+    "agentcgroup.monitor.events": ("Event",),
     "agentcgroup.records": ("CallRecord",),
     "agentcgroup.session": ("Session",),
 }

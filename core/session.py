@@ -28,6 +28,7 @@ from agentcgroup.enforcement import Watcher
 from agentcgroup.errors import CgroupUnavailable, ConfigError
 from agentcgroup.janitor import Janitor
 from agentcgroup.monitor.client import Monitor
+from agentcgroup.monitor.events import Event, Stream
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.sampling import Sampler
@@ -107,6 +108,7 @@ class Session:
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
+        self._streams: list[Stream] = []
         self.closed = False
         self._sink = _open_sink(config.records) if config.records else None
         if self._sink is not None:
@@ -146,6 +148,22 @@ class Session:
         """
         self._callbacks.append(callback)
 
+    def on_event(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with what happens in calls from now on, on a thread of ours.
+
+        The events of all processes of all calls, as the monitor sees them; none where there is no
+        monitor (`agentcgroup doctor` says why). What the callback raises is logged and hurts no
+        call; while it runs no other event comes.
+        """
+        self.monitor.listen(callback)
+
+    def stream(self) -> Stream:
+        """Return the same events to iterate over, for a thread of your own; close it at the end."""
+        stream = Stream(lambda closed: self.monitor.unlisten(closed.put))
+        self._streams.append(stream)
+        self.monitor.listen(stream.put)
+        return stream
+
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
         with self.lock:
@@ -157,6 +175,8 @@ class Session:
         self.watcher.close()
         self.janitor.close(_CLOSE_WAIT)
         self.monitor.close()
+        for stream in self._streams:
+            stream.close()
         run, self._run = self._run, None
         if run is not None:
             try:

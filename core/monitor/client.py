@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.board import Board, Sitting
+from agentcgroup.monitor.events import Event
 from agentcgroup.records import Program
 from agentcgroup.scope import start_thread
 
@@ -32,7 +34,7 @@ __all__ = ["HURRY", "PATIENCE", "Monitor", "Seen", "Watched"]
 logger = logging.getLogger("agentcgroup")
 
 #: Seconds that settling a call may wait for the helper: behind the calls, and in a tool's thread.
-PATIENCE: Final = 1.0
+PATIENCE: Final = 5.0
 HURRY: Final = 0.05
 
 _CODE: Final = """\
@@ -69,6 +71,10 @@ class Watched(Protocol):
     """What the monitor knows of a call; `calls.Call` is the real one."""
 
     number: int
+
+    @property
+    def id(self) -> str:
+        """The call's id in its record."""
 
     def stop(self, reason: str) -> None:
         """End every process of the call."""
@@ -109,6 +115,8 @@ class Monitor:
         self._decided = threading.Event()
         self._homes: dict[int, str] = {}
         self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
+        self._listeners: list[Callable[[Event], None]] = []
+        self._epoch = time.time() - time.monotonic()
         self._lagging = False
         self._why = ""
         self._socket: socket.socket | None = None
@@ -151,6 +159,18 @@ class Monitor:
                 ours.shutdown(socket.SHUT_RDWR)
             ours.close()
         self._decided.set()
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Have `listener` called with every event from now on, on a thread of ours."""
+        self._listeners.append(listener)
+        self.start()
+        if self.state == "on":
+            self._send({"do": "listen"})
+
+    def unlisten(self, listener: Callable[[Event], None]) -> None:
+        """Undo `listen`."""
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -222,7 +242,6 @@ class Monitor:
             patience: seconds to wait for the helper to have caught up.
         """
         number = cgroup.id
-        self._enclosed.pop(number, None)
         if self._homes.pop(number, None) is None or self.state != "on":
             return None
         answered, answer = threading.Event(), list[wire.Message]()
@@ -230,10 +249,11 @@ class Monitor:
         try:
             if not self._send({"do": "end", "id": number, "started": [*started]}):
                 return None
-            # One that has not answered in time is not waited for again until it does.
-            self._lagging = not answered.wait(0 if self._lagging else patience)
+            # One that has not answered in time is not waited for as long again until it does.
+            self._lagging = not answered.wait(HURRY if self._lagging else patience)
         finally:
             self._asked.pop(number, None)
+            self._enclosed.pop(number, None)
         return self._as_seen(answer[0]) if answer else None
 
     def _as_seen(self, answer: wire.Message) -> Seen | None:
@@ -293,6 +313,9 @@ class Monitor:
         match message["is"]:
             case "ready":
                 self._ready(message)
+            case "events":
+                for told in message["events"]:
+                    self._hear_of(told)
             case "failed":
                 self._why = f" ({message['why']})"
             case "outside":
@@ -308,6 +331,27 @@ class Monitor:
                     asked[1].append(message)
                     asked[0].set()
 
+    def _hear_of(self, told: Sequence[Any]) -> None:
+        kind, moment, home, pid, parent, program, status = told
+        call = self._enclosed.get(home)
+        ended = kind == "exit"
+        number = status & 0x7F
+        event = Event(
+            kind=kind,
+            time=self._epoch + moment,
+            call=None if call is None else call.id,
+            pid=pid,
+            ppid=parent if kind == "fork" else None,
+            program=program,
+            exit_code=status >> 8 & 0xFF if ended and not number else None,
+            signal=number if ended and number else None,
+        )
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("agentcgroup: an on_event callback failed")
+
     def _ready(self, message: wire.Message) -> None:
         self.refused = [(name, reason, fix) for name, reason, fix in message["refused"]]
         self.source = message["source"]
@@ -322,6 +366,8 @@ class Monitor:
         self.state = "on"
         for number, path in tuple(self._homes.items()):
             self._announce(number, path, late=True)
+        if self._listeners:
+            self._send({"do": "listen"})
         if (harbour := self.harbour()) is not None:
             self._send({"do": "harbour", "path": harbour})
         self._decided.set()

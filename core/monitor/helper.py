@@ -23,7 +23,7 @@ from agentcgroup.monitor import wire
 from agentcgroup.monitor.board import View
 from agentcgroup.monitor.choice import choose
 from agentcgroup.monitor.ledger import Home, Ledger
-from agentcgroup.monitor.net import Net
+from agentcgroup.monitor.net import Net, let_go
 from agentcgroup.monitor.source import Raw, Source
 
 __all__ = ["main"]
@@ -32,6 +32,8 @@ __all__ = ["main"]
 _SWEEP: Final = 0.1
 #: Members of one call that are looked at in one sweep.
 _LOOKS: Final = 1000
+#: Events in one message.
+_NEWS: Final = 100
 
 
 def main() -> None:
@@ -82,6 +84,8 @@ class Helper:
         self._net = Net(self._ledger, board)
         self._messages: deque[wire.Message] = deque()
         self._over = False
+        self._listening = False
+        self._news: list[tuple[Any, ...]] = []
         self._swept = 0.0
 
     def run(self, host: int) -> None:
@@ -90,28 +94,55 @@ class Helper:
         for fd in (host, self._control.fileno(), self._source.fd):
             poll.register(fd, select.POLLIN)
         while not self._over:
-            pause = _SWEEP * 1000 if self._source.sweeps and self._ledger.members else None
-            if host in {fd for fd, _ in poll.poll(pause)}:
+            if host in {fd for fd, _ in poll.poll(self._pause())}:
                 return
             self._pull()
             # After the messages: an answer has to have all that happened before the question.
             for event in self._source.read():
                 self._enter(event)
+            self._report()
             while self._messages:
                 self._serve(self._messages.popleft())
             self._sweep()
+
+    def _pause(self) -> float | None:
+        """Return for how many ms there is nothing to look for by ourselves, None for ever."""
+        if not self._ledger.members or not (self._source.sweeps or self._listening):
+            return None
+        return _SWEEP * 1000
 
     def _enter(self, event: Raw) -> None:
         if event.kind == "outside":
             self._enter_outside(event)
             return
         home = self._ledger.take(event)
+        if home is not None:
+            self._note(event, home)
         # No event tells where the child of one that was outside is.
         suspect = event.kind == "fork" and home is not None and home.escapes
         if home is not None and (suspect or event.kind == "moved"):
             self._check(home, event.pid)
 
+    def _note(self, event: Raw, home: Home) -> None:
+        """Keep what a listener may want to hear; that somebody has left is told by `_check`."""
+        if self._listening and event.kind != "moved":
+            kind = "escape" if event.kind == "outside" else event.kind
+            program = home.program(event.pid) if kind == "exec" else None
+            self._news.append(
+                (kind, event.time, home.id, event.pid, event.parent, program, event.status)
+            )
+
+    def _report(self) -> None:
+        while self._news:
+            told, self._news = self._news[:_NEWS], self._news[_NEWS:]
+            wire.send(self._control, {"is": "events", "events": told})
+
     def _enter_outside(self, event: Raw) -> None:
+        if self._ledger.in_run(event.pid):
+            # It was put there, by somebody who was faster than his announcement.
+            self._enter(event._replace(kind="fork"))
+            let_go(event)
+            return
         home = self._ledger.kin(event)
         if home is not None:
             self._net.born_of_member(home, event)
@@ -119,15 +150,19 @@ class Helper:
             home = self._outside(event)
         if home is not None:
             self._ledger.adopt(home, event.pid, event.parent)
+            self._note(event, home)
 
     def _pull(self) -> None:
         """Read what the host has said, and enter the announcements."""
         with contextlib.suppress(BlockingIOError):
             while (message := wire.receive(self._control)) is not None:
-                if message["do"] == "add":
-                    self._add(message)
-                else:
-                    self._messages.append(message)
+                match message["do"]:
+                    case "add":
+                        self._add(message)
+                    case "listen":
+                        self._listening = True
+                    case _:
+                        self._messages.append(message)
             self._over = True
 
     def _serve(self, message: wire.Message) -> None:
@@ -180,6 +215,7 @@ class Helper:
 
     def _check(self, home: Home, pid: int) -> None:
         if self._net.check(home, pid):
+            self._note(Raw("outside", time.monotonic(), pid), home)
             wire.send(self._control, {"is": "left", "pid": pid, "id": home.id})
 
     def _end(self, cgroup: int, started: Sequence[int]) -> wire.Message:

@@ -81,6 +81,11 @@ class Home:
         """Note a program; a process may run several, one after the other."""
         self._list(pid, self.members[pid], program)
 
+    def program(self, pid: int) -> str | None:
+        """Return what a member runs, None when that is not known."""
+        running = self.members.get(pid)
+        return None if running is None else running.program
+
     def end(self, pid: int, status: int) -> None:
         """Note how a process ended, on the last program it ran."""
         running = self.members[pid]
@@ -277,6 +282,10 @@ class Ledger:
             # Announced too late: the source has counted it for whatever is above.
             home.counted = False
         return home
+
+    def in_run(self, pid: int) -> bool:
+        """Say whether a process is in a cgroup of the run: it was put there."""
+        return (self.where(pid) or "").startswith(self._run)
 
     def _of_host(self, event: Raw) -> Home | None:
         """Return the home that a child of the host was born in, None where it is no call's."""

@@ -21,7 +21,7 @@ from agentcgroup.monitor.board import View
 from agentcgroup.monitor.ledger import Home, Ledger
 from agentcgroup.monitor.source import Raw
 
-__all__ = ["Net"]
+__all__ = ["Net", "let_go"]
 
 
 class Net:
@@ -42,7 +42,7 @@ class Net:
         seat = self._board.seat(event.thread) if event.seat is None else event.seat
         call = None if seat is None else self._board.call(seat, event.time)
         if seat is None or call is None:
-            _let_go(event)
+            let_go(event)
             return None
         number, cgroup = call
         home = self._ledger.get(cgroup)
@@ -55,14 +55,14 @@ class Net:
             if self.harbour is not None:
                 _move(event.pid, self.harbour)
         home.escapes += 1
-        _let_go(event)
+        let_go(event)
         return home, number
 
     def born_of_member(self, home: Home, event: Raw) -> None:
         """Bring a child of a member in, which was born outside."""
         home.escapes += 1
         self._bring(home, event.pid)
-        _let_go(event)
+        let_go(event)
 
     def fetch(self, pid: int, cgroup: int) -> None:
         """Bring a child whose call has got a cgroup there, with all that it has started since."""
@@ -92,7 +92,8 @@ class Net:
             _move(pid, f"{home.path}/self")
 
 
-def _let_go(event: Raw) -> None:
+def let_go(event: Raw) -> None:
+    """Let what was stopped at its birth go on."""
     if event.stopped:
         _signal(event.pid, signal.SIGCONT)
 
