@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from agentcgroup import scope
+from agentcgroup import scope, spawn
 from agentcgroup.calls import Call
 from agentcgroup.cgroup import Cgroup, Limits, Place, bases, find, reap, run_name, teardown
 from agentcgroup.config import Config
@@ -174,6 +174,7 @@ class Session:
             set_active(None)
         self.watcher.close()
         self.janitor.close(_CLOSE_WAIT)
+        scope.set_seating(None)
         self.monitor.close()
         for stream in self._streams:
             stream.close()
@@ -318,9 +319,15 @@ class Session:
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
+            joins=spawn.facts().mode != "clone3",
         )
         monitor.harbour = self._harbour
+        monitor.on_ready = self._watched
         return monitor
+
+    def _watched(self) -> None:
+        if not self.closed:
+            scope.set_seating(self.monitor.seated)
 
     def _harbour(self) -> str | None:
         """Return the cgroup that takes a call's processes in until the call has one."""

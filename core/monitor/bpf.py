@@ -44,17 +44,18 @@ class Bpf:
     """The programs, attached."""
 
     name = "libbpf"
-    stops = True
     sweeps = False
 
-    def __init__(self, detail: str) -> None:
-        """Load and attach them.
+    def __init__(self, detail: str, *, stop: bool) -> None:
+        """Load and attach them; with `stop` what is born outside stands still.
 
         Raises:
             Unavailable: nothing can run here.
         """
         try:
-            self._programs = Programs.open(detail="full" if detail == "full" else "default")
+            self._programs = Programs.open(
+                detail="full" if detail == "full" else "default", stop=stop
+            )
         except BpfUnavailable as error:
             raise Unavailable(error.reason, error.fix) from error
         self.fd = self._programs.fd

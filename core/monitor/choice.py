@@ -10,22 +10,21 @@ from agentcgroup.monitor.source import Source, Unavailable
 __all__ = ["choose", "order"]
 
 
-def _procs(detail: str) -> Source:
+def _procs(_detail: str, _stop: bool) -> Source:
     from agentcgroup.monitor.procs import Connector
 
-    del detail  # there is no more to be had
     return Connector()
 
 
-def _libbpf(detail: str) -> Source:
+def _libbpf(detail: str, stop: bool) -> Source:
     try:
         from agentcgroup.monitor.bpf import Bpf
     except ImportError as error:  # an installation without that part
         raise Unavailable(f"agentcgroup.bpf is not installed: {error}") from error
-    return Bpf(detail)
+    return Bpf(detail, stop=stop)
 
 
-_SOURCES: Final[Mapping[str, Callable[[str], Source]]] = {"libbpf": _libbpf, "procs": _procs}
+_SOURCES: Final[Mapping[str, Callable[[str, bool], Source]]] = {"libbpf": _libbpf, "procs": _procs}
 
 
 def order(backend: str) -> tuple[str, ...]:
@@ -35,12 +34,20 @@ def order(backend: str) -> tuple[str, ...]:
     return () if backend == "off" else (backend,)
 
 
-def choose(backend: str, detail: str) -> tuple[Source | None, list[tuple[str, str, str | None]]]:
-    """Open the first source that can be had; also (name, reason, fix) of those that cannot."""
+def choose(
+    backend: str, detail: str, *, stop: bool
+) -> tuple[Source | None, list[tuple[str, str, str | None]]]:
+    """Open the first source that can be had; also (name, reason, fix) of those that cannot.
+
+    Args:
+        backend: as configured.
+        detail: as configured.
+        stop: a process that is born outside is to stand still, where the source can do that.
+    """
     refused: list[tuple[str, str, str | None]] = []
     for name in order(backend):
         try:
-            return _SOURCES[name](detail), refused
+            return _SOURCES[name](detail, stop), refused
         except Unavailable as error:
             refused.append((name, error.reason, error.fix))
     return None, refused

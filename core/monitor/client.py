@@ -96,7 +96,7 @@ class Monitor:
         refused: (name, reason, fix) of each source that was tried and cannot be had.
     """
 
-    def __init__(self, backend: str, detail: str, *, kills: bool, run: str) -> None:
+    def __init__(self, backend: str, detail: str, *, kills: bool, run: str, joins: bool) -> None:
         """Prepare a monitor; see `settings.MonitorTable`.
 
         Args:
@@ -104,13 +104,21 @@ class Monitor:
             detail: as configured.
             kills: a process that leaves its call's cgroup ends the call.
             run: path of the run's cgroup, which need not be there yet.
+            joins: a child of a call moves itself into its cgroup, since it cannot be born there.
         """
         self.state: Literal["new", "starting", "on", "off", "dead", "closed"] = "new"
         self.source: str | None = None
         self.refused: list[tuple[str, str, str | None]] = []
-        self._start = {"host": os.getpid(), "backend": backend, "detail": detail, "run": run}
+        self._start = {
+            "host": os.getpid(),
+            "backend": backend,
+            "detail": detail,
+            "run": run,
+            "joins": joins,
+        }
         self._kills = kills
-        self.harbour: Callable[[], str | None] = _no_harbour
+        self.harbour: Callable[[], str | None] = _nothing
+        self.on_ready: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._decided = threading.Event()
         self._homes: dict[int, str] = {}
@@ -364,6 +372,7 @@ class Monitor:
             self._switches = SlotSwitches(message["slots"], message["fds"])
             self._board.switches = self._switches
         self.state = "on"
+        self.on_ready()
         for number, path in tuple(self._homes.items()):
             self._announce(number, path, late=True)
         if self._listeners:
@@ -436,7 +445,7 @@ def _figures(counters: Mapping[str, int | None]) -> dict[str, Any]:
     }
 
 
-def _no_harbour() -> str | None:
+def _nothing() -> None:
     return None
 
 

@@ -32,6 +32,8 @@ __all__ = ["main"]
 _SWEEP: Final = 0.1
 #: Members of one call that are looked at in one sweep.
 _LOOKS: Final = 1000
+#: Seconds that a child may take to move itself, which waits for a grace period of the kernel.
+_JOINING: Final = 0.1
 #: Events in one message.
 _NEWS: Final = 100
 
@@ -48,20 +50,23 @@ def main() -> None:
         start = wire.receive(control)
         if start is None or start["host"] != host:
             return
-        source, refused = choose(start["backend"], start["detail"])
-        if source is None:
-            wire.send(control, {"is": "ready", "source": None, "refused": refused})
-            return
-        with contextlib.closing(source):
-            slots, fds = source.lent()
-            told = {"is": "ready", "source": source.name, "refused": refused, "slots": [*slots]}
-            if not wire.send(control, told, fds):
-                return
-            try:
-                Helper(control, source, View(int(sys.argv[2])), host, start["run"]).run(pidfd)
-            except Exception as error:
-                wire.send(control, {"is": "failed", "why": repr(error)})
-                raise
+        try:
+            _serve(control, View(int(sys.argv[2])), start, pidfd)
+        except Exception as error:
+            wire.send(control, {"is": "failed", "why": repr(error)})
+            raise
+
+
+def _serve(control: socket.socket, board: View, start: wire.Message, host: int) -> None:
+    source, refused = choose(start["backend"], start["detail"], stop=not start["joins"])
+    told = {"is": "ready", "source": source and source.name, "refused": refused}
+    if source is None:
+        wire.send(control, told)
+        return
+    with contextlib.closing(source):
+        slots, fds = source.lent()
+        if wire.send(control, {**told, "slots": [*slots]}, fds):
+            Helper(control, source, board, start).run(host)
 
 
 class Helper:
@@ -73,12 +78,14 @@ class Helper:
     """
 
     def __init__(
-        self, control: socket.socket, source: Source, board: View, host: int, run: str
+        self, control: socket.socket, source: Source, board: View, start: wire.Message
     ) -> None:
+        """Serve the host at the other end of `control`, as its first message says."""
         control.setblocking(False)
         self._control = control
         self._source = source
-        self._ledger = Ledger(host, run, Whereabouts().of)
+        self._joins = bool(start["joins"])
+        self._ledger = Ledger(start["host"], start["run"], Whereabouts().of)
         self._ledger.on_unknown = self._pull
         self._ledger.on_outside = self._outside
         self._net = Net(self._ledger, board)
@@ -193,6 +200,8 @@ class Helper:
         self._ledger.add(cgroup, path, present)
 
     def _outside(self, event: Raw) -> Home | None:
+        if self._joins and self._has_joined(event.pid):
+            return self._ledger.at(self._ledger.where(event.pid) or "/")
         found = self._net.born_outside(event)
         if found is None:
             return None
@@ -200,6 +209,13 @@ class Helper:
         if number:
             wire.send(self._control, {"is": "outside", "pid": event.pid, "call": number})
         return home
+
+    def _has_joined(self, pid: int) -> bool:
+        """Give a child that moves itself, as its first act, the time for it."""
+        deadline = time.monotonic() + _JOINING
+        while not self._ledger.in_run(pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self._ledger.in_run(pid)
 
     def _sweep(self) -> None:
         """Look from time to time whether somebody has left: no event says so."""

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -41,7 +42,7 @@ _UNION_AT: Final = _EVENT_AT + 16
 
 #: Room for some 8000 events while this process waits for the CPU: a message takes 512 bytes there.
 _BUFFER: Final = 4 << 20
-#: Seconds to wait for the kernel's answer, which comes within the system call.
+#: Seconds to wait for the kernel's answer, which is made within the system call.
 _ANSWER: Final = 1.0
 
 
@@ -124,10 +125,14 @@ def _subscribed() -> socket.socket:
 
 
 def _await_answer(subscribed: socket.socket) -> None:
-    """Wait for the kernel's word; outside the first namespaces it says nothing (cn_proc.c)."""
+    """Wait for the kernel's word; outside the first namespaces it says nothing (cn_proc.c).
+
+    Events may come before it, those too that somebody else has asked for.
+    """
     poll = select.poll()
     poll.register(subscribed, select.POLLIN)
-    while poll.poll(_ANSWER * 1000):
+    deadline = time.monotonic() + _ANSWER
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         what, _, _, code, *_ = _PROC_EVENT.unpack_from(subscribed.recv(4096), _EVENT_AT)
         if what == 0:
             if code:

@@ -184,6 +184,28 @@ def test_without_rights_the_files_alone_speak() -> None:
     assert "monitor" not in done.stderr
 
 
+def test_a_child_that_moves_itself_has_not_escaped(backend: str) -> None:
+    """Without the extension a child is born outside, and joins its cgroup as its first act."""
+    code = (
+        "import agentcgroup, subprocess, sys\n"
+        "session = agentcgroup.register(config={'monitor': {'backend': sys.argv[1]}})\n"
+        "session.monitor.start()\n"
+        "assert session.monitor.wait(20)\n"
+        "for _ in range(20):\n"
+        "    with agentcgroup.call('tool'):\n"
+        "        subprocess.run(['sleep', '0.01'])\n"
+        "print(*{(one.processes_started, one.escapes) for one in session.records})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, backend],
+        env={**os.environ, "AGENTCGROUP_PURE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "(1, 0)\n"
+
+
 def test_the_helper_is_nobody_elses_child(registered: Register) -> None:
     """A program that waits for any child must not meet it."""
     registered()
