@@ -64,7 +64,7 @@ lab-deps: install
 	@$(PYTHON) -m tests.lab check
 
 # A folder is newer when a module was added, which a strict editable install has to be told.
-.venv/installed: pyproject.toml setup.py $(shell find core adapters bpf -type d -o -name '*.c')
+.venv/installed: pyproject.toml setup.py $(shell find core adapters bpf -type d -o -name '*.[ch]')
 	@if command -v uv >/dev/null; then \
 	    uv venv --quiet --allow-existing .venv && \
 	    uv pip install --quiet --python $(PYTHON) -e '.[dev]'; \

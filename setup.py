@@ -4,6 +4,7 @@ Everything else is in pyproject.toml.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -53,7 +54,8 @@ class BuildBpf(Command):
         """Put the object where build_py puts the modules."""
         self.set_undefined_options("build_py", ("build_lib", "build_lib"))
         self.object = os.path.join(self.build_lib, "agentcgroup", "bpf", "monitor.bpf.o")
-        self.built = False
+        self.skeleton = self.object.removesuffix(".bpf.o") + ".skel"
+        self.built = []
 
     def run(self):
         """Compile, or say why not."""
@@ -63,11 +65,26 @@ class BuildBpf(Command):
             command = [*compiler, *self.options, "-c", self.source, "-o", self.object]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
-                self.built = True
+                self.built.append(self.object)
+                self.make_skeleton()
                 return
             failures.append(done.stderr.strip())
         why = "\n".join(failures) or "there is neither clang nor the package ziglang"
         self.warn(f"the BPF programs were not built, there will be no BPF monitor: {why}")
+
+    def make_skeleton(self):
+        """Let libbpf write down how to load them, for machines that have no libbpf."""
+        libbpf, programs = (load_module(f"bpf/{name}.py") for name in ("libbpf", "programs"))
+        library = libbpf.libbpf()
+        if library is None:
+            self.warn("libbpf.so.1 is missing: what is built here needs it where it is to run")
+            return
+        with open(self.object, "rb") as file:
+            made = libbpf.generate(library, file.read(), programs.EVERYWHERE)
+        head = {"programs": made.programs, "maps": made.maps, "data_size": len(made.data)}
+        with open(self.skeleton, "wb") as file:
+            file.write(json.dumps(head).encode() + b"\n" + made.data + made.code)
+        self.built.append(self.skeleton)
 
     def compilers(self):
         """Return the commands to try, best first."""
@@ -83,11 +100,20 @@ class BuildBpf(Command):
 
     def get_outputs(self):
         """Return what was built."""
-        return [self.object] if self.built else []
+        return self.built
 
     def get_output_mapping(self):
         """Return what is a mere copy of a source: nothing."""
         return {}
+
+
+def load_module(path):
+    """Import one file of the package, which is not installed yet; it needs nothing of the rest."""
+    name = f"agentcgroup_build_{os.path.basename(path).removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 build.sub_commands.append(("build_bpf", None))

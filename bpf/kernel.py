@@ -17,9 +17,12 @@ __all__ = [
     "attach_cgroup",
     "attach_iterator",
     "attach_tracing",
+    "bpf",
     "delete",
     "map_shared",
+    "run",
     "run_iterator",
+    "set_element",
     "update",
 ]
 
@@ -34,6 +37,7 @@ _NUMBERS: Final = {
 }
 _MAP_UPDATE_ELEM: Final = 2
 _MAP_DELETE_ELEM: Final = 3
+_PROG_RUN: Final = 10
 _RAW_TRACEPOINT_OPEN: Final = 17
 _LINK_CREATE: Final = 28
 _ITER_CREATE: Final = 33
@@ -49,11 +53,24 @@ def bpf(command: int, attributes: bytes) -> int:
     Raises:
         OSError: the kernel refused, or this architecture's number of the call is not known.
     """
+    return _call(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
+    """Run a program of type "syscall" on its context, and return what it returns."""
+    at = ctypes.addressof(context)
+    attributes = struct.pack("=I36xIIQQ", program, len(context), 0, at, 0).ljust(80, b"\0")
+    block = ctypes.create_string_buffer(attributes, len(attributes))
+    _call(_PROG_RUN, block)
+    result: int = struct.unpack_from("=i", block, 4)[0]
+    return result
+
+
+def _call(command: int, block: ctypes.Array[ctypes.c_char]) -> int:
     number = _NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(f"bpf(2) has no number here for {platform.machine()}")
-    block = ctypes.create_string_buffer(attributes, len(attributes))
-    result = int(_libc.syscall(number, command, block, len(attributes)))
+    result = int(_libc.syscall(number, command, block, len(block)))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
@@ -61,16 +78,23 @@ def bpf(command: int, attributes: bytes) -> int:
 
 
 def update(fd: int, key: int, value: int, *, key_size: int = 4) -> None:
-    """Set an element of a map of u32 to the u32 `value`."""
-    held, kept = _bytes(key, key_size), _bytes(value, 4)
-    bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(held), _address(kept), 0))
+    """Set an element of a map of integers to the u32 `value`."""
+    set_element(fd, _bytes(key, key_size), _bytes(value, 4))
+
+
+def set_element(
+    fd: int, key: ctypes.Array[ctypes.c_char], value: ctypes.Array[ctypes.c_char]
+) -> None:
+    """Set an element of a map."""
+    at, to = ctypes.addressof(key), ctypes.addressof(value)
+    bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, at, to, 0))
 
 
 def delete(fd: int, key: int, *, key_size: int = 4) -> None:
-    """Remove an element of a map; one that is not there is no error."""
+    """Remove an element of a map of integers; one that is not there is no error."""
     held = _bytes(key, key_size)
     with contextlib.suppress(FileNotFoundError):
-        bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(held), 0, 0))
+        bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, ctypes.addressof(held), 0, 0))
 
 
 def attach_tracing(program: int) -> int:
@@ -107,7 +131,3 @@ def map_shared(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.m
 
 def _bytes(number: int, size: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(number.to_bytes(size, "little"), size)
-
-
-def _address(block: ctypes.Array[ctypes.c_char]) -> int:
-    return ctypes.addressof(block)

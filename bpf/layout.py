@@ -16,6 +16,7 @@ RING_BYTES: Final = 1 << 20
 WAITS: Final = 24
 HAS_RUN_DELAY: Final = 1
 HAS_IO_BYTES: Final = 2
+HAS_SIGNAL_TASK: Final = 4
 
 #: enum counter, in its order.
 COUNTERS: Final = (

@@ -17,7 +17,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["KernelTypes", "LoadError", "Loaded", "Refused", "libbpf", "load", "version"]
+__all__ = [
+    "KernelTypes",
+    "LoadError",
+    "Loaded",
+    "Refused",
+    "Skeleton",
+    "generate",
+    "libbpf",
+    "load",
+    "version",
+]
 
 _SONAME: Final = "libbpf.so.1"
 _LEVEL_WARN: Final = 0
@@ -65,6 +75,7 @@ def libbpf() -> ctypes.CDLL | None:
         "btf__free": (None, (pointer,)),
         "bpf_object__open_mem": (pointer, (text, ctypes.c_size_t, pointer)),
         "bpf_object__load": (number, (pointer,)),
+        "bpf_object__gen_loader": (number, (pointer, pointer)),
         "bpf_object__close": (None, (pointer,)),
         "bpf_object__next_program": (pointer, (pointer, pointer)),
         "bpf_object__next_map": (pointer, (pointer, pointer)),
@@ -111,6 +122,35 @@ class KernelTypes:
         self._library.btf__free(self._btf)
 
 
+class _LoaderOptions(ctypes.Structure):
+    """struct gen_loader_opts."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("code", ctypes.c_void_p),
+        ("data_size", ctypes.c_uint32),
+        ("code_size", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """A BPF program that loads the others by itself, so that no libbpf is needed then.
+
+    Attributes:
+        programs: those that it loads, in the order in which it hands them out.
+        maps: likewise.
+        data: what it works on.
+        code: its instructions.
+    """
+
+    programs: tuple[str, ...]
+    maps: tuple[str, ...]
+    data: bytes
+    code: bytes
+
+
 def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
     """Load those programs of an object file that are wanted, and all its maps.
 
@@ -118,27 +158,58 @@ def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
         Refused: some of the programs were refused, and so none is loaded.
         LoadError: it failed as a whole.
     """
+    with _opened(library, code, wanted) as (opened, programs, maps, said):
+        error = library.bpf_object__load(opened)
+        if error:
+            raise _failure(said, -error)
+        return Loaded(
+            programs={name: os.dup(library.bpf_program__fd(at)) for name, at in programs.items()},
+            maps={name: os.dup(library.bpf_map__fd(at)) for name, at in maps.items()},
+        )
+
+
+def generate(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Skeleton:
+    """Make a skeleton of those programs of an object file that are wanted; loads nothing.
+
+    Raises:
+        LoadError: it failed.
+    """
+    with _opened(library, code, wanted) as (opened, programs, maps, said):
+        options = _LoaderOptions(size=ctypes.sizeof(_LoaderOptions))
+        error = library.bpf_object__gen_loader(opened, ctypes.byref(options))
+        error = error or library.bpf_object__load(opened)
+        if error:
+            raise LoadError(_last(said) or os.strerror(-error))
+        return Skeleton(
+            programs=tuple(programs),
+            maps=tuple(maps),
+            data=ctypes.string_at(options.data, options.data_size),
+            code=ctypes.string_at(options.code, options.code_size),
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    library: ctypes.CDLL, code: bytes, wanted: Collection[str]
+) -> Iterator[tuple[int, dict[str, int], dict[str, int], list[str]]]:
+    """Open an object; give it, its wanted programs and its maps by name, and what libbpf says."""
     with _messages(library) as said:
         opened = library.bpf_object__open_mem(code, len(code), None)
         if not opened:
             raise LoadError(_last(said) or os.strerror(ctypes.get_errno()))
         try:
-            programs = {
-                name: each
-                for each in _each(library.bpf_object__next_program, opened)
-                if (name := library.bpf_program__name(each).decode()) in wanted
-                or library.bpf_program__set_autoload(each, False)
+            programs = {}
+            for at in _each(library.bpf_object__next_program, opened):
+                name = library.bpf_program__name(at).decode()
+                if name in wanted:
+                    programs[name] = at
+                else:
+                    library.bpf_program__set_autoload(at, False)
+            maps = {
+                library.bpf_map__name(at).decode(): at
+                for at in _each(library.bpf_object__next_map, opened)
             }
-            error = library.bpf_object__load(opened)
-            if error:
-                raise _failure(said, -error)
-            return Loaded(
-                programs={name: os.dup(library.bpf_program__fd(p)) for name, p in programs.items()},
-                maps={
-                    library.bpf_map__name(each).decode(): os.dup(library.bpf_map__fd(each))
-                    for each in _each(library.bpf_object__next_map, opened)
-                },
-            )
+            yield opened, programs, maps, said
         finally:
             library.bpf_object__close(opened)
 

@@ -2,7 +2,8 @@
 
 First the kernel's own type information tells what is there at all. Then all that is wanted is
 loaded together; whatever the kernel refuses is left out, by its name and with its reason, and the
-rest is tried again. Nothing asks for a version.
+rest is tried again. Nothing asks for a version. Where libbpf is missing, `skeleton` loads those
+that run everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from agentcgroup.bpf import libbpf
+from agentcgroup.bpf import libbpf, skeleton
 from agentcgroup.bpf.programs import PROGRAMS, Detail
 from agentcgroup.errors import BpfUnavailable
 
@@ -27,6 +28,7 @@ _BTF: Final = "/sys/kernel/btf/vmlinux"
 
 #: What asks less than everything: bits of linux/capability.h.
 _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_INSTALL_LIBBPF: Final = "package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch"
 _GIVE_RIGHTS: Final = "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
 
 
@@ -104,14 +106,13 @@ def load(detail: Detail) -> LoadedMonitor:
     Raises:
         BpfUnavailable: without the programs that are always needed there is no monitor.
     """
-    code = _object()
     library = libbpf.libbpf()
-    if library is None:
-        raise BpfUnavailable(
-            "libbpf.so.1 is not installed.",
-            fix="install it: package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch",
-        )
     off = _not_wanted(detail)
+    return _by_skeleton(off) if library is None else _by_libbpf(library, off)
+
+
+def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
+    code = _object()
     off.update(_without_target(library))
     while True:
         wanted = {name for name in PROGRAMS if name not in off}
@@ -129,6 +130,21 @@ def load(detail: Detail) -> LoadedMonitor:
                 raise _unavailable(f"{name}: {reason}")
     off.update({name: f"{PROGRAMS[name].unless} does it" for name in shadowed})
     return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="libbpf")
+
+
+def _by_skeleton(off: dict[str, str]) -> LoadedMonitor:
+    made = skeleton.read()
+    if made is None:
+        raise BpfUnavailable("libbpf.so.1 is not installed.", fix=f"install it: {_INSTALL_LIBBPF}")
+    try:
+        loaded = skeleton.load(made)
+    except libbpf.LoadError as error:
+        raise _unavailable(str(error)) from None
+    for name in off.keys() & loaded.programs.keys():
+        os.close(loaded.programs.pop(name))
+    for name in PROGRAMS.keys() - loaded.programs.keys() - off.keys():
+        off[name] = f"needs libbpf.so.1, which is not installed ({_INSTALL_LIBBPF})"
+    return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="skeleton")
 
 
 def _object() -> bytes:

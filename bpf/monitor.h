@@ -54,10 +54,11 @@ struct call {
 	u64 waits[WAITS];
 };
 
-/* What the kernel at hand keeps of a task; a bit that is not set: those counters are absent. */
+/* What the kernel at hand has; for a bit of a counter that is not set, the counter is absent. */
 enum feature {
 	HAS_RUN_DELAY = 1,
 	HAS_IO_BYTES = 2,
+	HAS_SIGNAL_TASK = 4,
 };
 
 struct settings {

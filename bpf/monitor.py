@@ -7,6 +7,7 @@ them off. Another process can read the counters through a descriptor of theirs, 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -106,6 +107,8 @@ class Monitor:
         counters_fd: the counters, for a `CountersView` in another process.
         threads_fd: what `add_thread` writes, for a process that cannot wait until it is told us.
         features: what this kernel keeps of a task, for the same.
+        stops: whether what is born outside its call's cgroup is stopped; older kernels need a
+            trampoline for it.
         fd: readable when an event waits that somebody should act upon soon.
     """
 
@@ -116,8 +119,8 @@ class Monitor:
         Args:
             detail: "default" costs processes outside the watched calls nothing that can be
                 measured; "full" adds the scheduler, charges, files and packets.
-            stop: stop a process at birth that is born outside its call's cgroup; whoever reads
-                the event has to send it SIGCONT.
+            stop: stop a process at birth that is born outside its call's cgroup, where that can
+                be done (`stops`); whoever reads the event has to send it SIGCONT.
 
         Raises:
             BpfUnavailable: nothing can run here; it says why, and what would help.
@@ -138,8 +141,10 @@ class Monitor:
             self._calls = stack.enter_context(
                 kernel.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)
             )
-            self.features = self._introduce(loaded.programs["introduce"], stop=stop)
+            self.features = self._introduce(loaded.programs["introduce"])
             self._living = self._attach(loaded.programs, stack)
+            self.stops = stop and self._can_stop()
+            self._set_stop(self.stops)
             self._packets = {
                 name: _kept(stack, fd)
                 for name, fd in loaded.programs.items()
@@ -269,17 +274,25 @@ class Monitor:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _introduce(self, program: int, *, stop: bool) -> int:
-        """Write the settings, let the kernel fill in its part, return the features."""
-        fd = self._maps["settings"]
-        with kernel.map_shared(fd, layout.SETTINGS.size, writable=True) as settings:
-            layout.SETTINGS.pack_into(settings, 0, stop, 0, 0, 0)
-            link = kernel.attach_iterator(program)
-            try:
-                kernel.run_iterator(link)
-            finally:
-                os.close(link)
+    def _introduce(self, program: int) -> int:
+        """Let the kernel write what it has into the settings; return the features."""
+        link = kernel.attach_iterator(program)
+        try:
+            kernel.run_iterator(link)
+        finally:
+            os.close(link)
+        with self._settings() as settings:
             return int(layout.SETTINGS.unpack_from(settings)[1])
+
+    def _can_stop(self) -> bool:
+        return bool(self.features & layout.HAS_SIGNAL_TASK) or self.programs["stop_newborn"] is None
+
+    def _set_stop(self, stop: bool) -> None:
+        with self._settings() as settings:
+            layout.SETTINGS.pack_into(settings, 0, stop, *layout.SETTINGS.unpack(settings)[1:])
+
+    def _settings(self) -> mmap.mmap:
+        return kernel.map_shared(self._maps["settings"], layout.SETTINGS.size, writable=True)
 
     def _attach(self, programs: Mapping[str, int], stack: contextlib.ExitStack) -> int:
         """Attach what attaches by itself; return the link of the iterator."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-__all__ = ["PROGRAMS", "Detail", "Program", "absent_counters"]
+__all__ = ["EVERYWHERE", "PROGRAMS", "Detail", "Program", "absent_counters"]
 
 Detail = Literal["default", "full"]
 _Hook = Literal["tp_btf", "iter", "fentry", "fexit", "cgroup_skb"]
@@ -113,6 +113,14 @@ PROGRAMS: Final[Mapping[str, Program]] = MappingProxyType(
             hook="tp_btf", target="sched_switch", fills=("run_queue_waits",), full=True
         ),
     }
+)
+
+
+#: Those that every kernel from 6.1 on loads, whatever it refuses.
+EVERYWHERE: Final = frozenset(
+    name
+    for name, program in PROGRAMS.items()
+    if not program.is_trampoline and name != "on_oom_mark"  # its argument was a pid before 6.9
 )
 
 

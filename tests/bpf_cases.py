@@ -23,6 +23,8 @@ from agentcgroup.cgroup import Cgroup
 
 Case = Callable[[Monitor, Cgroup], None]
 CASES: list[Case] = []
+#: Those in which what is born outside is stopped.
+STOPPING: list[Case] = []
 
 #: Uses about a quarter of a second of CPU and some memory, whatever the machine.
 WORK = """
@@ -35,6 +37,11 @@ while time.process_time() < end: sum(range(1000))
 
 def case(function: Case) -> Case:
     CASES.append(function)
+    return function
+
+
+def stopping_case(function: Case) -> Case:
+    STOPPING.append(function)
     return function
 
 
@@ -371,67 +378,66 @@ def a_member_that_moves_to_another_call_is_told(monitor: Monitor, box: Cgroup) -
     assert near(number(counters(monitor, other).cpu_ns), cpu_stat(theirs), 0.02)
 
 
-def forked_by_a_thread(monitor: Monitor, slot: int, start: Callable[[], int]) -> int:
-    """Start a process in a thread of ours that works for a call, as an inline tool does."""
-    pids: list[int] = []
+@contextlib.contextmanager
+def escaping(monitor: Monitor, slot: int) -> Iterator[Event]:
+    """Start a process behind our back, in a thread of ours that works for a call.
+
+    By libc, as a C extension does; the thread waits until its child executes something.
+    """
+    child = ctypes.c_int()
 
     def body() -> None:
         tid = threading.get_native_id()
         monitor.add_thread(slot, tid)
-        try:
-            pids.append(start())
-        finally:
-            monitor.remove_thread(tid)
+        words = [b"/bin/sh", b"-c", b"sh -c 'exit 5'; exit $?", None]
+        argv = (ctypes.c_char_p * len(words))(*words)
+        environment = (ctypes.c_char_p * 1)(None)
+        libc = ctypes.CDLL(None)
+        assert libc.posix_spawn(ctypes.byref(child), words[0], None, None, argv, environment) == 0
+        monitor.remove_thread(tid)
 
     thread = threading.Thread(target=body)
     thread.start()
-    thread.join()
-    return pids[0]
+    event = next_escape(monitor)
+    with ending(event.pid):
+        assert (event.slot, event.ppid) == (slot, os.getpid())
+        yield event
+        thread.join()
+        assert child.value == event.pid
+        assert done(child.value) == 5
 
 
-def fork_and_exit() -> int:
-    """Fork by libc, so that no code of ours has a hand in it; the child forks once, too."""
-    fork = ctypes.PyDLL(None).fork
-    pid = int(fork())
-    if pid == 0:
-        grandchild = os.fork()
-        os._exit(5 if not grandchild else os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
-    return pid
+def next_escape(monitor: Monitor) -> Event:
+    """Wait for one, and for it to be stopped."""
+    event = events_until(monitor, lambda event: event.kind == "escape")[-1]
+    assert event.stopped
+    stopped(event.pid)
+    return event
 
 
-@case
+@stopping_case
 def a_child_born_outside_waits_to_be_brought_home(monitor: Monitor, box: Cgroup) -> None:
     """With its first child, which is born at home then, it has done nothing outside."""
     slot = monitor.add(inode(box))
     for _ in range(20):
-        pid = forked_by_a_thread(monitor, slot, fork_and_exit)
-        with ending(pid):
-            event = events_until(monitor, lambda event: event.kind == "escape")[-1]
-            assert (event.pid, event.ppid, event.slot) == (pid, os.getpid(), slot)
-            assert event.stopped
-            stopped(pid)
-            box.join(pid)
-            os.kill(pid, signal.SIGCONT)
-            assert done(pid) == 5
+        with escaping(monitor, slot) as event:
+            box.join(event.pid)
+            os.kill(event.pid, signal.SIGCONT)
     found = settled(monitor, slot)
     assert (found.escapes, found.processes_started, found.exits) == (20, 40, 40)
-    kinds = [event.kind for event in monitor.poll()]
-    assert "escape" not in kinds
+    assert found.programs_executed == 40
+    assert "escape" not in [event.kind for event in monitor.poll()]
 
 
-@case
+@stopping_case
 def a_grandchild_born_outside_is_found_as_well(monitor: Monitor, box: Cgroup) -> None:
     """Somebody lets the child go on without bringing it home."""
     slot = monitor.add(inode(box))
-    with ending(forked_by_a_thread(monitor, slot, fork_and_exit)) as pid:
-        events_until(monitor, lambda event: event.kind == "escape")
-        stopped(pid)
-        os.kill(pid, signal.SIGCONT)
-        event = events_until(monitor, lambda event: event.kind == "escape")[-1]
-        assert (event.ppid, event.slot, event.stopped) == (pid, slot, True)
-        stopped(event.pid)
-        os.kill(event.pid, signal.SIGCONT)
-        assert done(pid) == 5
+    with escaping(monitor, slot) as child:
+        os.kill(child.pid, signal.SIGCONT)
+        grandchild = next_escape(monitor)
+        assert (grandchild.ppid, grandchild.slot) == (child.pid, slot)
+        os.kill(grandchild.pid, signal.SIGCONT)
     assert counters(monitor, slot).escapes == 2
 
 
@@ -440,7 +446,7 @@ def a_thread_that_works_for_no_call_forks_as_it_likes(monitor: Monitor, box: Cgr
     slot = monitor.add(inode(box))
     monitor.add_thread(slot, threading.get_native_id())
     monitor.remove_thread(threading.get_native_id())
-    assert done(fork_and_exit()) == 5
+    subprocess.run(["/bin/true"], check=True)
     assert monitor.poll() == []
     assert counters(monitor, slot).processes_started == 0
 
@@ -450,5 +456,36 @@ def a_call_that_is_over_has_no_threads(monitor: Monitor, box: Cgroup) -> None:
     slot = monitor.add(inode(box))
     monitor.add_thread(slot, threading.get_native_id())
     monitor.remove(slot)
-    assert done(fork_and_exit()) == 5
+    subprocess.run(["/bin/true"], check=True)
     assert monitor.poll() == []
+
+
+# ---- in full detail, with watch_network() --------------------------------------------------
+
+
+def packets_case(monitor: Monitor, box: Cgroup) -> None:
+    """Packets are counted by who owns the socket."""
+    sender, receiver = box.child("sender"), box.child("receiver")
+    slots = [monitor.add(inode(cgroup)) for cgroup in (sender, receiver)]
+    receive = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 7777))
+print(flush=True)
+for _ in range(100): s.recv(4096)
+"""
+    send = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(100): s.sendto(bytes(1000), ("127.0.0.1", 7777)); time.sleep(0.01)
+"""
+    pid = python(receiver, receive)
+    events_until(monitor, lambda event: event.kind == "exec" and event.pid == pid)
+    ports = Path("/proc/net/udp")
+    while ":1E61 " not in ports.read_text():
+        assert Path(f"/proc/{pid}").exists()
+    assert done(python(sender, send)) == 0
+    assert done(pid) == 0
+    sent, received = (counters(monitor, slot) for slot in slots)
+    size = 100 * (1000 + 8 + 20)
+    assert (sent.net_tx_bytes, sent.net_rx_bytes) == (size, 0)
+    assert (received.net_tx_bytes, received.net_rx_bytes) == (0, size)

@@ -16,6 +16,7 @@ from agentcgroup.bpf import Monitor, facts
 from agentcgroup.cgroup import Cgroup
 from tests.bpf_cases import (
     CASES,
+    STOPPING,
     Case,
     counters,
     done,
@@ -23,6 +24,7 @@ from tests.bpf_cases import (
     inode,
     near,
     number,
+    packets_case,
     python,
     settled,
 )
@@ -61,7 +63,7 @@ def test_every_counter_is_there(monitor: Monitor, box: Cgroup) -> None:
     assert None not in dataclasses.astuple(found)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", CASES + STOPPING, ids=lambda case: case.__name__)
 def test_on_this_kernel(case: Case, monitor: Monitor, box: Cgroup) -> None:
     case(monitor, box)
 
@@ -214,30 +216,7 @@ os._exit(0)
 
 
 def test_packets_are_counted_by_who_owns_the_socket(monitor: Monitor, box: Cgroup) -> None:
-    sender, receiver = box.child("sender"), box.child("receiver")
-    slots = [monitor.add(inode(cgroup)) for cgroup in (sender, receiver)]
-    receive = """
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 7777))
-print(flush=True)
-for _ in range(100): s.recv(4096)
-"""
-    send = """
-import socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for _ in range(100): s.sendto(bytes(1000), ("127.0.0.1", 7777)); time.sleep(0.01)
-"""
-    pid = python(receiver, receive)
-    events_until(monitor, lambda event: event.kind == "exec" and event.pid == pid)
-    ports = Path("/proc/net/udp")
-    while ":1E61 " not in ports.read_text():
-        assert Path(f"/proc/{pid}").exists()
-    assert done(python(sender, send)) == 0
-    assert done(pid) == 0
-    sent, received = (counters(monitor, slot) for slot in slots)
-    size = 100 * (1000 + 8 + 20)
-    assert (sent.net_tx_bytes, sent.net_rx_bytes) == (size, 0)
-    assert (received.net_tx_bytes, received.net_rx_bytes) == (0, size)
+    packets_case(monitor, box)
 
 
 def test_waits_for_a_cpu_are_sorted_by_their_length(monitor: Monitor, box: Cgroup) -> None:

@@ -1,0 +1,164 @@
+"""The benchmark's command line: ``python -m benchmarks.monitor --help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from agentcgroup import _native, cgroup
+from agentcgroup.cgroup import Cgroup
+from benchmarks.overhead import machine
+
+VARIANTS = ("off", "default", "full")
+#: The most that each may cost in the default detail: a ratio, a ratio, seconds.
+GOALS = {"processes of a call": 1.02, "ping-pong of others": 1.01, "begin and end of a call": 10e-6}
+
+
+def main() -> None:
+    """Measure and print; save where asked to."""
+    options = _parser().parse_args()
+    where = machine.facts()
+    with _holder() as tell, _box() as box:
+        inode = os.stat(box.path).st_ino
+        works: dict[str, Callable[[], float]] = {
+            "processes of a call": lambda: _processes(box, options.processes),
+            "ping-pong of others": lambda: _ping_pong(options.trips),
+        }
+        measured: dict[str, dict[str, list[float]]] = {
+            name: {variant: [] for variant in VARIANTS} for name in works
+        }
+        for at in range(options.rounds):
+            for variant in VARIANTS[at % 3 :] + VARIANTS[: at % 3]:
+                tell(*(["off"] if variant == "off" else ["open", variant, inode]))
+                for name, work in works.items():
+                    measured[name][variant].append(work())
+        tell("open", "default", inode)
+        ends = statistics.median(tell("ends", 1000) for _ in range(options.rounds))
+    result = {
+        "machine": where,
+        "rounds": options.rounds,
+        "cells": {name: _compared(times) for name, times in measured.items()},
+        "begin_and_end_us": round(ends * 1e6, 2),
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(_table(result))
+
+
+def _processes(box: Cgroup, times: int) -> float:
+    """Return what it takes to start /bin/true in the call's cgroup and to wait for its end."""
+    true = b"/bin/true"
+    began = time.perf_counter()
+    for _ in range(times):
+        pid = _native.posix_spawn(box.fd, true, [true], [true], [], [], 0, 0, 0, 0, 0, 0)
+        os.waitpid(pid, 0)
+    return (time.perf_counter() - began) / times
+
+
+def _ping_pong(trips: int) -> float:
+    """Return what a round trip of one byte takes between two processes on one CPU."""
+    there, back = os.pipe(), os.pipe()
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(cpus)])
+    try:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                for _ in range(trips):
+                    os.write(back[1], os.read(there[0], 1))
+            os._exit(0)
+        began = time.perf_counter()
+        for _ in range(trips):
+            os.write(there[1], b"x")
+            os.read(back[0], 1)
+        took = time.perf_counter() - began
+        os.waitpid(pid, 0)
+        return took / trips
+    finally:
+        os.sched_setaffinity(0, cpus)
+        for fd in (*there, *back):
+            os.close(fd)
+
+
+def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Return each variant's median in microseconds, and that of its ratios within a round."""
+    return {
+        variant: {
+            "us": round(statistics.median(found) * 1e6, 3),
+            "ratio": round(
+                statistics.median(one / off for one, off in zip(found, times["off"], strict=True)),
+                4,
+            ),
+        }
+        for variant, found in times.items()
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = ["| work | off | default | full | goal |", "| --- | --: | --: | --: | --: |"]
+    for name, cell in result["cells"].items():
+        figures = [f"{cell[v]['us']:.2f} us, {cell[v]['ratio']:.3f}x" for v in VARIANTS]
+        lines.append(f"| {name} | {' | '.join(figures)} | {GOALS[name]:.2f}x |")
+    name = "begin and end of a call"
+    lines.append(f"| {name} | | {result['begin_and_end_us']} us | | {GOALS[name] * 1e6:.0f} us |")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _holder() -> Iterator[Callable[..., Any]]:
+    """Start the process that holds the monitor, and give what talks to it."""
+    command = [sys.executable, "-m", "benchmarks.monitor.holder"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def tell(*words: Any) -> Any:
+            print(json.dumps(words), file=questions, flush=True)
+            line = answers.readline()
+            if not line:
+                sys.exit("the monitor's process has ended; what it says is above")
+            return json.loads(line)
+
+        yield tell
+        questions.close()
+
+
+@contextlib.contextmanager
+def _box() -> Iterator[Cgroup]:
+    """Give a cgroup for the call's processes."""
+    place = cgroup.find()
+    if place.base is None:
+        sys.exit("there is no cgroup to work in; `agentcgroup doctor` says why")
+    with contextlib.closing(Cgroup.open(place.base)) as base:
+        box = base.child(f"agentcgroup-bench-{os.getpid()}")
+    try:
+        yield box
+    finally:
+        box.remove()
+        box.close()
+        cgroup.teardown(place)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21, help="turns of each variant (21)")
+    parser.add_argument("--processes", type=int, default=200, help="started in each turn (200)")
+    parser.add_argument("--trips", type=int, default=20000, help="of the ping-pong (20000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Loading without libbpf: a BPF program that was made at build time loads the others.
+
+libbpf can write down all that it would do to load an object, as a program of type "syscall" and
+the data that it works on; the kernel fits the programs to its own types by itself then. What is
+left to do here is to load that one program, to run it, and to take what it hands out.
+
+It is all or nothing, so it has only programs that every kernel lets through: no trampolines.
+
+Source: libbpf's skel_internal.h and bpf_gen_internal.h, from version 1.0 on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import struct
+from typing import Final
+
+from agentcgroup.bpf import kernel
+from agentcgroup.bpf.libbpf import Loaded, LoadError, Skeleton
+
+__all__ = ["FILE", "load", "read"]
+
+FILE: Final = os.path.join(os.path.dirname(__file__), "monitor.skel")
+
+_MAP_CREATE: Final = 0
+_PROG_LOAD: Final = 5
+_PROG_RUN: Final = 10
+_ARRAY: Final = 2
+_SYSCALL: Final = 31
+_SLEEPABLE: Final = 1 << 4
+_LICENSE: Final = b"Dual BSD/GPL\0"
+
+#: struct bpf_loader_ctx; then a struct bpf_map_desc for each map, an int for each program.
+_CONTEXT: Final = struct.Struct("=IIIIQ")
+_MAP: Final = struct.Struct("=iIQ")
+_PROGRAM: Final = struct.Struct("=i")
+
+
+def read() -> Skeleton | None:
+    """Return the skeleton that was made at build time, None if none was."""
+    try:
+        with open(FILE, "rb") as file:
+            head = json.loads(file.readline())
+            data = file.read(head["data_size"])
+            return Skeleton(
+                programs=tuple(head["programs"]),
+                maps=tuple(head["maps"]),
+                data=data,
+                code=file.read(),
+            )
+    except FileNotFoundError:
+        return None
+
+
+def load(skeleton: Skeleton) -> Loaded:
+    """Load all that a skeleton has.
+
+    Raises:
+        LoadError: the kernel refused.
+    """
+    try:
+        data = _map_of(skeleton.data)
+        try:
+            loader = _program_of(skeleton.code, data)
+        finally:
+            os.close(data)
+        try:
+            return _run(loader, skeleton)
+        finally:
+            os.close(loader)
+    except OSError as error:
+        raise LoadError(error.strerror or str(error)) from None
+
+
+def _map_of(data: bytes) -> int:
+    """Return a map whose only element is `data`."""
+    fd = kernel.bpf(_MAP_CREATE, struct.pack("=IIIII", _ARRAY, 4, len(data), 1, 0))
+    key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(data, len(data))
+    kernel.set_element(fd, key, value)
+    return fd
+
+
+def _program_of(code: bytes, data: int) -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    license_ = ctypes.create_string_buffer(_LICENSE, len(_LICENSE))
+    maps = ctypes.create_string_buffer(struct.pack("=i", data), 4)
+    start, terms, uses = map(ctypes.addressof, (instructions, license_, maps))
+    head = struct.pack("=IIQQIIQII", _SYSCALL, len(code) // 8, start, terms, 0, 0, 0, 0, _SLEEPABLE)
+    return kernel.bpf(_PROG_LOAD, head.ljust(120, b"\0") + struct.pack("=Q", uses))
+
+
+def _run(loader: int, skeleton: Skeleton) -> Loaded:
+    """Run the loader; it writes file descriptors into its context."""
+    maps, programs = len(skeleton.maps), len(skeleton.programs)
+    size = _CONTEXT.size + maps * _MAP.size + programs * _PROGRAM.size
+    context = ctypes.create_string_buffer(_CONTEXT.pack(size, 0, 0, 0, 0), size)
+    result = kernel.run(loader, context)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    found = memoryview(context)
+    first = _CONTEXT.size + maps * _MAP.size
+    map_fds = [fd for fd, *_ in _MAP.iter_unpack(found[_CONTEXT.size : first])]
+    program_fds = [fd for (fd,) in _PROGRAM.iter_unpack(found[first:])]
+    return Loaded(
+        programs=dict(zip(skeleton.programs, program_fds, strict=True)),
+        maps=dict(zip(skeleton.maps, map_fds, strict=True)),
+    )
