@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from agentcgroup.bpf import BpfUnavailable, Counters, Event, kernel, layout
 from agentcgroup.bpf import Monitor as Programs
+from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.monitor.source import Raw, Unavailable
 
 __all__ = ["Bpf", "SlotSwitches"]
@@ -59,6 +60,7 @@ class Bpf:
         except BpfUnavailable as error:
             raise Unavailable(error.reason, error.fix) from error
         self.fd = self._programs.fd
+        self.missing: Mapping[str, str] = _missing(self._programs.programs, detail)
         self._slots: dict[int, int] = {}  # by cgroup
         self._cgroups: dict[int, int] = {}  # by slot
         self._seats = {self._programs.add(_NOWHERE + seat): seat for seat in range(_SEATS)}
@@ -165,6 +167,19 @@ class SlotSwitches:
         """Close the descriptor; the memory lives on while there are seats."""
         threads, self._threads = self._threads, -1
         os.close(threads)
+
+
+def _missing(programs: Mapping[str, str | None], detail: str) -> dict[str, str]:
+    """Return the counters that nothing fills although they were asked for, and why."""
+    absent = absent_counters([name for name, why in programs.items() if why is None])
+    return {
+        counter: why
+        for name, why in programs.items()
+        if why is not None and (detail == "full" or not PROGRAMS[name].full)
+        for counter in PROGRAMS[name].fills
+        # Packets are counted once there is a cgroup to count them at.
+        if counter in absent and PROGRAMS[name].hook != "cgroup_skb"
+    }
 
 
 def _text(name: str) -> str:

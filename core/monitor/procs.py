@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from agentcgroup.monitor.source import Raw, Unavailable
@@ -51,6 +52,7 @@ class Connector:
 
     name = "procs"
     sweeps = True
+    missing: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         """Subscribe.

@@ -65,11 +65,13 @@ class Source(Protocol):
         name: as in the configuration.
         fd: readable when there are events that somebody should act upon.
         sweeps: it does not tell "moved", somebody has to look.
+        missing: counters that it should have and has not here, and why.
     """
 
     name: str
     fd: int
     sweeps: bool
+    missing: Mapping[str, str]
 
     def read(self) -> Sequence[Raw]:
         """Return what has happened since the last time, in order; never waits."""
