@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Unshippable,
         WorkerDied,
     )
+    from agentcgroup.monitor.events import Event
     from agentcgroup.records import CallRecord
     from agentcgroup.session import Session
 
@@ -33,6 +34,7 @@ __all__ = [
     "CallRecord",
     "CgroupUnavailable",
     "ConfigError",
+    "Event",
     "LimitExceeded",
     "Session",
     "Unshippable",
@@ -60,6 +62,7 @@ _HOMES = {
         "Unshippable",
         "WorkerDied",
     ),
+    "agentcgroup.monitor.events": ("Event",),
     "agentcgroup.records": ("CallRecord",),
     "agentcgroup.session": ("Session",),
 }

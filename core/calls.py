@@ -13,11 +13,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup import feedback
-from agentcgroup.cgroup import Usage
+from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded, Unshippable
 from agentcgroup.estimates import Used
+from agentcgroup.monitor.board import Sitting
+from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
@@ -55,6 +57,7 @@ class Call:
 
     __slots__ = (
         "_record",
+        "_seen",
         "agent",
         "died",
         "enclosure",
@@ -69,6 +72,7 @@ class Call:
         "reason",
         "refused",
         "session",
+        "sitting",
         "started",
         "stopped",
         "tool",
@@ -110,6 +114,8 @@ class Call:
         self.unshippable: Unshippable | None = None
         self.refused = False
         self._record: CallRecord | None = None
+        self._seen: Seen | None = None
+        self.sitting: Sitting | None = None  # where the monitor sees it
 
     @property
     def id(self) -> str:
@@ -135,6 +141,14 @@ class Call:
             CgroupUnavailable: there is none to be had.
         """
         return self._enclosed().worker()
+
+    def adopt(self, pid: int) -> Cgroup | None:
+        """Bring a process of the call, born outside, into its cgroup; None when it is over."""
+        if self.ended is not None or self.stopped is not None:
+            return None
+        enclosure = self._enclosed()
+        enclosure.adopt(pid)
+        return enclosure.cgroup
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -192,6 +206,8 @@ class Call:
 
     def finish(self, error: BaseException | None = None, *, cancelled: bool = False) -> bool:
         """End the call; True when there is something to tell the model, then `record` has it."""
+        if self.sitting is not None:
+            self.session.monitor.leave(self, self.sitting)
         self.ended = time.monotonic()
         self.key = None
         if self.enclosure is None and self.stopped is None and not cancelled:
@@ -205,7 +221,7 @@ class Call:
         if self.enclosure is None:
             self.session.settled(self)
         elif told:
-            self._settle()
+            self._settle(HURRY)
             self.session.janitor.put(self.enclosure.remove)
         else:
             self.session.janitor.put(self._settle_and_remove, self.ended - self.started)
@@ -261,15 +277,22 @@ class Call:
             self._record = self._make_record(self.outcome)
         return self._record
 
-    def _settle(self) -> None:
-        """Read what the call used, while its cgroup is there, and hand out the record."""
+    def _settle(self, patience: float) -> None:
+        """Read what the call used, while its cgroup is there, and hand out the record.
+
+        Waits up to `patience` seconds for the monitor to have caught up.
+        """
         self._disarm()
+        enclosure = self.enclosure
+        if enclosure is not None and enclosure.cgroup is not None:
+            monitor = self.session.monitor
+            self._seen = monitor.seen(enclosure.cgroup, tuple(enclosure.started), patience)
         _ = self.record
         self.session.settled(self)
 
     def _settle_and_remove(self) -> None:
         try:
-            self._settle()
+            self._settle(PATIENCE)
         finally:
             if self.enclosure is not None:
                 self.enclosure.remove()
@@ -297,6 +320,7 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
+            **({} if self._seen is None else self._seen.figures()),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if used is None else used.thread_cpu_s,

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,8 @@ logger = logging.getLogger("agentcgroup")
 _KILL_WAIT: Final = 2.0
 #: Seconds a spawn begun by another thread of the call may take until its cgroup is removed.
 _SPAWN_WAIT: Final = 30.0
+#: Children of a call of which the monitor is told that they were its own, the last ones.
+_STARTED: Final = 1024
 
 
 class Enclosure:
@@ -50,6 +53,7 @@ class Enclosure:
         "_spawning",
         "cgroup",
         "path",
+        "started",
     )
 
     def __init__(self, call: Call) -> None:
@@ -58,6 +62,7 @@ class Enclosure:
         self._spawning = 0
         self._fresh = True  # nothing was started yet
         self._home: Branch | None = None  # the agent's branch that the cgroup came from
+        self.started: deque[int] = deque(maxlen=_STARTED)  # pids of its children, for the monitor
         self.cgroup: Cgroup | None = None
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
         self._branch: Branch | None = None
@@ -90,8 +95,10 @@ class Enclosure:
         with self._lock:
             self._spawning -= 1
             first, self._fresh = self._fresh, False
-        if pid is not None and isinstance(self._leaf, ProcessTree):
-            self._leaf.add(pid)
+        if pid is not None:
+            self.started.append(pid)
+            if isinstance(self._leaf, ProcessTree):
+                self._leaf.add(pid)
         if first and self._home is not None and self._call.session.janitor.busy():
             # Calls come one upon the other: the janitor has no time to see to the next one.
             self._prepare(self._home)
@@ -144,6 +151,21 @@ class Enclosure:
         ):
             self._prepare(self._home)
 
+    def adopt(self, pid: int) -> None:
+        """Bring in a process of the call that was born outside.
+
+        Raises:
+            LimitExceeded: the call is over.
+            OSError: it cannot be moved.
+        """
+        self.begin_spawn(None)
+        try:
+            if isinstance(self._leaf, Cgroup):
+                with contextlib.suppress(ProcessLookupError):
+                    self._leaf.join(pid)
+        finally:
+            self.end_spawn(pid)
+
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
         with self._lock:
@@ -182,6 +204,7 @@ class Enclosure:
                 self._home = above = session.agent_branch(above, call.framework, call.agent)
             self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
             self.path = self.cgroup.path
+            session.monitor.enclosed(call, self.cgroup, call.sitting)
 
     # -- deaths ---------------------------------------------------------------------------------
 
@@ -283,6 +306,8 @@ class Enclosure:
     def _keep(self) -> bool:
         if self._home is None or not isinstance(self._leaf, Cgroup):
             return False
+        if self.cgroup is not None:
+            self._call.session.monitor.release(self.cgroup)
         _move(self._leaf, self._home.background())
         return True
 

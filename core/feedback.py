@@ -58,6 +58,11 @@ def sentence(record: CallRecord) -> str | None:
             f"after {took}. Start fewer at once: lower its parallelism (such as -j or workers) "
             "and do not start processes in an endless loop."
         )
+    if record.reason == "escape":
+        return (
+            f"Tool {tool} was stopped after {took}: one of its processes moved itself out of the "
+            "cgroup that it is contained in. The same call will end the same way: do it without."
+        )
     if record.reason == "leftovers":
         return (
             f"Note: processes that tool {tool} left running in the background were ended with "

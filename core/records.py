@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TextIO
 
-__all__ = ["CallRecord", "Isolated", "JsonLines", "Outcome"]
+__all__ = ["CallRecord", "Isolated", "JsonLines", "Outcome", "Program"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -21,6 +21,26 @@ Outcome = Literal["ok", "error", "oom", "timeout", "killed", "cancelled", "rejec
 #: Where the tool's own code ran: in the agent's process, or in a worker process in the call's
 #: cgroup.
 Isolated = Literal["inline", "process"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    r"""One program that a process of a call executed.
+
+    Attributes:
+        program: its path as the kernel has it; the process's name where that is all there is left;
+            "?" where the process was gone before it could be looked at. Whoever runs it chooses it.
+            Bytes that are no UTF-8 are written as ``\xNN``.
+        pid: of the process.
+        exit_code: with which it ended; None when a signal ended it, when it executed another
+            program, or was still running.
+        signal: by which it was ended, None else.
+    """
+
+    program: str
+    pid: int
+    exit_code: int | None = None
+    signal: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +62,8 @@ class CallRecord:
         outcome: how it ended.
         reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
             ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
-            ``pids_max``, ``cancelled``, ``leftovers`` (processes that outlived the tool were
+            ``pids_max``, ``cancelled``, ``escape`` (a process left its cgroup, see
+            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were
             ended), ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
             with that status), ``unshippable: ...`` (what could not be sent to a worker or back: the
             call was rejected, or ran inline), or None.
@@ -53,6 +74,20 @@ class CallRecord:
         io_write_bytes: bytes written to block devices (io.stat).
         throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
         oom_kills: processes the OOM killer counted, 0 where none and measured.
+        monitor: which source filled what is below, ``libbpf``, ``bcc`` or ``procs``; None when
+            there was none, or it came too late to see all of the call.
+        processes_started: processes, not threads, that began in it (sched_process_fork).
+        programs: what these executed, the first 64 (sched_process_exec, sched_process_exit).
+        programs_left_out: programs beyond those.
+        escapes: processes that were found outside of its cgroup and brought in.
+        run_delay_s: seconds its threads were ready to run and had no CPU (sched_info.run_delay).
+        memory_charged_bytes: memory charged to it in all (try_charge_memcg), given back or not.
+        reclaim_s: seconds its threads spent in freeing memory for their own allocations
+            (mm_vmscan_memcg_reclaim, mm_vmscan_direct_reclaim).
+        memory_high_s: seconds they were held back above memory_high (mem_cgroup_handle_over_high).
+        files_opened: files it opened (security_file_open).
+        net_rx_bytes: bytes of IP packets its sockets received (cgroup_skb).
+        net_tx_bytes: bytes of IP packets its sockets sent (cgroup_skb).
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
         cgroup: path of its cgroup's directory, gone by now; None when it had none.
         thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, those of
@@ -80,6 +115,18 @@ class CallRecord:
     io_write_bytes: int | None = None
     throttled_s: float | None = None
     oom_kills: int | None = None
+    monitor: str | None = None
+    processes_started: int | None = None
+    programs: tuple[Program, ...] | None = None
+    programs_left_out: int | None = None
+    escapes: int | None = None
+    run_delay_s: float | None = None
+    memory_charged_bytes: int | None = None
+    reclaim_s: float | None = None
+    memory_high_s: float | None = None
+    files_opened: int | None = None
+    net_rx_bytes: int | None = None
+    net_tx_bytes: int | None = None
     limits: Mapping[str, Any]
     cgroup: str | None = None
     thread_cpu_s: float | None = None
@@ -88,11 +135,15 @@ class CallRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
-        return {
-            field.name: dict(value) if isinstance(value, Mapping) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [asdict(one) for one in value]
+    return value
 
 
 class JsonLines:

@@ -19,10 +19,22 @@ import contextvars
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["Home", "Started", "agent", "current", "install", "start_thread", "started", "uninstall"]
+__all__ = [
+    "Home",
+    "Started",
+    "agent",
+    "current",
+    "install",
+    "seated",
+    "set_seating",
+    "start_thread",
+    "started",
+    "uninstall",
+]
 
 
 class Home(Protocol):
@@ -65,6 +77,24 @@ agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
 #: Where calls started from here are noted, so that a cancellation reaches those in threads.
 started: ContextVar[Started | None] = ContextVar("agentcgroup_started", default=None)
 
+#: Says for which call this thread works; `set_seating` has the real one where somebody watches.
+_seating: Callable[[Any], AbstractContextManager[None]] = nullcontext
+
+
+def set_seating(seating: Callable[[Any], AbstractContextManager[None]] | None) -> None:
+    """Have `seating(call or None)` entered by each thread that works for a call it did not begin.
+
+    None: nobody wants to know.
+    """
+    global _seating
+    _seating = nullcontext if seating is None else seating
+
+
+def seated(home: Home | None) -> AbstractContextManager[None]:
+    """Return the context in which this thread works for a call, or for none."""
+    return _seating(home)
+
+
 #: What a thread or a work item carries; each of them has None for "nothing".
 _carried: tuple[ContextVar[Any], ...] = (current, agent, started)
 
@@ -103,7 +133,8 @@ def _carrying_start(start: Callable[[threading.Thread], None]) -> Callable[..., 
             give_back()
             for variable, value in values:
                 variable.set(value)
-            run()
+            with seated(current.get()):
+                run()
 
         attributes["run"] = carried_run
         try:
@@ -125,7 +156,8 @@ def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
         def carried_fn(*args: Any, **kwargs: Any) -> Any:
             tokens = [(variable, variable.set(value)) for variable, value in values]
             try:
-                return fn(*args, **kwargs)
+                with seated(current.get()):
+                    return fn(*args, **kwargs)
             finally:
                 for variable, token in tokens:
                     variable.reset(token)

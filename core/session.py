@@ -21,13 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from agentcgroup import scope
+from agentcgroup import scope, spawn
 from agentcgroup.calls import Call
 from agentcgroup.cgroup import Cgroup, Limits, Place, bases, find, reap, run_name, teardown
 from agentcgroup.config import Config
 from agentcgroup.enforcement import Watcher
 from agentcgroup.errors import CgroupUnavailable, ConfigError
 from agentcgroup.janitor import Janitor
+from agentcgroup.monitor.client import Monitor
+from agentcgroup.monitor.events import Event, Stream
 from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.sampling import Sampler
@@ -107,11 +109,11 @@ class Session:
         self.working = asked and sys.platform == "linux"
         self.limiting = config.mode in ("auto", "enforce")
         self.containing = _Containing(config.mode)
-        self.roots = Roots(frozenset(), self._unmet)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
+        self._streams: list[Stream] = []
         self.closed = False
         self._sink = _open_sink(config.records) if config.records else None
         if self._sink is not None:
@@ -131,6 +133,8 @@ class Session:
         self.sampler = Sampler() if sampled else None
         self.janitor = Janitor()
         self._workers: Pool | None = None
+        self.monitor = self._make_monitor()
+        self.roots = self._make_roots(frozenset())
         if self.place.base is not None:
             self.janitor.put(self._reap)
 
@@ -150,6 +154,22 @@ class Session:
         """
         self._callbacks.append(callback)
 
+    def on_event(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with what happens in calls from now on, on a thread of ours.
+
+        The events of all processes of all calls, as the monitor sees them; none where there is no
+        monitor (`agentcgroup doctor` says why). What the callback raises is logged and hurts no
+        call; while it runs no other event comes.
+        """
+        self.monitor.listen(callback)
+
+    def stream(self) -> Stream:
+        """Return the same events to iterate over, for a thread of your own; close it at the end."""
+        stream = Stream(lambda closed: self.monitor.unlisten(closed.put))
+        self._streams.append(stream)
+        self.monitor.listen(stream.put)
+        return stream
+
     def close(self) -> None:
         """End what still runs, hand out the last records and remove the run's cgroups."""
         with self.lock:
@@ -162,6 +182,10 @@ class Session:
         self.janitor.close(_CLOSE_WAIT)
         if self._workers is not None:
             self._workers.close()
+        scope.set_seating(None)
+        self.monitor.close()
+        for stream in self._streams:
+            stream.close()
         run, self._run = self._run, None
         if run is not None:
             try:
@@ -215,6 +239,7 @@ class Session:
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
+        self.monitor.start()
         call = Call(
             self,
             next(self._numbers),
@@ -226,6 +251,7 @@ class Session:
             tool_call_id,
             key,
         )
+        call.sitting = self.monitor.sit(call)
         noted = scope.started.get()
         if noted is not None:
             noted.append(call)
@@ -303,9 +329,38 @@ class Session:
             return None
         with contextlib.closing(Cgroup.open(self.place.base)) as parent:
             cgroup = parent.child(run_name(), exist_ok=True)
-        self.roots = Roots(self.place.controllers, self._unmet, limiting=self.limiting)
+        self.roots = self._make_roots(self.place.controllers)
         self.roots.limit(cgroup, self._resolver.run())
         return Branch(cgroup, self.roots)
+
+    def _make_roots(self, controllers: frozenset[str]) -> Roots:
+        return Roots(controllers, self._unmet, on_made=self.monitor.made, limiting=self.limiting)
+
+    def _make_monitor(self) -> Monitor:
+        asked, base = self.config.monitor, self.place.base
+        monitor = Monitor(
+            "off" if base is None else asked.backend,
+            asked.detail,
+            kills=asked.escape == "kill",
+            run="" if base is None else f"{base}/{run_name()}",
+            joins=spawn.facts().mode != "clone3",
+        )
+        monitor.harbour = self._harbour
+        monitor.on_ready = self._watched
+        return monitor
+
+    def _watched(self) -> None:
+        if not self.closed:
+            scope.set_seating(self.monitor.seated)
+
+    def _harbour(self) -> str | None:
+        """Return the cgroup that takes a call's processes in until the call has one."""
+        try:
+            run = self.branch()
+            return None if run is None else run.background().path
+        except OSError as error:
+            logger.warning("agentcgroup: no cgroup for processes born outside: %s", error)
+            return None
 
     def _reap(self) -> None:
         """Remove what dead runs left behind."""

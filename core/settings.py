@@ -34,6 +34,7 @@ __all__ = [
     "CPU_WEIGHT",
     "DEFAULT_TIMEOUT",
     "ORDERED_PAIRS",
+    "Backend",
     "Background",
     "CallLimits",
     "Config",
@@ -41,6 +42,7 @@ __all__ = [
     "LimitTable",
     "Limiting",
     "Mode",
+    "MonitorTable",
     "OnUnshippable",
     "Priority",
     "Rule",
@@ -55,6 +57,7 @@ Background = Literal["kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
 OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
+Backend = Literal["auto", "libbpf", "bcc", "procs", "off"]
 
 # --- values -----------------------------------------------------------------------------------
 
@@ -538,6 +541,37 @@ class Workers(Table):
         return self
 
 
+class MonitorTable(Table):
+    """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
+
+    # Asked for by nobody, it must take nothing away: what needs no rights that are not there, costs
+    # a call nothing, and puts back what left. bcc compiles for seconds at each start and is not
+    # taken unasked.
+    backend: Backend = Field(
+        default="auto",
+        description=(
+            "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'bcc': the "
+            "same by the distribution's BPF Compiler Collection; 'procs': the kernel's process "
+            "connector (CAP_NET_ADMIN); 'auto': the first of libbpf and procs that works here, "
+            "else the cgroup's files alone; 'off': those alone."
+        ),
+    )
+    detail: Literal["default", "full"] = Field(
+        default="default",
+        description=(
+            "'default': what costs nothing measurable; 'full': BPF programs on the scheduler and "
+            "on memory charging too."
+        ),
+    )
+    escape: Literal["return", "kill"] = Field(
+        default="return",
+        description=(
+            "A process that leaves its call's cgroup is brought back: 'return', or ends the call: "
+            "'kill'. One that was born outside is brought in either way."
+        ),
+    )
+
+
 class Config(Table):
     """A whole configuration; `load` makes one."""
 
@@ -571,6 +605,9 @@ class Config(Table):
         description='Worker processes that stand ready for tools with isolation = "process".',
     )
     limits: LimitTables = Field(default_factory=LimitTables, description="The three levels.")
+    monitor: MonitorTable = Field(
+        default_factory=MonitorTable, description="What looks at calls from within the kernel."
+    )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Limits for some calls or agents; later rules win, key by key."
     )

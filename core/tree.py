@@ -39,15 +39,18 @@ class Roots:
         controllers: frozenset[str],
         on_unmet: Callable[[str, frozenset[str]], None],
         *,
+        on_made: Callable[[Cgroup], None],
         limiting: bool = True,
     ) -> None:
         """Hold `controllers` to switch on; `on_unmet` hears of limits that could not be written.
 
-        With `limiting` off (mode ``observe``), and without controllers, nothing is written.
+        `on_made` hears of each cgroup for a call, before anything is in it. With `limiting` off
+        (mode ``observe``), and without controllers, nothing is written.
         """
         self.controllers = controllers
         self.limiting = limiting and bool(controllers)
         self.on_unmet = on_unmet
+        self.on_made = on_made
 
     def limit(self, cgroup: Cgroup, limits: Limits) -> None:
         """Write `limits`; what this kernel or place does not take is reported, not dropped."""
@@ -128,14 +131,14 @@ class Branch:
         """Return a cgroup for one call: a spare when there is one with these limits."""
         with self._lock:
             spare = self._spares.pop(limits, None)
-        return spare if spare is not None else self.sprout("call", limits)
+        return spare if spare is not None else self._call(limits)
 
     def prepare(self, limits: Limits) -> None:
         """Make a spare ahead of need, if there is none."""
         with self._lock:
             if limits in self._spares:
                 return
-        spare = self.sprout("call", limits)
+        spare = self._call(limits)
         spare.keep_open()
         dropped: Cgroup | None = None
         with self._lock:
@@ -147,6 +150,11 @@ class Branch:
                     _, dropped = self._spares.popitem(last=False)
         if dropped is not None:
             discard(dropped)
+
+    def _call(self, limits: Limits) -> Cgroup:
+        made = self.sprout("call", limits)
+        self._roots.on_made(made)
+        return made
 
     def background(self) -> Cgroup:
         """Return the leaf for processes that outlive their call, made when first needed."""

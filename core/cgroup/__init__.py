@@ -9,6 +9,7 @@ from agentcgroup.cgroup.owner import Reaped, is_run, orphans, reap, run_name
 from agentcgroup.cgroup.place import Place, bases, find, teardown
 from agentcgroup.cgroup.problems import Problem
 from agentcgroup.cgroup.stats import Events, Usage
+from agentcgroup.cgroup.whereabouts import Whereabouts
 
 __all__ = [
     "MAX",
@@ -21,6 +22,7 @@ __all__ = [
     "Quantity",
     "Reaped",
     "Usage",
+    "Whereabouts",
     "bases",
     "find",
     "is_run",

@@ -74,6 +74,11 @@ class Cgroup:
         """O_PATH descriptor of the directory, for clone3(CLONE_INTO_CGROUP) and openat(2)."""
         return self._directory.fd
 
+    @property
+    def id(self) -> int:
+        """The kernel's number for it, as BPF programs see it: the inode of its directory."""
+        return os.fstat(self.fd).st_ino
+
     def close(self) -> None:
         """Close the descriptor; the cgroup itself stays."""
         self._directory.close()

@@ -37,6 +37,12 @@ mode = "auto"
 # Work below this cgroup instead of the one that is found.
 # cgroup_root = "/sys/fs/cgroup/agents"
 
+# What looks at calls from within the kernel, where that is allowed.
+[monitor]
+# backend = "auto"          # libbpf, bcc, procs or off; auto: libbpf, else procs, else neither
+# detail = "default"        # full: BPF programs on the scheduler and on memory charging too
+# escape = "return"         # a process that leaves its call is brought back; kill: ends the call
+
 # The three levels nest: a call lives inside its agent, an agent inside the run.
 [limits.run]              # all agents of the process together
 # memory_max = "75%"

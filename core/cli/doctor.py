@@ -37,12 +37,13 @@ _CONTROLLERS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report; with `enforces` unset nothing depends on it but figures."""
 
     what: str
     state: State
     detail: str
     fix: str | None = None
+    enforces: bool = True
 
 
 def command(
@@ -81,7 +82,7 @@ def command(
 
         raise typer.Exit(0 if tools.report(app, as_json=as_json) else 1)
     findings = list(_findings(config))
-    complete = all(finding.state == "yes" for finding in findings)
+    complete = all(finding.state == "yes" for finding in findings if finding.enforces)
     if as_json:
         report = {"complete": complete, "findings": [asdict(finding) for finding in findings]}
         typer.echo(json.dumps(report, indent=2))
@@ -101,6 +102,7 @@ def _findings(config: str | None) -> Iterator[Finding]:
     yield Finding("kernel", "yes", kernel)
     yield from _place(config)
     yield _spawning()
+    yield from _monitor(config)
     yield from _frameworks()
 
 
@@ -125,6 +127,41 @@ def _spawning() -> Finding:
 
     facts = spawn.facts()
     return Finding("children born in their cgroup", facts.state, facts.detail, facts.fix)
+
+
+# -- the monitor ----------------------------------------------------------------------------------
+
+#: What each source sees of a call.
+_SEEN = {
+    "libbpf": "BPF programs: processes, their ends, escapes, the kernel's counters",
+    "bcc": "BPF programs compiled by BCC: processes, their ends, escapes",
+    "procs": "the process connector: processes, their ends, escapes; no counters of the kernel",
+}
+
+
+def _monitor(config: str | None) -> Iterator[Finding]:
+    """Say by trying which source there is, and what is missing in it and in those before it."""
+    from agentcgroup.config import load
+    from agentcgroup.monitor.choice import choose
+
+    asked = load(config).monitor
+    if asked.backend == "off":
+        yield Finding("monitor", "yes", 'off, as configured: backend = "off"', enforces=False)
+        return
+    source, refused = choose(asked.backend, asked.detail, stop=True)
+    if source is None:
+        detail = "records have the figures of the cgroup's files alone, and nothing is kept in."
+        yield Finding("monitor", "no", detail, enforces=False)
+    else:
+        with contextlib.closing(source):
+            best = source.name == "libbpf" or source.name == asked.backend
+            state: State = "yes" if best and not source.missing else "partly"
+            detail = f"{source.name}: {_SEEN[source.name]}"
+            yield Finding("monitor", state, detail, enforces=False)
+            for counter, why in source.missing.items():
+                yield Finding(f"monitor: {counter}", "no", f"not counted: {why}", enforces=False)
+    for name, reason, fix in refused:
+        yield Finding(f"monitor by {name}", "no", f"{reason.rstrip('.')}.", fix, enforces=False)
 
 
 # -- frameworks ---------------------------------------------------------------------------------

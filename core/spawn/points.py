@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from agentcgroup.scope import seated
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.arguments import read_request
 from agentcgroup.spawn.backend import Backend
@@ -49,8 +50,11 @@ def _fork_exec(backend: Backend, original: Callable[..., int]) -> Point:
     @functools.wraps(original)
     def fork_exec(*args: Any) -> int:
         home = home_of_spawn()
-        if home is None or starts_daemon(sys._getframe(1)):
+        if home is None:
             return original(*args)
+        if starts_daemon(sys._getframe(1)):
+            with seated(None):
+                return original(*args)
 
         def start(fd: int | None) -> int:
             with guarded():

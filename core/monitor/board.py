@@ -1,0 +1,182 @@
+"""Which call each thread of the host is in: a page of shared memory that the helper reads.
+
+A child that C code makes is known by the thread that made it. The helper cannot ask whose call
+that is: a posix_spawn in a C extension may hold the interpreter's lock until the child has executed
+its program, and the child may stand still until the helper has answered. So each thread has a seat,
+some words where a call that begins in it writes its number and, once it has one, its cgroup; the
+helper writes there that it has found a child of that call outside. The helper may look a moment
+late: by the times that stand there too it can tell whether the call there is the right one, and who
+was there before. Sitting down and getting up take about a microsecond each.
+
+Of several async calls at once in one thread the last one to begin has the seat.
+
+Where BPF programs watch, a seat has a switch too, in memory shared with the kernel: while it is on,
+the kernel itself takes what the thread does for a call's (see `bpf`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from typing import Final, Protocol
+
+__all__ = ["Board", "Sitting", "Switches", "View"]
+
+#: Seats; further threads have none, and their calls no net.
+_SEATS: Final = 1024
+#: Words of a seat: thread id; number of the call, id of its cgroup, its beginning; number of the
+#: call before it, its end (both in ns of CLOCK_MONOTONIC); number of a call of which a child was
+#: found outside.
+_WORDS: Final = 8
+_THREAD, _CALL, _CGROUP, _BEGAN, _LAST, _ENDED, _FOUND = range(7)
+SIZE: Final = _SEATS * _WORDS * 8
+
+
+class Switches(Protocol):
+    """What lets the kernel know whether a thread is in a call, by the number of its seat."""
+
+    def lend(self, seat: int, thread: int) -> None:
+        """Make a switch that of a thread."""
+
+    def take_back(self, seat: int, thread: int) -> None:
+        """The thread has ended."""
+
+    def switch(self, seat: int, on: bool) -> None:
+        """Turn it on or off."""
+
+
+class Sitting:
+    """One call in the seat of the thread it began in."""
+
+    __slots__ = ("_seat", "began", "cgroup", "number")
+
+    def __init__(self, seat: _Seat, number: int) -> None:
+        self._seat = seat
+        self.number = number
+        self.cgroup = 0
+        self.began = time.monotonic_ns()
+        seat.sittings.append(self)
+        seat.show(self)
+
+    def enclosed(self, cgroup: int) -> None:
+        """Say which cgroup the call has."""
+        self.cgroup = cgroup
+        if self._seat.sittings[-1:] == [self]:
+            self._seat.show(self)
+
+    def found(self) -> bool:
+        """Say whether the helper has found a child of this call outside."""
+        return self._seat.words[self._seat.at + _FOUND] == self.number
+
+    def leave(self) -> None:
+        """Give the seat back to the call that had it before."""
+        self._seat.leave(self)
+
+
+class _Seat:
+    """One thread's words; free again when the thread has ended."""
+
+    __slots__ = ("_board", "_switches", "_thread", "at", "sittings", "words")
+
+    def __init__(self, board: Board, at: int) -> None:
+        self._board = board
+        self.at = at
+        self.words = board.words
+        self.sittings: list[Sitting] = []
+        self.words[at + _THREAD] = self._thread = threading.get_native_id()
+        self._switches = board.switches
+        if self._switches is not None:
+            self._switches.lend(at // _WORDS, self._thread)
+
+    def show(self, sitting: Sitting) -> None:
+        """Let the helper see a call; never one with the cgroup of another."""
+        words, at = self.words, self.at
+        words[at + _CALL] = 0
+        words[at + _CGROUP] = sitting.cgroup
+        words[at + _BEGAN] = sitting.began
+        words[at + _CALL] = sitting.number
+        if self._switches is not None:
+            self._switches.switch(at // _WORDS, sitting.number != 0)
+
+    def leave(self, sitting: Sitting) -> None:
+        """Take a call away, from wherever among those here."""
+        words, at = self.words, self.at
+        self.sittings.remove(sitting)
+        if sitting.number:
+            words[at + _ENDED] = time.monotonic_ns()
+            words[at + _LAST] = sitting.number
+        if self.sittings:
+            self.show(self.sittings[-1])
+        else:
+            words[at + _CALL] = 0
+            if self._switches is not None:
+                self._switches.switch(at // _WORDS, False)
+
+    def __del__(self) -> None:
+        self.words[self.at + _THREAD] = 0
+        if self._switches is not None:
+            self._switches.take_back(self.at // _WORDS, self._thread)
+        self._board.free.append(self.at)
+
+
+class Board:
+    """The host's side of the page."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("agentcgroup-board", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, SIZE)
+        self.words = memoryview(mmap.mmap(self.fd, SIZE)).cast("Q")
+        self.free = list(range(0, _SEATS * _WORDS, _WORDS))
+        self.free.reverse()  # the first ones, which have switches, first
+        self.switches: Switches | None = None
+        self._local = threading.local()
+
+    def sit(self, number: int) -> Sitting | None:
+        """Have a call take the seat of this thread, 0 for none; None when all are taken."""
+        try:
+            seat: _Seat = self._local.seat
+        except AttributeError:
+            try:
+                seat = self._local.seat = _Seat(self, self.free.pop())
+            except IndexError:
+                return None
+        return Sitting(seat, number)
+
+    def close(self) -> None:
+        """Close the descriptor; the page lives on while there are seats."""
+        os.close(self.fd)
+
+
+class View:
+    """The helper's side of the page."""
+
+    def __init__(self, fd: int) -> None:
+        self._words = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
+
+    def seat(self, thread: int) -> int | None:
+        """Return the number of a thread's seat, None when it has none."""
+        for at in range(0, _SEATS * _WORDS, _WORDS):
+            if self._words[at + _THREAD] == thread:
+                return at // _WORDS
+        return None
+
+    def call(self, seat: int, moment: float) -> tuple[int, int] | None:
+        """Return (number, cgroup or 0) of the call that had a seat, None when none had it.
+
+        Args:
+            seat: its number.
+            moment: when, not long ago, in seconds of CLOCK_MONOTONIC.
+        """
+        words, at = self._words, seat * _WORDS
+        number, cgroup, began = words[at + _CALL], words[at + _CGROUP], words[at + _BEGAN]
+        if number and number == words[at + _CALL] and began <= moment * 1e9:
+            return number, cgroup
+        if words[at + _LAST] and moment * 1e9 <= words[at + _ENDED]:
+            return words[at + _LAST], 0
+        return None
+
+    def mark(self, seat: int, number: int) -> None:
+        """Tell a call that a child of its was found outside."""
+        self._words[seat * _WORDS + _FOUND] = number

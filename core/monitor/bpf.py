@@ -1,0 +1,195 @@
+"""The BPF programs of `agentcgroup.bpf` as a source.
+
+Theory of operation: every call's cgroup has a slot of its own, which is what its events and
+counters go by. The run's cgroup has one too, which the kernel hands down to whatever is made below:
+a call's cgroup that is announced a moment too late has its first process seen under that one, and
+is then told by the id of the cgroup. Its counters lack that process, and are not given.
+
+A thread of the host that is in a call lends its doings to the slot of its seat (`board`): the
+kernel then knows a child that it makes, wherever that is born. The host itself switches such a slot
+on as a call begins in the thread, and off as it ends, in the memory that it shares with the kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from agentcgroup.bpf import BpfUnavailable, Counters, Event, kernel, layout
+from agentcgroup.bpf import Monitor as Programs
+from agentcgroup.bpf.programs import PROGRAMS, absent_counters
+from agentcgroup.monitor.source import Raw, Unavailable
+
+__all__ = ["Bpf", "SlotSwitches"]
+
+#: Threads of the host that can be in calls at once, as far as the kernel knows.
+_SEATS: Final = 512
+#: Cgroups of their slots: ids that no cgroup has (kernfs counts them from 1).
+_NOWHERE: Final = 1 << 63
+#: Words of one call's counters; the first one is its slot, 0 while nothing counts there.
+_WORDS: Final = layout.CALL.size // 8
+
+_KINDS: Final[Mapping[str, Literal["fork", "exec", "exit", "oom", "outside", "moved"]]] = {
+    "fork": "fork",
+    "exec": "exec",
+    "exit": "exit",
+    "oom": "oom",
+    "escape": "outside",
+    "leave": "moved",
+}
+
+
+class Bpf:
+    """The programs, attached."""
+
+    name = "libbpf"
+    sweeps = False
+
+    def __init__(self, detail: str, *, stop: bool) -> None:
+        """Load and attach them; with `stop` what is born outside stands still.
+
+        Raises:
+            Unavailable: nothing can run here.
+        """
+        try:
+            self._programs = Programs.open(
+                detail="full" if detail == "full" else "default", stop=stop
+            )
+        except BpfUnavailable as error:
+            raise Unavailable(error.reason, error.fix) from error
+        self.fd = self._programs.fd
+        self.missing: Mapping[str, str] = _missing(self._programs.programs, detail)
+        self._slots: dict[int, int] = {}  # by cgroup
+        self._cgroups: dict[int, int] = {}  # by slot
+        self._seats = {self._programs.add(_NOWHERE + seat): seat for seat in range(_SEATS)}
+
+    def read(self) -> Sequence[Raw]:
+        """Return what has happened since the last time."""
+        return [
+            self._translated(event, kind)
+            for event in self._programs.poll(0)
+            if (kind := _KINDS.get(event.kind)) is not None
+        ]
+
+    def add(self, cgroup: int) -> None:
+        """Follow a cgroup and all that is made below it from now on."""
+        try:
+            slot = self._slots[cgroup] = self._programs.add(cgroup)
+        except BpfUnavailable:
+            return  # of more calls at once nothing is known
+        self._cgroups[slot] = cgroup
+
+    def remove(self, cgroup: int) -> None:
+        """Stop following it."""
+        slot = self._slots.pop(cgroup, None)
+        if slot is not None:
+            del self._cgroups[slot]
+            self._programs.remove(slot)
+
+    def enroll(self, run: str) -> None:
+        """Follow the run's cgroup, and those below that are there already."""
+        top = os.stat(run).st_ino
+        self.add(top)
+        slot = self._slots.get(top)
+        if slot is None:
+            return
+        for folder, below, _ in os.walk(run):
+            for name in below:
+                cgroup = os.stat(os.path.join(folder, name)).st_ino
+                if cgroup not in self._slots:
+                    self._programs.add_child(slot, cgroup)
+        self._programs.watch_network(run)
+
+    def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:
+        """Return what the kernel has counted; nothing for a cgroup that is not followed."""
+        slot = self._slots.get(cgroup)
+        found = None if slot is None else self._programs.read(slot, living=living)
+        return {} if found is None else _figures(found)
+
+    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the slots of seats, and the maps for `SlotSwitches`."""
+        return [*self._seats], [self._programs.counters_fd, self._programs.threads_fd]
+
+    def close(self) -> None:
+        """Take the programs off."""
+        self._programs.close()
+
+    def _translated(
+        self, event: Event, kind: Literal["fork", "exec", "exit", "oom", "outside", "moved"]
+    ) -> Raw:
+        code = 0 if event.exit_code is None else event.exit_code << 8
+        return Raw(
+            kind,
+            event.time_ns / 1e9,
+            event.pid,
+            parent=event.ppid,
+            seat=self._seats.get(event.slot),
+            status=event.signal or code,
+            program=None if event.filename is None else _text(event.filename),
+            home=self._cgroups.get(event.slot, 0),
+            cgroup=event.cgroup_id,
+            stopped=event.stopped,
+        )
+
+
+class SlotSwitches:
+    """The host's side: the slots of its threads, in the memory shared with the kernel."""
+
+    def __init__(self, slots: Sequence[int], fds: Sequence[int]) -> None:
+        """Take over what `Bpf.lent` returned; all switches are off then."""
+        calls, self._threads = fds
+        memory = kernel.map_shared(calls, layout.CALLS_BYTES, writable=True)
+        os.close(calls)
+        self._words = memoryview(memory).cast("Q")
+        self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots]
+        for at, _ in self._slots:
+            self._words[at] = 0
+
+    def lend(self, seat: int, thread: int) -> None:
+        """Make a slot that of a thread."""
+        if seat < len(self._slots) and self._threads >= 0:
+            kernel.update(self._threads, thread, self._slots[seat][1])
+
+    def take_back(self, seat: int, thread: int) -> None:
+        """The thread has ended."""
+        if seat < len(self._slots) and self._threads >= 0:
+            kernel.delete(self._threads, thread)
+
+    def switch(self, seat: int, on: bool) -> None:
+        """Let the kernel take what the thread does for a call's, or for nobody's."""
+        if seat < len(self._slots):
+            at, slot = self._slots[seat]
+            self._words[at] = slot if on else 0
+
+    def close(self) -> None:
+        """Close the descriptor; the memory lives on while there are seats."""
+        threads, self._threads = self._threads, -1
+        os.close(threads)
+
+
+def _missing(programs: Mapping[str, str | None], detail: str) -> dict[str, str]:
+    """Return the counters that nothing fills although they were asked for, and why."""
+    absent = absent_counters([name for name, why in programs.items() if why is None])
+    return {
+        counter: why
+        for name, why in programs.items()
+        if why is not None and (detail == "full" or not PROGRAMS[name].full)
+        for counter in PROGRAMS[name].fills
+        # Packets are counted once there is a cgroup to count them at.
+        if counter in absent and PROGRAMS[name].hook != "cgroup_skb"
+    }
+
+
+def _text(name: str) -> str:
+    """Return a name as text that every reader of a record can take."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _figures(counters: Counters) -> dict[str, int | None]:
+    return {
+        field.name: getattr(counters, field.name)
+        for field in dataclasses.fields(counters)
+        if field.name != "run_queue_waits"
+    }

@@ -1,0 +1,153 @@
+"""The escape net: processes that are born outside of their call, or leave it, are in it soon.
+
+For any source and any kernel: the files in unit and kernel say which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import agentcgroup
+from agentcgroup import CallRecord, Session
+from agentcgroup.cgroup import Cgroup, Whereabouts
+
+__all__ = [
+    "ROUNDS",
+    "WAYS",
+    "born_outside",
+    "escapes",
+    "left",
+    "left_and_the_call_ends",
+    "outlived",
+]
+
+ROUNDS = 600
+WAYS = ("by_posix_spawn", "by_clone", "by_double_fork")
+#: Seconds until a process has to be where it belongs; on one emulated CPU.
+_SOON = 20.0
+
+
+@pytest.fixture(scope="session")
+def escapes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL:
+    """Build the library; PyDLL, because a C extension may hold the interpreter's lock too."""
+    built = tmp_path_factory.mktemp("escapes") / "escapes.so"
+    source = Path(__file__).with_name("escapes.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", built, source], check=True)
+    return ctypes.PyDLL(str(built))
+
+
+def _start(library: ctypes.PyDLL, way: str, *argv: str) -> int:
+    words = [word.encode() for word in argv]
+    pid = getattr(library, way)((ctypes.c_char_p * (len(words) + 1))(*words, None))
+    assert isinstance(pid, int)
+    assert pid > 0
+    return pid
+
+
+def _await(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _SOON
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def _cgroup_of(call: agentcgroup.Call) -> str:
+    enclosure = call.enclosure
+    return "" if enclosure is None or enclosure.cgroup is None else enclosure.cgroup.path
+
+
+def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int) -> None:
+    """Each is in the cgroup of its call while the call runs, and gone after it."""
+    brought = 0
+    for number in range(rounds):
+        with agentcgroup.call("tool") as call:
+            if number % 2:
+                subprocess.run(["true"])  # this one has a cgroup already
+            pid = _start(library, way, "/bin/sleep", "60")
+
+            def inside(call: agentcgroup.Call = call) -> bool:
+                return bool(call.pids())
+
+            brought += _await(inside)
+            if way == "by_double_fork":
+                os.waitpid(pid, 0)
+                assert call.pids() != [pid]
+            else:
+                assert call.pids() == [pid]
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    records = session.records[-rounds:]
+    assert brought == rounds
+    assert [record.escapes for record in records].count(0) == 0
+    assert {record.outcome for record in records} == {"ok"}
+
+
+@contextlib.contextmanager
+def _elsewhere(session: Session) -> Iterator[str]:
+    """Make a cgroup that is none of the run's."""
+    assert session.place.base is not None
+    with contextlib.closing(Cgroup.open(session.place.base)) as base:
+        other = base.child(f"elsewhere-{os.getpid()}")
+    try:
+        yield other.path
+    finally:
+        other.remove()
+        other.close()
+
+
+def left(session: Session, rounds: int) -> None:
+    """A process that writes itself into another cgroup comes back, each time."""
+    where = Whereabouts()
+    back = 0
+    with _elsewhere(session) as elsewhere:
+        script = f"echo 0 > {elsewhere}/cgroup.procs && echo && exec sleep 60"
+        for _ in range(rounds):
+            with agentcgroup.call("tool") as call:
+                child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"\n"
+                home = _cgroup_of(call)
+                back += _await(lambda: where.of(child.pid) == home)  # noqa: B023 - called at once
+                child.kill()
+                child.communicate()
+    assert back == rounds
+    assert Counter(record.escapes for record in session.records[-rounds:]) == {1: rounds}
+
+
+def left_and_the_call_ends(session: Session) -> CallRecord:
+    """With escape = "kill" it ends the call, and says why."""
+    with _elsewhere(session) as elsewhere:
+        script = f"echo 0 > {elsewhere}/cgroup.procs; exec sleep 60"
+        with pytest.raises(agentcgroup.LimitExceeded) as caught, agentcgroup.call("tool"):
+            subprocess.run(["sh", "-c", script])
+    return caught.value.record
+
+
+def outlived(session: Session, library: ctypes.PyDLL, way: str) -> None:
+    """What a call that is over at once has started unseen is ended like any leftover."""
+    with agentcgroup.call("tool"):
+        pid = _start(library, way, "/bin/sleep", "60")
+    if way == "by_double_fork":
+        os.waitpid(pid, 0)
+        return
+    ended: list[int] = []
+
+    def over() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        ended.append(status)
+        return found == pid
+
+    assert _await(over)
+    assert os.WTERMSIG(ended[-1]) == signal.SIGKILL

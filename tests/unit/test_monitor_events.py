@@ -1,0 +1,182 @@
+"""Events as they happen, and what becomes of a run whose helper dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentcgroup
+from agentcgroup import Event, Session
+
+Register = Callable[..., Session]
+
+
+@pytest.fixture(params=["procs", "libbpf"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def registered(backend: str) -> Iterator[Register]:
+    """Register, and wait for the monitor to be there."""
+
+    def register(**config: Any) -> Session:
+        config["monitor"] = {"backend": backend}
+        session = agentcgroup.register("langchain", config=config)
+        session.monitor.start()
+        assert session.monitor.wait(20), session.monitor.refused
+        return session
+
+    yield register
+    agentcgroup.unregister()
+
+
+def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> None:
+    session = registered()
+    events: list[Event] = []
+    session.on_event(events.append)
+    before = time.time()
+    with agentcgroup.call("tool") as call:
+        child = subprocess.Popen(["sleep", "60"])
+        time.sleep(0.3)
+        child.kill()
+        child.wait()
+    _ = session.records
+    assert {event.pid for event in events} == {child.pid}
+    assert [event.kind for event in events] == ["fork", "exec", "exit"]
+    assert {event.call for event in events} == {call.id}
+    fork, execution, end = events
+    assert fork.ppid == os.getpid()
+    assert os.path.basename(execution.program or "") == "sleep"
+    assert (end.exit_code, end.signal) == (None, signal.SIGKILL)
+    assert before - 1 < fork.time <= execution.time <= end.time < time.time() + 1
+
+
+def test_a_callback_that_raises_hurts_nobody(
+    registered: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = registered()
+    heard: list[Event] = []
+
+    def broken(event: Event) -> None:
+        heard.append(event)
+        raise ValueError("of the callback's own")
+
+    session.on_event(broken)
+    with agentcgroup.call("tool"):
+        subprocess.run(["true"])
+    assert session.records[-1].processes_started == 1
+    assert len(heard) == 3
+    assert "an on_event callback failed" in caplog.text
+
+
+def test_a_stream_ends_with_its_session(registered: Register) -> None:
+    session = registered()
+    stream = session.stream()
+    with agentcgroup.call("tool"):
+        subprocess.run(["sh", "-c", "exit 3"])
+    agentcgroup.unregister()
+    events = list(stream)
+    assert [event.kind for event in events] == ["fork", "exec", "exit"]
+    assert events[-1].exit_code == 3
+    assert stream.lost == 0
+
+
+def _helpers(mark: str) -> list[int]:
+    """Return the pids of helpers whose host had `mark` in its environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            session = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[3])
+            environment = Path(f"/proc/{name}/environ").read_bytes()
+        except (OSError, ValueError):
+            continue
+        of_mark = f"AGENTCGROUP_TEST={mark}".encode() in environment.split(b"\0")
+        if of_mark and session == int(name) and b"agentcgroup.monitor.helper" in command:
+            found.append(int(name))
+    return found
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_run_goes_on_without_its_helper_and_says_so_once(
+    registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
+    session = registered()
+    (helper,) = _helpers(str(os.getpid()))
+    os.kill(helper, signal.SIGKILL)
+    _await(lambda: session.monitor.state == "dead")
+    for _ in range(3):
+        with agentcgroup.call("tool"):
+            subprocess.run(["true"])
+    records = session.records
+    assert [record.outcome for record in records] == ["ok"] * 3
+    assert [record.monitor for record in records] == [None] * 3
+    told = [record for record in caplog.records if "helper has died" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].levelno == logging.WARNING
+
+
+def _programs() -> int:
+    """Count the BPF programs that the kernel has."""
+    shown = subprocess.run(
+        ["bpftool", "prog", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    return sum(line[:1].isdigit() for line in shown.splitlines())
+
+
+_HOST = """\
+import os, subprocess, sys, time
+import agentcgroup
+session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
+session.monitor.start()
+assert session.monitor.wait(20), session.monitor.refused
+with agentcgroup.call("tool"):
+    child = subprocess.Popen(["sleep", "600"])
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("victims", ["helper", "host", "both"])
+def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> None:
+    loaded = _programs()
+    environment = {**os.environ, "AGENTCGROUP_TEST": victims + str(os.getpid())}
+    host = subprocess.Popen(
+        [sys.executable, "-c", _HOST, backend], stdout=subprocess.PIPE, env=environment
+    )
+    assert host.stdout is not None
+    child = int(host.stdout.readline())
+    mark = environment["AGENTCGROUP_TEST"]
+    (helper,) = _helpers(mark)
+    if backend == "libbpf":
+        assert _programs() > loaded
+    if victims != "host":
+        os.kill(helper, signal.SIGKILL)
+    if victims != "helper":
+        host.kill()
+    _await(lambda: not _helpers(mark))
+    _await(lambda: _programs() <= loaded)
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    os.kill(child, signal.SIGKILL)

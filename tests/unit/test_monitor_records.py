@@ -1,0 +1,213 @@
+"""What the monitor puts into records: real processes, by each source that this machine has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentcgroup
+from agentcgroup import CallRecord, Session
+from agentcgroup.records import Program
+
+Register = Callable[..., Session]
+
+
+@pytest.fixture(params=["procs", "libbpf"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def registered(backend: str) -> Iterator[Register]:
+    """Register with a configuration, and wait for the monitor to be there."""
+
+    def register(**config: Any) -> Session:
+        config.setdefault("monitor", {"backend": backend})
+        session = agentcgroup.register("langchain", config=config)
+        session.monitor.start()
+        assert session.monitor.wait(20), session.monitor.refused
+        return session
+
+    yield register
+    agentcgroup.unregister()
+
+
+def _record(session: Session, body: Callable[[], object], **limits: Any) -> CallRecord:
+    with agentcgroup.call("tool", **limits):
+        body()
+    return session.records[-1]
+
+
+def _names(record: CallRecord) -> list[str]:
+    assert record.programs is not None
+    return [os.path.basename(one.program) for one in record.programs]
+
+
+def test_a_known_tree_is_counted_with_its_programs_and_their_ends(
+    registered: Register, backend: str
+) -> None:
+    session = registered()
+    script = "/bin/sleep 0.1 & /bin/sleep 0.1; (exit 7); sh -c 'sleep 0.1; kill -TERM $$'; wait"
+    record = _record(session, lambda: subprocess.run(["bash", "-c", script]))
+    assert record.monitor == backend
+    assert record.processes_started == 6  # bash, two sleeps, the brackets, sh, its sleep
+    assert record.programs_left_out == 0
+    assert record.escapes == 0
+    # BPF has the name by which it was executed, /proc the file that this is.
+    shell = "sh" if backend == "libbpf" else os.path.basename(os.path.realpath("/bin/sh"))
+    assert sorted(_names(record)) == ["bash", "bash", shell, "sleep", "sleep", "sleep"]
+    assert record.programs is not None
+    ends = sorted((one.exit_code or 0, one.signal or 0) for one in record.programs)
+    # Bash ends with what wait says.
+    assert ends == [(0, 0), (0, 0), (0, 0), (0, 0), (0, 15), (7, 0)]
+
+
+def test_a_call_without_processes_has_no_figures(registered: Register) -> None:
+    """Absent is not zero."""
+    record = _record(registered(), lambda: None)
+    assert (record.monitor, record.processes_started, record.programs) == (None, None, None)
+
+
+def test_each_of_many_calls_in_a_row_is_whole(registered: Register) -> None:
+    """Nothing of a call that is settled behind its back is missing, nor of a spare cgroup's."""
+    session = registered()
+    for _ in range(100):
+        with agentcgroup.call("tool"):
+            subprocess.run(["true"])
+    records = session.records
+    assert [record.processes_started for record in records] == [1] * 100
+    # A program that is over before it can be looked at has no name.
+    assert {tuple(_names(record)) for record in records} <= {("true",), ("?",)}
+
+
+def test_more_programs_than_a_record_holds_are_counted(registered: Register) -> None:
+    script = "for i in $(seq 80); do /bin/true; done"
+    record = _record(registered(), lambda: subprocess.run(["sh", "-c", script]))
+    assert record.programs is not None
+    assert len(record.programs) == 64
+    # sh, the substitution's fork, seq in it, 80 times true: seq executes in the fork or in its own.
+    assert record.processes_started in (82, 83)
+    assert record.programs_left_out == record.processes_started - 64
+
+
+def test_a_stopped_call_has_its_figures_in_the_error(registered: Register) -> None:
+    """It is settled at once, in the tool's own thread."""
+    registered()
+    with (
+        pytest.raises(agentcgroup.LimitExceeded) as caught,
+        agentcgroup.call("tool", timeout="0.3s"),
+    ):
+        subprocess.run(["sleep", "60"])
+    assert caught.value.record.processes_started == 1
+    only = _only(caught.value.record)
+    assert os.path.basename(only.program) == "sleep"
+    assert (only.exit_code, only.signal) == (None, 9)
+
+
+def _only(record: CallRecord) -> Program:
+    assert record.programs is not None
+    (program,) = record.programs
+    return program
+
+
+def _sleep() -> str:
+    return os.path.realpath(
+        subprocess.check_output(["sh", "-c", "command -v sleep"], text=True)[:-1]
+    )
+
+
+def test_a_call_inside_counts_for_the_one_around_it(registered: Register) -> None:
+    session = registered()
+    with agentcgroup.call("outer"):
+        subprocess.run(["true"])
+        with agentcgroup.call("inner"):
+            subprocess.run(["true"])
+            subprocess.run(["true"])
+    inner, outer = session.records
+    assert (inner.tool, inner.processes_started) == ("inner", 2)
+    assert (outer.tool, outer.processes_started) == ("outer", 3)
+
+
+def test_hostile_names_are_text_in_the_lines(registered: Register, tmp_path: Path) -> None:
+    """A program's name is whatever the tool wrote: line breaks, escapes, bytes that are no text."""
+    lines = tmp_path / "records.jsonl"
+    session = registered(records=str(lines))
+    folder = os.fsencode(tmp_path)
+    name = folder + b'/a\n{"}\x1b[2J\xff'
+    os.symlink(folder, folder + b"/x")
+    with open(b"/bin/sleep", "rb") as program, open(name, "wb") as copy:
+        copy.write(program.read())
+    os.chmod(name, 0o755)
+    record = _record(session, lambda: subprocess.run([name, b"0.05"]))
+    written = f'{tmp_path}/a\n{{"}}\x1b[2J\\xff'
+    assert _only(record).program == written
+    agentcgroup.unregister()
+    (line,) = lines.read_text(encoding="ascii").splitlines()
+    assert json.loads(line)["programs"] == [
+        {"program": written, "pid": _only(record).pid, "exit_code": 0, "signal": None}
+    ]
+
+
+def test_without_a_backend_the_files_alone_speak(registered: Register) -> None:
+    session = agentcgroup.register("langchain", config={"monitor": {"backend": "off"}})
+    try:
+        assert not session.monitor.wait(0)
+        record = _record(session, lambda: subprocess.run(["true"]))
+        assert (record.monitor, record.processes_started) == (None, None)
+        assert record.cpu_usage_s is not None
+    finally:
+        agentcgroup.unregister()
+
+
+def test_without_rights_the_files_alone_speak() -> None:
+    """Without CAP_NET_ADMIN (and before 6.6) nothing is lost but the figures, nothing is said."""
+    code = (
+        "import agentcgroup, subprocess\n"
+        "session = agentcgroup.register(config={'mode': 'observe'})\n"
+        "session.monitor.start()\n"
+        "print(session.monitor.wait(20), session.monitor.state)\n"
+        "with agentcgroup.call('tool'):\n"
+        "    subprocess.run(['true'])\n"
+        "print(session.records[-1].outcome)\n"
+    )
+    dropped = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
+    done = subprocess.run(dropped, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "off", "ok"]
+    assert "monitor" not in done.stderr
+
+
+def test_a_child_that_moves_itself_has_not_escaped(backend: str) -> None:
+    """Without the extension a child is born outside, and joins its cgroup as its first act."""
+    code = (
+        "import agentcgroup, subprocess, sys\n"
+        "session = agentcgroup.register(config={'monitor': {'backend': sys.argv[1]}})\n"
+        "session.monitor.start()\n"
+        "assert session.monitor.wait(20)\n"
+        "for _ in range(20):\n"
+        "    with agentcgroup.call('tool'):\n"
+        "        subprocess.run(['sleep', '0.01'])\n"
+        "print(*{(one.processes_started, one.escapes) for one in session.records})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, backend],
+        env={**os.environ, "AGENTCGROUP_PURE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "(1, 0)\n"
+
+
+def test_the_helper_is_nobody_elses_child(registered: Register) -> None:
+    """A program that waits for any child must not meet it."""
+    registered()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
