@@ -118,7 +118,7 @@ class Enclosure:
     def _take_worker(self, pool: Pool) -> Worker:
         """Take one with its cgroup where the call has none yet, else have one born in it."""
         taken: Worker | None = None
-        reuse = getattr(self._call.policy, "reuse", 1)
+        reuse = self._call.policy.reuse
         tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
 
         def with_cgroup(above: Branch) -> Cgroup:
@@ -138,11 +138,12 @@ class Enclosure:
         return taken
 
     def restock(self) -> None:
-        """Have the next call's worker ready where none is: this one's is at work, and we wait."""
-        if self._home is not None and self._call.session.workers().bare(
-            self._home, self._call.policy.limits
-        ):
-            self._prepare(self._home)
+        """See that the next call finds a worker, while this one's is at work and we wait."""
+        call = self._call
+        pool, limits = call.session.workers(), call.policy.limits
+        if self._home is not None and call.policy.reuse == 1 and pool.bare(self._home, limits):
+            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
+                pool.restock(self._home, limits, most=1)
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
