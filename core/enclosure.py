@@ -8,6 +8,7 @@ hold processes (cgroup-v2.rst). Where no cgroup can be had, the processes are fo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from agentcgroup.cgroup import Cgroup, Events, Usage
+from agentcgroup.cgroup import Cgroup, Events, Meter, Usage
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.processes import ProcessTree
 from agentcgroup.tree import Branch, discard
@@ -48,6 +49,7 @@ class Enclosure:
         "_left",
         "_lock",
         "_spawning",
+        "_used",
         "cgroup",
         "path",
     )
@@ -63,7 +65,9 @@ class Enclosure:
         self._branch: Branch | None = None
         self._guests: list[Worker] = []  # processes that run the tool's own body
         self.path: str | None = None  # of its cgroup, also when that is gone or another's
-        self._left: tuple[Usage, Events] | None = None  # what was counted when it was given back
+        # Once the cgroup was given back: how to read what was used, and what had happened.
+        self._left: tuple[Callable[[], Usage], Events] | None = None
+        self._used: Usage | None = None
 
     # -- births -------------------------------------------------------------------------------
 
@@ -127,6 +131,8 @@ class Enclosure:
             assert taken.cgroup is not None
             if tool is not None and taken.meter is None:
                 taken.meter = taken.cgroup.meter()
+            if taken.settle is not None:
+                taken.settle()
             return taken.cgroup
 
         if self._leaf is None:
@@ -222,10 +228,11 @@ class Enclosure:
             logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
         return not over
 
-    def give_back(self) -> bool:
+    def give_back(self, events: Events) -> bool:
         """Leave the worker and its cgroup to the next call of this tool, where that may be.
 
-        What this one has used is read before; the processes here are no longer this call's.
+        The processes in it are no longer this call's, which met `events`. What it has used is read
+        behind it, or at the latest when the next one takes the worker.
         """
         guest = self._guests[0] if self._guests else None
         if guest is None or not guest.stays or guest.meter is None or self._home is None:
@@ -236,14 +243,21 @@ class Enclosure:
             single = len(self._guests) == 1 and self._branch is None and call.stopped is None
             if held is None or not single or not self._only_guests(held):
                 return False
-            events = held.events()
-            self._left = guest.meter.lap(held.usage()), events
-            guest.pids_max = events.pids_max or 0
+            guest.pids_max += events.pids_max or 0
+            guest.settle = functools.partial(self._settle, guest.meter, held)
+            self._left = guest.settle, events
             self.cgroup = self._leaf = None
             self._guests = []
         tool = f"{call.framework}:{call.tool}"
         call.session.workers().give_back(guest, self._home, call.policy.limits, tool)
         return True
+
+    def _settle(self, meter: Meter, held: Cgroup) -> Usage:
+        """Read, once, what was used up to the moment when the worker was given back."""
+        with self._lock:
+            if self._used is None:
+                self._used = meter.lap(held.usage())
+            return self._used
 
     def _only_guests(self, held: Cgroup | ProcessTree) -> bool:
         """Say whether nothing lives here but workers that have done their work."""
@@ -297,7 +311,7 @@ class Enclosure:
     def usage(self) -> Usage:
         """Return what its processes have used, those of calls inside it too."""
         if self._left is not None:
-            return self._left[0]
+            return self._left[0]()
         held = self._held
         return held.usage() if held is not None else Usage()
 

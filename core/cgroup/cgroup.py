@@ -175,7 +175,8 @@ class Cgroup:
         """Keep open what `populated` and `events` read, for those who cannot wait then.
 
         After other work a pread takes 11 us natively and 60 in a VM; open, read and close take 18
-        and 245. Costs three descriptors at most until `close`, and with `processes` one for `procs`.
+        and 245. Costs three descriptors at most until `close`; with `processes` a fourth, for
+        `procs`.
         """
         if processes:
             self._directory.keep_open(files.PROCS)

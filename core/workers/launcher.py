@@ -49,6 +49,7 @@ class Worker:
         calls: how many it has been given.
         stays: it waits for another call after the present one.
         meter: tells apart what they used, where it serves more than one.
+        settle: reads what its last call has used, where that has not been done.
         pids_max: forks that had been refused before its present call.
     """
 
@@ -66,6 +67,7 @@ class Worker:
         self.calls = 0
         self.stays = False
         self.meter: Meter | None = None
+        self.settle: Callable[[], object] | None = None
         self.pids_max = 0
 
     def end(self, how: str) -> None:

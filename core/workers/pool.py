@@ -158,6 +158,8 @@ class Pool:
 
     def drop(self, worker: Worker) -> None:
         """End a worker that stands ready, and remove its cgroup."""
+        if worker.settle is not None:
+            worker.settle()
         try:
             if worker.cgroup is not None:
                 discard(worker.cgroup)
