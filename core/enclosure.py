@@ -118,7 +118,7 @@ class Enclosure:
     def _take_worker(self, pool: Pool) -> Worker:
         """Take one with its cgroup where the call has none yet, else have one born in it."""
         taken: Worker | None = None
-        reuse = getattr(self._call.policy, "reuse", 1)
+        reuse = self._call.policy.reuse
         tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
 
         def with_cgroup(above: Branch) -> Cgroup:
@@ -134,15 +134,23 @@ class Enclosure:
         if taken is None:
             taken = pool.visitor(self._leaf.fd)
         taken.calls += 1
-        taken.stays = taken.meter is not None and taken.calls < reuse
+        taken.stays = taken.meter is not None and taken.calls < reuse and self._standing
         return taken
 
     def restock(self) -> None:
         """Have the next call's worker ready where none is: this one's is at work, and we wait."""
-        if self._home is not None and self._call.session.workers().bare(
-            self._home, self._call.policy.limits
-        ):
+        if not self._standing or self._home is None:
+            return
+        if self._call.session.workers().bare(self._home, self._call.policy.limits):
             self._prepare(self._home)
+
+    @property
+    def _standing(self) -> bool:
+        """Whether workers may stand ready beside this call.
+
+        Below another call they would be taken for what its tool has left running.
+        """
+        return self._call.parent is None
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -275,7 +283,7 @@ class Enclosure:
         if not session.closed:
             limits = self._call.policy.limits
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                if self._guests:
+                if self._guests and self._standing:
                     session.workers().restock(home, limits)
                 else:
                     home.prepare(limits)

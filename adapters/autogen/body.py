@@ -70,12 +70,17 @@ def _is_made_of_function(tool: Any) -> bool:
 
 
 def _barred(tool: Any) -> Unshippable | None:
-    return _streams(tool) if hasattr(tool, "run_json_stream") else None
+    runs_agents = any(base.__name__ in _RUN_AGENTS for base in type(tool).__mro__)
+    return _streams(tool) if runs_agents or hasattr(tool, "run_json_stream") else None
+
+
+#: Tools that run agents; before 0.6.2 they did not stream.
+_RUN_AGENTS = frozenset({"AgentTool", "TeamTool"})
 
 
 def _streams(tool: Any) -> Unshippable:
     kind = f"{type(tool).__module__}.{type(tool).__qualname__}"
-    why = "it streams, and what it runs lives in the app"
+    why = "what it runs and streams lives in the app"
     return Unshippable(f"tool {tool.name!r}", kind, why)
 
 
