@@ -138,11 +138,14 @@ class Enclosure:
         return taken
 
     def restock(self) -> None:
-        """Have the next call's worker ready where none is: this one's is at work, and we wait."""
-        if not self._standing or self._home is None:
+        """See that the next call finds a worker, while this one's is at work and we wait."""
+        call = self._call
+        if self._home is None or not self._standing or call.policy.reuse > 1:
             return
-        if self._call.session.workers().bare(self._home, self._call.policy.limits):
-            self._prepare(self._home)
+        pool, limits = call.session.workers(), call.policy.limits
+        if pool.bare(self._home, limits):
+            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
+                pool.restock(self._home, limits, most=1)
 
     @property
     def _standing(self) -> bool:
