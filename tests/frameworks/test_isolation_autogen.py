@@ -60,11 +60,12 @@ class Mirror(BaseTool[Point, Point]):
 
 
 def _results(*turns: Turn, **options: Any) -> list[FunctionExecutionResult]:
-    agent = AssistantAgent(
-        "coder", autogen_model(*turns), max_tool_iterations=len(turns), **options
-    )
-    messages = asyncio.run(agent.run(task="go")).messages
-    events = [one for one in messages if isinstance(one, ToolCallExecutionEvent)]
+    """Run an agent once for each of these turns, since old ones know no more than one each."""
+    agent = AssistantAgent("coder", autogen_model(*turns), **options)
+    runs = [asyncio.run(agent.run(task="go")).messages for _ in turns]
+    events = [
+        one for messages in runs for one in messages if isinstance(one, ToolCallExecutionEvent)
+    ]
     return [result for event in events if event.source == "coder" for result in event.content]
 
 
@@ -80,9 +81,9 @@ def test_strict_functions_sync_and_async(session: Session) -> None:
 
     tools = [FunctionTool(one, one.__name__, strict=True) for one in (double, triple)]
     schemas = [one.schema for one in tools]
-    first, second = _results([("double", {"a": 2}), ("triple", {"a": 2})], "done", tools=tools)
+    first, second = _results([("double", {"a": 2}), ("triple", {"a": 2})], tools=tools)
     assert (first.content, second.content) == ("4 True", "6 True")
-    (wrong,) = _results([("double", {"a": "x"})], "done", tools=tools)
+    (wrong,) = _results([("double", {"a": "x"})], tools=tools)
     assert wrong.is_error
     assert "validation error" in wrong.content
     assert [one.schema for one in tools] == schemas
@@ -92,7 +93,7 @@ def test_a_tool_class_goes_along(session: Session, caplog: pytest.LogCaptureFixt
     """Its arguments and result are models, and the framework's event is the app's."""
     mirror = Mirror()
     with caplog.at_level(logging.INFO):
-        (result,) = _results([("mirror", {"x": 4})], "done", tools=[mirror])
+        (result,) = _results([("mirror", {"x": 4})], tools=[mirror])
     assert result.content == '{"x": -4}'
     assert mirror.seen == 0
     assert any("changed its own seen" in one.message for one in caplog.records)
@@ -133,20 +134,19 @@ def test_an_agent_as_a_tool_is_refused_or_runs_inline(session: Session) -> None:
         return f"elsewhere: {inside()}"
 
     def inner(name: str) -> AgentTool:
-        model = autogen_model([("where", {})], "inside")
-        agent = AssistantAgent(name, model, description="x", tools=[where], max_tool_iterations=2)
+        model = autogen_model([("where", {})])
+        agent = AssistantAgent(name, model, description="x", tools=[where])
         return AgentTool(agent)
 
     refused, answered = _results(
         [("inner", {"task": "go"})],
         [("inner_inline", {"task": "go"})],
-        "done",
         tools=[inner("inner"), inner("inner_inline")],
     )
     assert refused.is_error
     assert "tool 'inner' (autogen_agentchat.tools._agent.AgentTool)" in refused.content
     assert "config= rule 1" in refused.content
-    assert answered.content == "inner_inline: inside"
+    assert answered.content.endswith("elsewhere: True")
     outcomes = {record.tool: (record.outcome, record.isolation) for record in session.records}
     assert outcomes == {
         "inner": ("rejected", "inline"),
@@ -165,8 +165,8 @@ def test_an_mcp_workbench_is_refused(session: Session) -> None:
             read_timeout_seconds=60,
         )
         async with McpWorkbench(params) as workbench:
-            model = autogen_model([("server_pid", {})], "done")
-            agent = AssistantAgent("coder", model, workbench=workbench, max_tool_iterations=2)
+            model = autogen_model([("server_pid", {})])
+            agent = AssistantAgent("coder", model, workbench=workbench)
             messages = (await agent.run(task="go")).messages
         events = [one for one in messages if isinstance(one, ToolCallExecutionEvent)]
         return events[0].content[0]
