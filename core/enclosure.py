@@ -140,16 +140,26 @@ class Enclosure:
         if taken is None:
             taken = pool.visitor(self._leaf.fd)
         taken.calls += 1
-        taken.stays = taken.meter is not None and taken.calls < reuse
+        taken.stays = taken.meter is not None and taken.calls < reuse and self._standing
         return taken
 
     def restock(self) -> None:
         """See that the next call finds a worker, while this one's is at work and we wait."""
         call = self._call
+        if self._home is None or not self._standing or call.policy.reuse > 1:
+            return
         pool, limits = call.session.workers(), call.policy.limits
-        if self._home is not None and call.policy.reuse == 1 and pool.bare(self._home, limits):
+        if pool.bare(self._home, limits):
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
                 pool.restock(self._home, limits, most=1)
+
+    @property
+    def _standing(self) -> bool:
+        """Whether workers may stand ready beside this call.
+
+        Below another call they would be taken for what its tool has left running.
+        """
+        return self._call.parent is None
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -290,7 +300,7 @@ class Enclosure:
         if not session.closed:
             limits = self._call.policy.limits
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                if self._guests:
+                if self._guests and self._standing:
                     session.workers().restock(home, limits)
                 else:
                     home.prepare(limits)
