@@ -26,7 +26,7 @@ def _test(session: nox.Session, framework: str, packages: list[str], *tests: str
 
 # Agents came with langchain 1; before, there are langchain-core's tools and LangGraph's nodes.
 TOOLS = ["test_langchain"]
-AGENTS = [*TOOLS, "test_langchain_agents"]
+AGENTS = [*TOOLS, "test_langchain_agents", "test_isolation_langchain"]
 
 
 @nox.session
@@ -57,7 +57,7 @@ def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> No
 def autogen(session: nox.Session, version: str) -> None:
     """AutoGen, with the part of its extensions that starts processes."""
     packages = [f"autogen-agentchat{version}", f"autogen-ext[mcp]{version}", MCP]
-    _test(session, "autogen", packages, "test_autogen")
+    _test(session, "autogen", packages, "test_autogen", "test_isolation_autogen")
 
 
 @nox.session
@@ -71,4 +71,4 @@ def autogen(session: nox.Session, version: str) -> None:
 )
 def crewai(session: nox.Session, version: str) -> None:
     """CrewAI."""
-    _test(session, "crewai", [f"crewai{version}"], "test_crewai")
+    _test(session, "crewai", [f"crewai{version}"], "test_crewai", "test_isolation_crewai")

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentcgroup import estimates
 from agentcgroup.bound import Method
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
-__all__ = ["Body", "Crossing", "StandIn", "is_a", "keep_inline", "placed"]
+__all__ = ["Body", "Crossing", "StandIn", "is_a", "keep_inline", "metered", "placed"]
 
 #: Takes what an argument is in the app, returns what goes to the worker in its place.
 Crossing = Callable[[Any], Any]
@@ -163,6 +164,24 @@ def placed(call: Call, body: Body, crossing: Crossing = _unchanged) -> Callable[
             keep_inline(call, error)
             return function(*args, **kwargs)
         return _received(call, body, returned)
+
+    return run
+
+
+def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a sync `function` with what it uses inline noted in `call` (see `estimates`).
+
+    For a framework that runs sync tools in a thread of an async call: `execution.run` does it by
+    itself.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        begin = estimates.read()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            call.used = estimates.used(begin)
 
     return run
 

@@ -236,19 +236,20 @@ class Call:
                 keep=error is None and self.policy.background == "keep",
                 linger=LINGER,
             )
+        events = None if enclosure is None else enclosure.events()
         self.outcome, self.reason = verdict(
             stopped=self.stopped,
             error=error,
             cancelled=cancelled,
-            events=enclosure.events() if enclosure is not None else None,
+            events=events,
             above=enclosure.events_above() if enclosure is not None else (),
             leftovers=leftovers,
             died=self.died,
         )
         if self.unshippable is not None:
             self._blame(self.unshippable)
-        if enclosure is not None and not self.told:
-            enclosure.give_back()
+        if enclosure is not None and events is not None and not self.told:
+            enclosure.give_back(events)
 
     def _blame(self, unshippable: Unshippable) -> None:
         """Have the record say what could not be sent, and who had asked for a worker."""

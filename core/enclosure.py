@@ -8,6 +8,7 @@ hold processes (cgroup-v2.rst). Where no cgroup can be had, the processes are fo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from agentcgroup.cgroup import Cgroup, Events, Usage
+from agentcgroup.cgroup import Cgroup, Events, Meter, Usage
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.processes import ProcessTree
 from agentcgroup.tree import Branch, discard
@@ -51,6 +52,7 @@ class Enclosure:
         "_left",
         "_lock",
         "_spawning",
+        "_used",
         "cgroup",
         "path",
         "started",
@@ -68,7 +70,9 @@ class Enclosure:
         self._branch: Branch | None = None
         self._guests: list[Worker] = []  # processes that run the tool's own body
         self.path: str | None = None  # of its cgroup, also when that is gone or another's
-        self._left: tuple[Usage, Events] | None = None  # what was counted when it was given back
+        # Once the cgroup was given back: how to read what was used, and what had happened.
+        self._left: tuple[Callable[[], Usage], Events] | None = None
+        self._used: Usage | None = None
 
     # -- births -------------------------------------------------------------------------------
 
@@ -125,7 +129,7 @@ class Enclosure:
     def _take_worker(self, pool: Pool) -> Worker:
         """Take one with its cgroup where the call has none yet, else have one born in it."""
         taken: Worker | None = None
-        reuse = getattr(self._call.policy, "reuse", 1)
+        reuse = self._call.policy.reuse
         tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
 
         def with_cgroup(above: Branch) -> Cgroup:
@@ -134,6 +138,8 @@ class Enclosure:
             assert taken.cgroup is not None
             if tool is not None and taken.meter is None:
                 taken.meter = taken.cgroup.meter()
+            if taken.settle is not None:
+                taken.settle()
             return taken.cgroup
 
         if self._leaf is None:
@@ -141,15 +147,26 @@ class Enclosure:
         if taken is None:
             taken = pool.visitor(self._leaf.fd)
         taken.calls += 1
-        taken.stays = taken.meter is not None and taken.calls < reuse
+        taken.stays = taken.meter is not None and taken.calls < reuse and self._standing
         return taken
 
     def restock(self) -> None:
-        """Have the next call's worker ready where none is: this one's is at work, and we wait."""
-        if self._home is not None and self._call.session.workers().bare(
-            self._home, self._call.policy.limits
-        ):
-            self._prepare(self._home)
+        """See that the next call finds a worker, while this one's is at work and we wait."""
+        call = self._call
+        if self._home is None or not self._standing or call.policy.reuse > 1:
+            return
+        pool, limits = call.session.workers(), call.policy.limits
+        if pool.bare(self._home, limits):
+            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
+                pool.restock(self._home, limits, most=1)
+
+    @property
+    def _standing(self) -> bool:
+        """Whether workers may stand ready beside this call.
+
+        Below another call they would be taken for what its tool has left running.
+        """
+        return self._call.parent is None
 
     def adopt(self, pid: int) -> None:
         """Bring in a process of the call that was born outside.
@@ -244,10 +261,11 @@ class Enclosure:
             logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
         return not over
 
-    def give_back(self) -> bool:
+    def give_back(self, events: Events) -> bool:
         """Leave the worker and its cgroup to the next call of this tool, where that may be.
 
-        What this one has used is read before; the processes here are no longer this call's.
+        The processes in it are no longer this call's, which met `events`. What it has used is read
+        behind it, or at the latest when the next one takes the worker.
         """
         guest = self._guests[0] if self._guests else None
         if guest is None or not guest.stays or guest.meter is None or self._home is None:
@@ -258,14 +276,21 @@ class Enclosure:
             single = len(self._guests) == 1 and self._branch is None and call.stopped is None
             if held is None or not single or not self._only_guests(held):
                 return False
-            events = held.events()
-            self._left = guest.meter.lap(held.usage()), events
-            guest.pids_max = events.pids_max or 0
+            guest.pids_max += events.pids_max or 0
+            guest.settle = functools.partial(self._settle, guest.meter, held)
+            self._left = guest.settle, events
             self.cgroup = self._leaf = None
             self._guests = []
         tool = f"{call.framework}:{call.tool}"
         call.session.workers().give_back(guest, self._home, call.policy.limits, tool)
         return True
+
+    def _settle(self, meter: Meter, held: Cgroup) -> Usage:
+        """Read, once, what was used up to the moment when the worker was given back."""
+        with self._lock:
+            if self._used is None:
+                self._used = meter.lap(held.usage())
+            return self._used
 
     def _only_guests(self, held: Cgroup | ProcessTree) -> bool:
         """Say whether nothing lives here but workers that have done their work."""
@@ -298,7 +323,7 @@ class Enclosure:
         if not session.closed:
             limits = self._call.policy.limits
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                if self._guests:
+                if self._guests and self._standing:
                     session.workers().restock(home, limits)
                 else:
                     home.prepare(limits)
@@ -321,7 +346,7 @@ class Enclosure:
     def usage(self) -> Usage:
         """Return what its processes have used, those of calls inside it too."""
         if self._left is not None:
-            return self._left[0]
+            return self._left[0]()
         held = self._held
         return held.usage() if held is not None else Usage()
 

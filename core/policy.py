@@ -106,6 +106,7 @@ class Resolver:
         self._matchers = [_Matcher(rule) for rule in config.rules]
         self._known_calls = lru_cache(_REMEMBERED)(self._resolve_call)
         self._known_agents = lru_cache(_REMEMBERED)(self._resolve_agent)
+        self._known_overrides = lru_cache(_REMEMBERED)(self._override)
 
     def call(self, framework: str, agent: str | None, tool: str) -> Policy:
         """Return what holds for a call of `tool`; a repeated question costs a look-up."""
@@ -145,6 +146,15 @@ class Resolver:
         """
         if not changes:
             return policy
+        # With the types: True is equal to 1, and still no count.
+        asked = tuple((key, type(value), value) for key, value in changes.items())
+        try:
+            return self._known_overrides(policy, asked)
+        except TypeError:  # a value that cannot be remembered, such as a table of devices
+            return self._override(policy, asked)
+
+    def _override(self, policy: Policy, asked: tuple[tuple[str, type, object], ...]) -> Policy:
+        changes = {key: value for key, _, value in asked}
         given = validate(Limiting, changes, Source("call()"))
         settings = _settings_of(policy.limits, policy) | _written(given, lambda _: "call()")
         _refuse_to_hang(settings, settings["timeout"].value, "call()")

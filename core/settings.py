@@ -117,6 +117,13 @@ def _timeout(value: object) -> float | None:
     return seconds
 
 
+def _pause(value: object) -> float:
+    seconds = units.parse_duration(value)
+    if not seconds:
+        raise ValueError(f"{value!r} is no time to wait: write one such as '1m'")
+    return seconds
+
+
 def _flag(value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
@@ -526,7 +533,7 @@ class Workers(Table):
     )
     idle: Annotated[
         float,
-        BeforeValidator(_timeout),
+        BeforeValidator(_pause),
         _schema("string", "number", examples=["1m", 30]),
     ] = Field(
         default="1m",

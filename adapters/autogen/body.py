@@ -8,15 +8,21 @@ not for another process.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, is_a, keep_inline, placed
+from agentcgroup.bodies import Body, StandIn, is_a, keep_inline, metered, placed
 from agentcgroup.bound import Afresh
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
 __all__ = ["bar_stream", "bar_workbench", "bodies", "owns", "stand_in"]
+
+#: Where `FunctionTool` is defined.
+_FUNCTION_TOOL: Final = "autogen_core.tools._function_tool"
+#: Tools that run agents; before 0.6.2 they did not stream.
+_RUN_AGENTS: Final = frozenset({"AgentTool", "TeamTool"})
 
 
 def owns(tool: Any) -> bool:
@@ -34,9 +40,17 @@ def bodies(tool: Any) -> dict[str, Body]:
 def stand_in(call: Call, tool: Any) -> Any:
     """Return what `BaseTool.run_json` runs in place of `tool`."""
     if call.policy.isolation != "process":
-        return tool
+        return _metered(call, tool)
     found = {name: placed(call, body, _crossing) for name, body in bodies(tool).items()}
     return StandIn(tool, () if "run" in found else ("run",), **found)
+
+
+def _metered(call: Call, tool: Any) -> Any:
+    """Have a sync function, which AutoGen runs in a thread, say what it uses of it."""
+    kind = type(tool)  # exactly: what a subclass does with its function is not known
+    if kind.__module__ != _FUNCTION_TOOL or inspect.iscoroutinefunction(tool._func):
+        return tool
+    return StandIn(tool, ("run",), _func=metered(call, tool._func))
 
 
 def bar_stream(call: Call, tool: Any) -> None:
@@ -66,16 +80,17 @@ async def bar_workbench(call: Call, arguments: Mapping[str, Any]) -> None:
 def _is_made_of_function(tool: Any) -> bool:
     # Where it is defined: a subclass may have a `run` of its own.
     module: str = type(tool).run.__module__
-    return module == "autogen_core.tools._function_tool"
+    return module == _FUNCTION_TOOL
 
 
 def _barred(tool: Any) -> Unshippable | None:
-    return _streams(tool) if hasattr(tool, "run_json_stream") else None
+    runs_agents = any(base.__name__ in _RUN_AGENTS for base in type(tool).__mro__)
+    return _streams(tool) if runs_agents or hasattr(tool, "run_json_stream") else None
 
 
 def _streams(tool: Any) -> Unshippable:
     kind = f"{type(tool).__module__}.{type(tool).__qualname__}"
-    why = "it streams, and what it runs lives in the app"
+    why = "what it runs and streams lives in the app"
     return Unshippable(f"tool {tool.name!r}", kind, why)
 
 

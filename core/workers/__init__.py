@@ -8,9 +8,10 @@ one, sends it the pickled body over the socket that is theirs alone, and reads t
 one message each way, and nobody between them. A worker serves one call (or ``reuse`` of them) and
 is replaced behind it.
 
-In the app's process: `pool` (warm workers) > `launcher` (the zygote's handle) > `shipping`,
-`carry`, `transport`. In the others: `zygote` > `worker` > `shipping`, `carry`, `transport`; they
-import no session and no settings, since each start waits for what they import.
+In the app's process: `pool` (warm workers) > `launcher` (the zygote's handle). In the others:
+`zygote` > `worker`. In both: `carry` (what a body finds around itself, and what it says) >
+`shipping` (pickling) > `transport` (messages) > `remote` (large ones). The zygote imports no
+session and no settings: every start waits for what it imports.
 
 No sandbox: a worker runs the user's own tool, and the app unpickles what it sends back.
 """

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -49,6 +50,7 @@ class Worker:
         calls: how many it has been given.
         stays: it waits for another call after the present one.
         meter: tells apart what they used, where it serves more than one.
+        settle: reads what its last call has used, where that has not been done.
         pids_max: forks that had been refused before its present call.
     """
 
@@ -66,6 +68,7 @@ class Worker:
         self.calls = 0
         self.stays = False
         self.meter: Meter | None = None
+        self.settle: Callable[[], object] | None = None
         self.pids_max = 0
 
     def end(self, how: str) -> None:
@@ -82,11 +85,12 @@ class Launcher:
     def __init__(self, home: scope.Home, pause: float, on_pause: Callable[[], None]) -> None:
         """Hold `home`, which says in what cgroup the zygote itself is born.
 
-        `on_pause` is called when no report has come for `pause` seconds.
+        `on_pause` is called every `pause` seconds.
         """
         self._home = home
         self._pause = pause
         self._on_pause = on_pause
+        self._paused = time.monotonic()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._control: socket.socket | None = None
@@ -104,21 +108,11 @@ class Launcher:
             OSError: the zygote takes no requests.
         """
         with self._lock:
-            control = self._running()
-            ours, theirs = Channel.pair()
-            number = next(self._numbers)
-            worker = Worker(number, ours, f"{self._folder}/{number}", self._surroundings)
-            request = json.dumps({"number": number, "folder": worker.folder}).encode()
-            fds = [theirs.fileno()] if cgroup is None else [theirs.fileno(), cgroup]
-            self._living[number] = worker
             try:
-                socket.send_fds(control, [zygote.SPAWN, request], fds)
-            except OSError:
-                del self._living[number]
-                raise
-            finally:
-                theirs.close()
-        return worker
+                return self._ask(cgroup)
+            except BrokenPipeError:  # it has just ended; its keeper will say so
+                self._control = None
+                return self._ask(cgroup)
 
     def preload(self, names: Iterable[str]) -> None:
         """Have modules imported where later workers have them from their birth."""
@@ -148,6 +142,23 @@ class Launcher:
             thread.join(10)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _ask(self, cgroup: int | None) -> Worker:
+        control = self._running()
+        ours, theirs = Channel.pair()
+        number = next(self._numbers)
+        worker = Worker(number, ours, f"{self._folder}/{number}", self._surroundings)
+        request = json.dumps({"number": number, "folder": worker.folder}).encode()
+        fds = [theirs.fileno()] if cgroup is None else [theirs.fileno(), cgroup]
+        self._living[number] = worker
+        try:
+            socket.send_fds(control, [zygote.SPAWN, request], fds)
+        except OSError:
+            del self._living[number]
+            raise
+        finally:
+            theirs.close()
+        return worker
 
     def _running(self) -> socket.socket:
         """Return the socket to the zygote, which is started where there is none."""
@@ -205,10 +216,11 @@ class Launcher:
 
     def _next_report(self, control: socket.socket) -> bytes:
         while True:
-            try:
-                return control.recv(zygote.REPORT.size)
-            except TimeoutError:
+            if time.monotonic() - self._paused >= self._pause:
+                self._paused = time.monotonic()
                 self._on_pause()
+            with contextlib.suppress(TimeoutError):
+                return control.recv(zygote.REPORT.size)
 
     def _hear(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
         worker = living.get(number)

@@ -3,8 +3,9 @@
 Theory of operation: a worker that stands ready has been born in a fresh cgroup below the branch of
 an agent, with the limits of a kind of call written; taking it is taking it off a **shelf** (one per
 branch and set of limits), and nothing of the kernel is asked. What was taken is put back behind the
-calls. A call that finds its shelf empty waits for a fork (some milliseconds) and the shelf is made
-larger by one, so that bursts find what the last one lacked; shelves that are not asked for shrink.
+calls. A call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
+empty has it made larger by one, so that a burst finds what the last one lacked; shelves that nobody
+asks for shrink.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -80,7 +82,7 @@ class Pool:
             if worker is None:
                 shelf = self._shelf((branch, limits, None))
                 worker = shelf.take(dead)
-                if worker is None:
+                if not shelf.ready:  # one call more at this moment would have had to wait
                     shelf.wanted = min(shelf.wanted + 1, self._settings.max)
         for one in dead:  # killed, or a zygote's that has ended
             self.drop(one)
@@ -104,18 +106,19 @@ class Pool:
         """
         return self._launcher.spawn(cgroup)
 
-    def restock(self, branch: Branch, limits: Limits) -> None:
-        """Fill the shelf of one kind of call again.
+    def restock(self, branch: Branch, limits: Limits, most: int = sys.maxsize) -> None:
+        """Fill the shelf of one kind of call again, by as many workers at most.
 
         Raises:
             OSError: a worker cannot be made; the next call tries for itself, and says why not.
         """
-        while (shelf := self._reserve((branch, limits, None))) is not None:
+        while most > 0 and (shelf := self._reserve((branch, limits, None))) is not None:
+            most -= 1
             worker: Worker | None = None
             try:
                 worker = self._make(branch, limits)
                 if worker.cgroup is not None:
-                    worker.cgroup.keep_open()
+                    worker.cgroup.keep_open(processes=True)
             finally:
                 with self._lock:
                     shelf.coming -= 1
@@ -155,6 +158,8 @@ class Pool:
 
     def drop(self, worker: Worker) -> None:
         """End a worker that stands ready, and remove its cgroup."""
+        if worker.settle is not None:
+            worker.settle()
         try:
             if worker.cgroup is not None:
                 discard(worker.cgroup)

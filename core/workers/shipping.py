@@ -34,8 +34,8 @@ __all__ = [
     "weight",
 ]
 
-#: What a pickle can be made of at once, without asking how.
-_PLAIN: Final = frozenset({bool, bytes, float, int, str, types.NoneType})
+#: By this name the plain pickler refers to what a worker would look for in vain.
+_MAIN: Final = b"__main__"
 _DEEPEST: Final = 12
 
 #: A pickle in pieces, and its out-of-band buffers.
@@ -54,15 +54,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # a class without ty
 def pack(thing: object) -> Parcel:
     """Pickle `thing`, large buffers out of band.
 
+    First as Python does it, which is fast; by cloudpickle where that cannot be done, or where the
+    result names ``__main__``.
+
     Raises:
         Exception: whatever the pickler, or a ``__reduce__``, says against it; see `blame`.
     """
-    pieces = _Pieces()
     if type(thing) is bytes and len(thing) >= LARGE:
         thing = pickle.PickleBuffer(thing)  # unpickles as what the receiver makes of it: bytes
-    elif type(thing) in _PLAIN:
-        pickle.Pickler(pieces, 5).dump(thing)
-        return pieces.written, []
+    if not cloudpickle.list_registry_pickle_by_value():
+        try:
+            parcel = _pickled_by(pickle.Pickler, thing)
+        except Exception:
+            pass  # a lambda, a closure, a class made in a function
+        else:
+            if not any(_MAIN in piece for piece in parcel[0]):
+                return parcel
+    return _pickled_by(_Pickler, thing)
+
+
+def _pickled_by(pickler: Callable[..., Any], thing: object) -> Parcel:
+    pieces = _Pieces()
     buffers: list[pickle.PickleBuffer] = []
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -71,7 +83,7 @@ def pack(thing: object) -> Parcel:
         buffers.append(buffer)
         return False
 
-    _Pickler(pieces, protocol=5, buffer_callback=in_band).dump(thing)
+    pickler(pieces, protocol=5, buffer_callback=in_band).dump(thing)
     return pieces.written, buffers
 
 

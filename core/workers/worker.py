@@ -128,6 +128,11 @@ def _keep_temporary_files_in(folder: str) -> None:
 
 def _warm_up() -> None:
     """Touch now what a call will touch: after a fork, each first write to a page copies it."""
-    pieces, _ = shipping.pack((_flush, (), {}, False))
-    function, args, kwargs, _ = shipping.unpack(b"".join(pieces), buffers=[])
-    function(*args, **kwargs)
+    near, end = Channel.pair()
+    far = Channel(end)
+    near.send(CALL, *shipping.pack((_flush, (), {}, False)))
+    message = far.receive()
+    assert message is not None
+    _answer(far, message, os.getpid())
+    near.close()
+    far.close()

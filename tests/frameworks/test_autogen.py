@@ -735,3 +735,21 @@ def test_a_seam_that_is_missing_is_said_loudly(
     (record,) = caplog.records
     assert "agents.CodeExecutorAgent.execute_code_block is missing" in record.getMessage()
     assert "NOT contained" in record.getMessage()
+
+
+def test_what_a_sync_function_uses_of_its_thread_is_estimated(session: Session) -> None:
+    """AutoGen runs it in a thread; a coroutine shares the loop's, so nobody can tell."""
+
+    def busy(seconds: float) -> str:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        return "done"
+
+    tools = [FunctionTool(busy, "Be busy."), FunctionTool(wait, "Wait.")]
+    for one in tools:
+        asyncio.run(one.run_json({"seconds": 0.02}, CancellationToken()))
+    worked, waited = session.records
+    assert worked.thread_cpu_s is not None
+    assert worked.thread_cpu_s >= 0.02
+    assert waited.thread_cpu_s is None

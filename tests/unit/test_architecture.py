@@ -218,7 +218,7 @@ def test_a_session_loads_no_face_and_no_bus() -> None:
     """`agentcgroup exec` pays for it at each command; only where systemd is asked is it loaded."""
     code = "import agentcgroup\nagentcgroup.register(config={'cgroup_root': '/tmp'})"
     assert _loaded(code, "pydantic") == {"pydantic"}  # it has read the configuration indeed
-    assert _loaded(code, "typer", "rich", "jeepney") == set()
+    assert _loaded(code, "typer", "rich", "jeepney", "cloudpickle") == set()
 
 
 def test_registering_imports_no_framework_and_no_face() -> None:

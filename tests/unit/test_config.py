@@ -200,6 +200,9 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
     [
         ('mode = "of"', "1: mode: 'of' is unknown: write 'auto', 'enforce', 'observe' or 'off'"),
         ("mdoe = 1", "1: mdoe: unknown key; did you mean mode?"),
+        ('[workers]\nidle = "none"', "2: workers.idle: 'none' is no time to wait: write one such"),
+        ("[workers]\nmax = -1", "2: workers.max: -1 is not a number of workers: write a whole"),
+        ("[workers]\nmin = 9\nmax = 3", "2: workers.min: is 9, above max, which is 3: lower min"),
         ("[limit.call]", "1: limit: unknown key; did you mean limits?"),
         ("[limits.cal]", "1: limits.cal: unknown key; did you mean call?"),
         (

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -257,3 +258,59 @@ def test_cancelling_ends_the_worker(session: Session) -> None:
     assert record.outcome == "cancelled"
     assert record.cgroup is not None
     assert not os.path.exists(record.cgroup)
+
+
+# -- inside -----------------------------------------------------------------------------------
+
+
+def test_what_the_body_starts_is_in_the_calls_cgroup_too(session: Session) -> None:
+    @agentcgroup.isolate
+    def started() -> str:
+        return subprocess.run(
+            ["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True
+        ).stdout
+
+    inside = started().strip().rpartition("\n")[2].rpartition("::")[2]
+    cgroup = session.records[-1].cgroup
+    assert cgroup is not None
+    assert cgroup.endswith(inside)
+
+
+def test_what_registers_inside_changes_nothing(session: Session) -> None:
+    @agentcgroup.isolate
+    def registering() -> tuple[bool, str]:
+        inner = agentcgroup.register()
+        with agentcgroup.call("inner"):
+            told = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        return inner.working, told.stdout.strip().rpartition("\n")[2].rpartition("::")[2]
+
+    working, inside = registering()
+    assert not working
+    (record,) = session.records
+    assert record.cgroup is not None
+    assert record.cgroup.endswith(inside)
+
+
+def test_processes_started_here_and_the_worker_share_the_cgroup(session: Session) -> None:
+    from agentcgroup.isolation import isolated
+
+    def inside() -> str:
+        with open("/proc/self/cgroup") as file:
+            return file.read()
+
+    with agentcgroup.call("both") as call:
+        first = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert isolated(call, inside)() == first.stdout
+        then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert then.stdout == first.stdout
+    with agentcgroup.call("both") as call:
+        seen = isolated(call, inside)()
+        then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert then.stdout == seen != first.stdout
+    assert [record.isolation for record in session.records] == ["process"] * 2
+
+
+def test_a_block_runs_inline_and_its_record_says_so(session: Session) -> None:
+    with agentcgroup.call("block", isolation="process"):
+        pass
+    assert session.records[-1].isolation == "inline"

@@ -52,6 +52,7 @@ def _parent(pid: int) -> int:
 def _workers(session: Session) -> list[int]:
     """Return the workers that stand ready; not a fork of the zygote that tries modules."""
     zygote = _zygote(session)
+    session.workers().settle()
     run = session.branch()
     assert run is not None
     return sorted({*map(int, _children(zygote))} - {*run.background().procs()})

@@ -1,0 +1,136 @@
+"""CrewAI's tools with their bodies in workers: what crosses, what stays, what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.tools import BaseTool, tool
+from crewai.tools.structured_tool import CrewStructuredTool, ToolUsageLimitExceededError
+
+import agentcgroup
+from agentcgroup import Session
+from agentcgroup.workers import inside
+from tests.scripted import Turn, crewai_model
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"),  # its own affair
+    pytest.mark.timeout(300),  # a tool class brings all of CrewAI to its worker
+]
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    rules = [
+        {"tool": "*", "isolation": "process"},
+        {"tool": "search", "reuse": 10},
+    ]
+    session = agentcgroup.register("crewai", config={"rules": rules})
+    yield session
+    agentcgroup.unregister()
+
+
+def elsewhere(a: int) -> str:
+    """Say where this is."""
+    return f"{a} elsewhere: {inside()}"
+
+
+class Search(BaseTool):
+    """A tool that is no function."""
+
+    name: str = "search"
+    description: str = "Search."
+    index: str = "an index"
+
+    def _run(self, query: str) -> str:
+        return f"{query} in {self.index}, elsewhere: {inside()}"
+
+
+def _sent(*turns: Turn, tools: list[Any], react: bool = False, **options: Any) -> list[str]:
+    model = crewai_model(*turns, react=react)
+    agent = Agent(role="coder", goal="Go.", backstory="Old.", llm=model, tools=tools, **options)
+    task = Task(description="Do it.", expected_output="Done.", agent=agent)
+    Crew(agents=[agent], tasks=[task]).kickoff()
+    return [str(message["content"]) for message in model.seen[-1]]
+
+
+def counted(a: int) -> str:
+    """Say what came."""
+    return f"{a} came"
+
+
+@pytest.mark.parametrize("react", [False, True], ids=["native", "react"])
+def test_usage_is_counted_as_it_is_inline(react: bool) -> None:
+    """In the app: a limit of uses holds, and the model is told the same."""
+    told: list[list[str]] = []
+    for isolation in ("inline", "process"):
+        config = {"limits": {"call": {"isolation": isolation}}}
+        with agentcgroup.register("crewai", config=config) as session:
+            limited = tool("limited", max_usage_count=2)(counted)
+            turns: list[Turn] = [[("limited", {"a": a})] for a in (1, 2, 3)]
+            told.append(_sent(*turns, "done", tools=[limited], react=react))
+            assert limited.current_usage_count == 2
+            # What is not run because of the limit goes to no worker.
+            ran = [record for record in session.records if record.isolation == isolation]
+            assert len(ran) >= 1
+        agentcgroup.unregister()
+    assert told[0] == told[1]
+    assert "1 came" in "\n".join(told[1])
+
+
+def test_a_structured_tool_counts_on_itself_and_on_its_tool(session: Session) -> None:
+    """`invoke` runs the function that the tool beneath is made of."""
+    original = tool("original", max_usage_count=1)(elsewhere)
+    structured = original.to_structured_tool()
+    assert structured.invoke({"a": 1}) == "1 elsewhere: True"
+    assert (structured.current_usage_count, original.current_usage_count) == (1, 1)
+    with pytest.raises(ToolUsageLimitExceededError):
+        structured.invoke({"a": 1})
+    bare = CrewStructuredTool.from_function(elsewhere)
+    assert bare.invoke({"a": 2}) == "2 elsewhere: True"
+
+
+def test_calls_of_one_tool_at_once_are_all_counted(session: Session) -> None:
+    """The lock that counts them is the tool's own."""
+    shared = tool("shared")(elsewhere)
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda a: shared.run(a=a), range(12)))
+    assert results == [f"{a} elsewhere: True" for a in range(12)]
+    assert shared.current_usage_count == 12
+
+
+def test_async_functions_run_in_a_loop_of_the_workers(session: Session) -> None:
+    """By `run`, which has a loop for them, and by `arun`."""
+
+    async def later(a: int) -> str:
+        """Say it later."""
+        return elsewhere(a)
+
+    late = tool("late")(later)
+    assert late.run(a=1) == "1 elsewhere: True"
+
+
+def test_a_tool_class_goes_along_without_its_lock(session: Session) -> None:
+    """Its own attributes do; it is counted in the app, whichever way it is run."""
+    search = Search()
+    assert search.run(query="this") == "this in an index, elsewhere: True"
+    structured = search.to_structured_tool()
+    assert structured.invoke({"query": "that"}) == "that in an index, elsewhere: True"
+    assert search.current_usage_count == 2
+    assert {record.isolation for record in session.records} == {"process"}
+
+
+def test_delegation_is_refused(session: Session) -> None:
+    """The coworker's calls have workers of their own."""
+    from crewai.tools.agent_tools.delegate_work_tool import DelegateWorkTool
+
+    helper = Agent(role="helper", goal="Help.", backstory="New.", llm=crewai_model("helped"))
+    delegate = DelegateWorkTool(agents=[helper], description="Delegate.")
+    told = str(delegate.run(task="help", context="now", coworker="helper"))
+    assert "it runs agents" not in told  # that is for the log: the model is told what, not why
+    assert "DelegateWorkTool" in told
+    (record,) = session.records
+    assert record.outcome == "rejected"

@@ -1,0 +1,218 @@
+"""LangChain's tools with their bodies in workers: what crosses, what stays, what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, ClassVar
+
+import pytest
+from langchain.agents import create_agent
+from langchain.tools import InjectedState, InjectedStore, ToolRuntime
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForToolRun
+from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, InjectedToolCallId, Tool, ToolException, tool
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command
+
+import agentcgroup
+from agentcgroup import Session
+from agentcgroup.workers import inside
+from tests.scripted import Turn, langchain_model
+
+_APP = os.getpid()
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    config = {"rules": [{"tool": "*", "isolation": "process"}]}
+    session = agentcgroup.register("langchain", config=config)
+    yield session
+    agentcgroup.unregister()
+
+
+class Counter(BaseTool):
+    """A tool with a state of its own, that speaks to its run manager."""
+
+    name: str = "counter"
+    description: str = "Count."
+    count: int = 0
+
+    def _run(self, by: int, run_manager: CallbackManagerForToolRun | None = None) -> str:
+        assert run_manager is not None
+        run_manager.on_text("counting")
+        self.count += by
+        return f"{self.count} elsewhere: {inside()}"
+
+
+def _ask(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_call", "name": name, "args": arguments, "id": "call-1"}
+
+
+def _told(*turns: Turn, tools: list[Any], **options: Any) -> list[ToolMessage]:
+    agent = create_agent(langchain_model(*turns), tools, name="coder", **options)
+    state = agent.invoke({"messages": [("user", "go")]})
+    return [one for one in state["messages"] if isinstance(one, ToolMessage)]
+
+
+def test_a_tool_class_goes_along_and_its_changes_do_not_come_back(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is said once, with the attribute's name; `_run` and its schema are as they were."""
+    counter = Counter()
+    run, schema = type(counter)._run, counter.get_input_schema().model_json_schema()
+    with caplog.at_level(logging.WARNING):
+        assert [counter.run({"by": 2}) for _ in range(2)] == ["2 elsewhere: True"] * 2
+        assert asyncio.run(counter.arun({"by": 3})) == "3 elsewhere: True"
+    assert counter.count == 0
+    warned = [one.message for one in caplog.records if "changed its own" in one.message]
+    assert len(warned) == 1
+    assert "tool 'counter' changed its own count in a worker process" in warned[0]
+    assert "config= rule 1" in warned[0]
+    assert type(counter)._run is run
+    assert counter.get_input_schema().model_json_schema() == schema
+    assert {record.isolation for record in session.records} == {"process"}
+
+
+def test_callbacks_are_called_in_the_app(session: Session) -> None:
+    """Those of the framework: what the tool says to its run manager reaches nobody."""
+
+    class Ear(BaseCallbackHandler):
+        heard: ClassVar[list[tuple[str, int]]] = []
+
+        def on_tool_start(self, *args: Any, **kwargs: Any) -> None:
+            self.heard.append(("start", os.getpid()))
+
+        def on_tool_end(self, *args: Any, **kwargs: Any) -> None:
+            self.heard.append(("end", os.getpid()))
+
+        def on_text(self, *args: Any, **kwargs: Any) -> None:
+            self.heard.append(("text", os.getpid()))
+
+    Counter().invoke({"by": 1}, {"callbacks": [Ear()]})
+    assert Ear.heard == [("start", _APP), ("end", _APP)]
+
+
+def test_what_is_injected_arrives(session: Session) -> None:
+    """State, id, config, and a `ToolRuntime` of all three."""
+
+    @tool
+    def injected(
+        by: int,
+        config: RunnableConfig,
+        state: Annotated[dict[str, Any], InjectedState],
+        call_id: Annotated[str, InjectedToolCallId],
+    ) -> str:
+        """Say what came."""
+        name = config["metadata"]["lc_agent_name"]
+        return f"{by} {name} {len(state['messages'])} {call_id} {inside()}"
+
+    @tool
+    def runs(by: int, runtime: ToolRuntime) -> str:
+        """Say what came."""
+        runtime.stream_writer("nobody hears")
+        count = len(runtime.state["messages"])
+        return f"{by} {count} {runtime.tool_call_id} {inside()}"
+
+    first, second = _told(
+        [("injected", {"by": 1})], [("runs", {"by": 2})], "done", tools=[injected, runs]
+    )
+    assert first.content == f"1 coder 2 {first.tool_call_id} True"
+    assert second.content == f"2 4 {second.tool_call_id} True"
+
+
+def test_the_graphs_store_is_not_to_be_had(session: Session) -> None:
+    """Using it says so; having it injected harms nobody."""
+
+    @tool
+    def stores(use: bool, store: Annotated[Any, InjectedStore()]) -> str:
+        """Use the store, or not."""
+        try:
+            return str(store.get(("a",), "b")) if use else "left alone"
+        except RuntimeError as error:
+            return str(error)
+
+    turns: list[Turn] = [[("stores", {"use": use})] for use in (False, True)]
+    left, used = _told(*turns, "done", tools=[stores], store=InMemoryStore())
+    assert left.content == "left alone"
+    assert "the graph's store is not to be had in a worker process" in str(used.content)
+
+
+def test_results_of_every_form_come_back(session: Session) -> None:
+    """Artifacts, commands, and errors that the framework handles."""
+
+    @tool(response_format="content_and_artifact")
+    def draws() -> tuple[str, list[int]]:
+        """Draw."""
+        return "drawn", [os.getpid()]
+
+    @tool
+    def commands(call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+        """Update the state."""
+        return Command(update={"messages": [ToolMessage("updated", tool_call_id=call_id)]})
+
+    @tool
+    def fails() -> str:
+        """Fail."""
+        raise ToolException("not today")
+
+    message = draws.invoke(_ask("draws"))
+    assert message.content == "drawn"
+    assert message.artifact != [_APP]
+    (updated,) = _told([("commands", {})], "done", tools=[commands])
+    assert updated.content == "updated"
+    fails.handle_tool_error = lambda error: f"handled in the app: {not inside()} {error}"
+    assert fails.invoke(_ask("fails")).content == "handled in the app: True not today"
+    with pytest.raises(ValueError, match="mine"):
+        Tool("raises", lambda _: int("mine"), "Raise.").invoke("x")
+
+
+def test_calls_of_one_tool_at_once_do_not_meet(session: Session) -> None:
+    """Each has its own stand-in and its own worker."""
+    step = 7
+
+    @tool
+    def add(a: int) -> str:
+        """Add."""
+        return f"{a + step} {os.getpid()}"
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda a: add.invoke({"a": a}).split(), range(24)))
+    assert [int(result) for result, _ in results] == [a + step for a in range(24)]
+    assert len({pid for _, pid in results}) == 24
+
+
+def test_a_generator_is_refused_before_it_runs(session: Session) -> None:
+    """Its values live where it runs."""
+
+    @tool
+    def yields() -> Any:
+        """Yield."""
+        yield 1
+
+    message = yields.invoke(_ask("yields"))
+    assert message.status == "error"
+    assert "the result of function 'yields' (a generator)" in message.content
+    (record,) = session.records
+    assert record.outcome == "rejected"
+
+
+def test_a_result_that_cannot_be_sent_back_is_one_clear_error(session: Session) -> None:
+    """The tool has run, so it is not run again."""
+
+    @tool
+    def opens() -> Any:
+        """Return something alive."""
+        return [threading.Lock()]
+
+    message = opens.invoke(_ask("opens"))
+    assert message.status == "error"
+    assert "has run, but gave no result" in message.content
+    assert "the result[0] (_thread.lock)" in message.content
+    (record,) = session.records
+    assert (record.outcome, record.isolation) == ("error", "process")
