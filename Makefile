@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-lab demo install lint test test-native test-versions test-kernel test-kernels lab-deps
+.PHONY: bench bench-lab build-deps demo install lint test test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -26,7 +26,8 @@ test-native: install
 test-versions: install
 	$(PYTHON) -m nox --tags floor
 
-# One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest.
+# One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest; a path there
+# takes the suite's place: make test-kernel KERNEL=6.1 ARGS=tests/frameworks/conformance
 test-kernel: install
 	$(PYTHON) -m tests.lab suite $(KERNEL) -- $(ARGS)
 
@@ -45,6 +46,7 @@ bench: install
 	@command -v bwrap >/dev/null && command -v crun >/dev/null || \
 	    $(SUDO) apt-get install --yes --no-install-recommends bubblewrap crun || true
 	$(PYTHON) -m benchmarks.overhead --save native $(ARGS)
+	$(PYTHON) -m benchmarks.monitor --save native
 
 # The same with every controller on, in a virtual machine.
 bench-lab: install lab-deps
@@ -63,8 +65,19 @@ lab-deps: install
 	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common); }
 	@$(PYTHON) -m tests.lab check
 
+# What building needs of the system: a C compiler, Python's headers and its venv; for the BPF
+# programs clang, and libbpf to load them. The package does without the compilers, its tests do not.
+CAN_BUILD := import ctypes, ensurepip, os, sysconfig; ctypes.CDLL("libbpf.so.1"); \
+    os.stat(sysconfig.get_path("include") + "/Python.h")
+build-deps:
+	@{ command -v cc && command -v clang && python3 -c '$(CAN_BUILD)'; } >/dev/null 2>&1 || { \
+	    $(SUDO) apt-get update --quiet=2; \
+	    $(SUDO) apt-get install --yes --no-install-recommends clang libbpf1 gcc libc6-dev \
+	        python3-dev python3-venv; }
+
 # A folder is newer when a module was added, which a strict editable install has to be told.
 .venv/installed: pyproject.toml setup.py $(shell find core adapters bpf -type d -o -name '*.[ch]')
+	@$(MAKE) --no-print-directory build-deps
 	@if command -v uv >/dev/null; then \
 	    uv venv --quiet --allow-existing .venv && \
 	    uv pip install --quiet --python $(PYTHON) -e '.[dev]'; \

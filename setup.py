@@ -3,12 +3,14 @@
 Everything else is in pyproject.toml.
 """
 
+import glob
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from types import MappingProxyType
 
 from setuptools import Command, Extension, setup
 from setuptools.command.build import build
@@ -42,49 +44,59 @@ class BuildBpf(Command):
     user_options = ()
     editable_mode = False
     source = "bpf/monitor.bpf.c"
-    headers = ("bpf/helpers.h", "bpf/kernel.h", "bpf/monitor.h")
     # -g: the types that fit the programs to the kernel; v3: its atomic instructions (5.12).
     options = ("-mcpu=v3", "-O2", "-g", "-Wall", "-Werror")
+    # With a function of newer kernels, and without it: see life.bpf.h.
+    objects = MappingProxyType({"monitor": (), "monitor-signal": ("-DSIGNAL_TASK",)})
 
     def initialize_options(self):
         """Nothing can be set but by `build`."""
         self.build_lib = None
 
     def finalize_options(self):
-        """Put the object where build_py puts the modules."""
+        """Put the objects where build_py puts the modules."""
         self.set_undefined_options("build_py", ("build_lib", "build_lib"))
-        self.object = os.path.join(self.build_lib, "agentcgroup", "bpf", "monitor.bpf.o")
-        self.skeleton = self.object.removesuffix(".bpf.o") + ".skel"
+        self.folder = os.path.join(self.build_lib, "agentcgroup", "bpf")
         self.built = []
 
     def run(self):
         """Compile, or say why not."""
-        os.makedirs(os.path.dirname(self.object), exist_ok=True)
+        os.makedirs(self.folder, exist_ok=True)
         failures = []
         for compiler in self.compilers():
-            command = [*compiler, *self.options, "-c", self.source, "-o", self.object]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                self.built.append(self.object)
-                self.make_skeleton()
+            try:
+                for name, options in self.objects.items():
+                    self.compile(name, [*compiler, *self.options, *options])
+            except subprocess.CalledProcessError as error:
+                failures.append(error.stderr.strip())
+            else:
+                self.make_skeletons()
                 return
-            failures.append(done.stderr.strip())
         why = "\n".join(failures) or "there is neither clang nor the package ziglang"
         self.warn(f"the BPF programs were not built, there will be no BPF monitor: {why}")
 
-    def make_skeleton(self):
+    def compile(self, name, command):
+        """Compile one object."""
+        target = os.path.join(self.folder, f"{name}.bpf.o")
+        command = [*command, "-c", self.source, "-o", target]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        self.built.append(target)
+
+    def make_skeletons(self):
         """Let libbpf write down how to load them, for machines that have no libbpf."""
         libbpf, programs = (load_module(f"bpf/{name}.py") for name in ("libbpf", "programs"))
         library = libbpf.libbpf()
         if library is None:
             self.warn("libbpf.so.1 is missing: what is built here needs it where it is to run")
             return
-        with open(self.object, "rb") as file:
-            made = libbpf.generate(library, file.read(), programs.EVERYWHERE)
-        head = {"programs": made.programs, "maps": made.maps, "data_size": len(made.data)}
-        with open(self.skeleton, "wb") as file:
-            file.write(json.dumps(head).encode() + b"\n" + made.data + made.code)
-        self.built.append(self.skeleton)
+        for built in list(self.built):
+            with open(built, "rb") as file:
+                made = libbpf.generate(library, file.read(), programs.EVERYWHERE)
+            head = {"programs": made.programs, "maps": made.maps, "data_size": len(made.data)}
+            target = built.removesuffix(".bpf.o") + ".skel"
+            with open(target, "wb") as file:
+                file.write(json.dumps(head).encode() + b"\n" + made.data + made.code)
+            self.built.append(target)
 
     def compilers(self):
         """Return the commands to try, best first."""
@@ -96,7 +108,7 @@ class BuildBpf(Command):
 
     def get_source_files(self):
         """Return what the source distribution has to carry."""
-        return [self.source, *self.headers]
+        return [self.source, *sorted(glob.glob("bpf/*.h"))]
 
     def get_outputs(self):
         """Return what was built."""

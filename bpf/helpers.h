@@ -17,7 +17,7 @@ typedef _Bool bool;
 #define NULL ((void *)0)
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
-#define KFUNC extern __attribute__((weak, section(".ksyms")))
+#define KFUNC extern __attribute__((section(".ksyms")))
 
 /* Maps are described by types alone, as libbpf reads them from BTF. */
 #define MAP_IS(name, number) int (*name)[number]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import platform
@@ -33,7 +34,6 @@ _NUMBERS: Final = {
     "riscv64": 280,
     "loongarch64": 280,
     "ppc64le": 361,
-    "s390x": 351,
 }
 _MAP_UPDATE_ELEM: Final = 2
 _MAP_DELETE_ELEM: Final = 3
@@ -44,7 +44,11 @@ _ITER_CREATE: Final = 33
 _CGROUP_INET: Final = {"ingress": 0, "egress": 1}
 _TRACE_ITER: Final = 28
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Return the C library; not before it is needed, as on other systems there is none by None."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
@@ -70,7 +74,7 @@ def _call(command: int, block: ctypes.Array[ctypes.c_char]) -> int:
     number = _NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(f"bpf(2) has no number here for {platform.machine()}")
-    result = int(_libc.syscall(number, command, block, len(block)))
+    result = int(_libc().syscall(number, command, block, len(block)))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

@@ -48,7 +48,7 @@ CALL: Final = struct.Struct(f"=Q{len(COUNTERS)}Q{WAITS}Q")
 SLOT: Final = struct.Struct("=Q")
 CALLS_BYTES: Final = MAX_CALLS * CALL.size
 #: struct settings.
-SETTINGS: Final = struct.Struct("=IIII")
+SETTINGS: Final = struct.Struct("=IIIII")
 
 Kind = Literal["fork", "exec", "exit", "oom", "escape", "leave", "attach"]
 _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

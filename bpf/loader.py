@@ -12,6 +12,7 @@ import ctypes
 import errno
 import functools
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +24,11 @@ from agentcgroup.errors import BpfUnavailable
 
 __all__ = ["Facts", "LoadedMonitor", "facts", "load"]
 
-_OBJECT: Final = os.path.join(os.path.dirname(__file__), "monitor.bpf.o")
+_FOLDER: Final = os.path.dirname(__file__)
+#: What was built for kernels that have the function, and for those that have not.
+_SIGNAL_TASK: Final = "bpf_send_signal_task"
+_WITH_IT: Final = "monitor-signal"
+_WITHOUT_IT: Final = "monitor"
 _BTF: Final = "/sys/kernel/btf/vmlinux"
 
 #: What asks less than everything: bits of linux/capability.h.
@@ -83,7 +88,7 @@ def facts() -> Facts:
         loaded = load("full")
     except BpfUnavailable as error:
         problem, fix = error.reason, error.fix
-        programs = dict.fromkeys(PROGRAMS, error.reason)
+        programs = dict.fromkeys(PROGRAMS, problem)
     else:
         loaded.close()
         loader = loaded.loader
@@ -91,7 +96,7 @@ def facts() -> Facts:
     return Facts(
         libbpf=libbpf.version(),
         btf=os.path.exists(_BTF),
-        built=os.path.exists(_OBJECT),
+        built=os.path.exists(_path(_WITHOUT_IT, ".bpf.o")),
         loader=loader,
         programs=MappingProxyType(programs),
         rights=_rights(),
@@ -106,14 +111,20 @@ def load(detail: Detail) -> LoadedMonitor:
     Raises:
         BpfUnavailable: without the programs that are always needed there is no monitor.
     """
+    if sys.platform != "linux":
+        raise BpfUnavailable("BPF is a part of Linux.")
     library = libbpf.libbpf()
     off = _not_wanted(detail)
-    return _by_skeleton(off) if library is None else _by_libbpf(library, off)
+    try:
+        return _by_skeleton(off) if library is None else _by_libbpf(library, off)
+    except OSError as error:
+        raise _unavailable(str(error)) from error
 
 
 def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
-    code = _object()
-    off.update(_without_target(library))
+    missing, has_signal = _compared(library)
+    code = _object(_WITH_IT if has_signal else _WITHOUT_IT)
+    off.update(missing)
     while True:
         wanted = {name for name in PROGRAMS if name not in off}
         shadowed = {name for name in wanted if PROGRAMS[name].unless in wanted}
@@ -133,13 +144,12 @@ def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
 
 
 def _by_skeleton(off: dict[str, str]) -> LoadedMonitor:
-    made = skeleton.read()
-    if made is None:
-        raise BpfUnavailable("libbpf.so.1 is not installed.", fix=f"install it: {_INSTALL_LIBBPF}")
     try:
-        loaded = skeleton.load(made)
-    except libbpf.LoadError as error:
-        raise _unavailable(str(error)) from None
+        loaded = _first_skeleton()
+    except FileNotFoundError:
+        raise BpfUnavailable(
+            "libbpf.so.1 is not installed.", fix=f"install it: {_INSTALL_LIBBPF}"
+        ) from None
     for name in off.keys() & loaded.programs.keys():
         os.close(loaded.programs.pop(name))
     for name in PROGRAMS.keys() - loaded.programs.keys() - off.keys():
@@ -147,9 +157,26 @@ def _by_skeleton(off: dict[str, str]) -> LoadedMonitor:
     return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="skeleton")
 
 
-def _object() -> bytes:
+def _first_skeleton() -> libbpf.Loaded:
+    """Load the one that the kernel takes: it alone knows here what it has."""
+    with_it, without_it = (skeleton.read(_path(name, ".skel")) for name in (_WITH_IT, _WITHOUT_IT))
     try:
-        with open(_OBJECT, "rb") as file:
+        return skeleton.load(with_it)
+    except libbpf.LoadError:
+        pass
+    try:
+        return skeleton.load(without_it)
+    except libbpf.LoadError as error:
+        raise _unavailable(str(error)) from None
+
+
+def _path(name: str, kind: str) -> str:
+    return os.path.join(_FOLDER, name + kind)
+
+
+def _object(name: str) -> bytes:
+    try:
+        with open(_path(name, ".bpf.o"), "rb") as file:
             return file.read()
     except FileNotFoundError:
         raise BpfUnavailable(
@@ -171,8 +198,8 @@ def _not_wanted(detail: Detail) -> dict[str, str]:
     return off
 
 
-def _without_target(library: ctypes.CDLL) -> dict[str, str]:
-    """Say of which programs this kernel has not what they sit on."""
+def _compared(library: ctypes.CDLL) -> tuple[dict[str, str], bool]:
+    """Say of which programs this kernel has not what they sit on; and if it has _SIGNAL_TASK."""
     try:
         types = libbpf.KernelTypes(library)
     except libbpf.LoadError as error:
@@ -184,7 +211,7 @@ def _without_target(library: ctypes.CDLL) -> dict[str, str]:
                 missing[name] = f"this kernel has no {program.target}"
             elif program.unless and types.has(program.unless, "function"):
                 missing[name] = f"this kernel has {program.unless}, which makes it needless"
-        return missing
+        return missing, types.has(_SIGNAL_TASK, "function")
     finally:
         types.close()
 
@@ -212,6 +239,8 @@ def _unavailable(reason: str) -> BpfUnavailable:
 
 
 def _rights() -> frozenset[str]:
+    if sys.platform != "linux":
+        return frozenset()
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         held = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
     return frozenset(name for name, bit in _CAPABILITIES.items() if held >> bit & 1)

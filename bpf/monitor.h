@@ -62,8 +62,9 @@ enum feature {
 };
 
 struct settings {
-	u32 stop; /* written by the reader: stop at birth what is born outside its call */
-	u32 features; /* the rest is written by the first run of the iterator */
+	u32 stop; /* stop at birth what is born outside its call */
+	u32 page_bytes; /* up to here written by the reader, from here on by introduce() */
+	u32 features;
 	u32 pid_level; /* how deep the reader's PID namespace lies */
 	u32 pid_namespace; /* and its inode, so that it is told from others of that depth */
 };

@@ -126,7 +126,12 @@ class Monitor:
             BpfUnavailable: nothing can run here; it says why, and what would help.
         """
         with contextlib.closing(loader.load(detail)) as loaded:
-            return cls(loaded, stop=stop)
+            try:
+                return cls(loaded, stop=stop)
+            except OSError as error:
+                raise BpfUnavailable(
+                    f"The kernel does not attach our programs ({error})."
+                ) from error
 
     def __init__(self, loaded: loader.LoadedMonitor, *, stop: bool) -> None:
         """Attach what was loaded; `open` is the usual way."""
@@ -275,14 +280,16 @@ class Monitor:
         self.close()
 
     def _introduce(self, program: int) -> int:
-        """Let the kernel write what it has into the settings; return the features."""
+        """Begin the settings, let the kernel write what it has into them; return the features."""
+        with self._settings() as settings:
+            layout.SETTINGS.pack_into(settings, 0, 0, mmap.PAGESIZE, 0, 0, 0)
         link = kernel.attach_iterator(program)
         try:
             kernel.run_iterator(link)
         finally:
             os.close(link)
         with self._settings() as settings:
-            return int(layout.SETTINGS.unpack_from(settings)[1])
+            return int(layout.SETTINGS.unpack_from(settings)[2])
 
     def _can_stop(self) -> bool:
         return bool(self.features & layout.HAS_SIGNAL_TASK) or self.programs["stop_newborn"] is None
@@ -304,9 +311,7 @@ class Monitor:
                 stack.callback(os.close, kernel.attach_tracing(fd))
             except OSError as error:
                 if program.needed:
-                    raise BpfUnavailable(
-                        f"The kernel does not attach {name} ({error.strerror})."
-                    ) from None
+                    raise
                 self._off[name] = error.strerror or str(error)
         living = kernel.attach_iterator(programs["living"])
         stack.callback(os.close, living)

@@ -20,9 +20,7 @@ from typing import Final
 from agentcgroup.bpf import kernel
 from agentcgroup.bpf.libbpf import Loaded, LoadError, Skeleton
 
-__all__ = ["FILE", "load", "read"]
-
-FILE: Final = os.path.join(os.path.dirname(__file__), "monitor.skel")
+__all__ = ["load", "read"]
 
 _MAP_CREATE: Final = 0
 _PROG_LOAD: Final = 5
@@ -38,20 +36,21 @@ _MAP: Final = struct.Struct("=iIQ")
 _PROGRAM: Final = struct.Struct("=i")
 
 
-def read() -> Skeleton | None:
-    """Return the skeleton that was made at build time, None if none was."""
-    try:
-        with open(FILE, "rb") as file:
-            head = json.loads(file.readline())
-            data = file.read(head["data_size"])
-            return Skeleton(
-                programs=tuple(head["programs"]),
-                maps=tuple(head["maps"]),
-                data=data,
-                code=file.read(),
-            )
-    except FileNotFoundError:
-        return None
+def read(path: str) -> Skeleton:
+    """Read a skeleton that was made at build time.
+
+    Raises:
+        FileNotFoundError: it was not.
+    """
+    with open(path, "rb") as file:
+        head = json.loads(file.readline())
+        data = file.read(head["data_size"])
+        return Skeleton(
+            programs=tuple(head["programs"]),
+            maps=tuple(head["maps"]),
+            data=data,
+            code=file.read(),
+        )
 
 
 def load(skeleton: Skeleton) -> Loaded:

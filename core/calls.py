@@ -280,6 +280,6 @@ class Call:
             throttled_s=usage.throttled_s,
             oom_kills=None if cgroup is None else cgroup.events().oom_kill,
             **({} if self._seen is None else self._seen.figures()),
-            limits=self.policy.asked,
+            limits=dict(self.policy.asked),
             cgroup=None if cgroup is None else cgroup.path,
         )

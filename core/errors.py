@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentcgroup.records import CallRecord
@@ -18,6 +18,16 @@ __all__ = [
 
 class AgentCgroupError(Exception):
     """Base of everything this package raises on its own account."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross to other processes whole: pools would call the class with the message alone."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[Any], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(AgentCgroupError):

@@ -12,6 +12,7 @@ import contextvars
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -101,7 +102,8 @@ class Session:
         self.config = config
         self.id = uuid.uuid4().hex[:12]
         self.epoch = time.time() - time.monotonic()  # turns one clock into the other
-        self.working = config.mode != "off"
+        asked = config.mode != "off"
+        self.working = asked and sys.platform == "linux"
         self.limiting = config.mode in ("auto", "enforce")
         self.containing = _Containing(config.mode)
         self._resolver = Resolver(config)
@@ -113,7 +115,7 @@ class Session:
         self._sink = _open_sink(config.records) if config.records else None
         if self._sink is not None:
             self._callbacks.append(self._sink)
-        self.place = find(config.cgroup_root) if self.working else Place(base=None, kind="none")
+        self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
 

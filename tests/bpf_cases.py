@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from agentcgroup import _native
 from agentcgroup.bpf import Counters, CountersView, Event, Monitor
+from agentcgroup.bpf.programs import PROGRAMS
 from agentcgroup.cgroup import Cgroup
 
 Case = Callable[[Monitor, Cgroup], None]
@@ -33,6 +35,43 @@ end = time.process_time() + 0.25
 kept = bytearray(8 << 20)
 while time.process_time() < end: sum(range(1000))
 """
+
+
+#: Programs that take CAP_NET_ADMIN, too.
+PACKETS = {name for name, program in PROGRAMS.items() if program.hook == "cgroup_skb"}
+_TELL = """
+import dataclasses, json
+from agentcgroup.bpf import BpfUnavailable, Monitor, facts
+found = facts()
+try:
+    with Monitor.open(detail="full") as monitor:
+        programs = dict(monitor.programs)
+except BpfUnavailable as error:
+    programs = None
+print(json.dumps({
+    "programs": dict(found.programs), "attached": programs, "loader": found.loader,
+    "rights": sorted(found.rights), "problem": found.problem, "fix": found.fix,
+}))
+"""
+
+
+def told_with(*capabilities: str) -> dict[str, object]:
+    """Return what an ordinary user with these capabilities finds; it may read every file."""
+    given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
+    told = subprocess.run(
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *(f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"),
+            *(sys.executable, "-c", _TELL),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == ""
+    found: dict[str, object] = json.loads(told.stdout)
+    return found
 
 
 def case(function: Case) -> Case:

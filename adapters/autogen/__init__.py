@@ -15,15 +15,23 @@ from __future__ import annotations
 from typing import Final
 
 from agentcgroup import hooks
-from agentcgroup.adapters.autogen import seams
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]
 
 FRAMEWORK: Final = "autogen"
 #: The versions whose seams were tried.
 REQUIRES: Final = "autogen-agentchat>=0.5.7"
+#: Each with seams of its own, and whichever comes first: inside it the others are imported.
+_PACKAGES: Final = ("autogen_core", "autogen_agentchat", "autogen_ext")
 
 
 def install() -> None:
-    """Hook the seams when AutoGen is imported, or now if it is; never imports it. Idempotent."""
+    """Hook the seams once AutoGen is imported, or now if it is; never imports it. Idempotent."""
+    hooks.when_imported(_PACKAGES, _hook, "tools of AutoGen are NOT contained")
+
+
+def _hook(_package: str) -> None:
+    """Load the rest of this adapter, which a program without AutoGen has no use for."""
+    from agentcgroup.adapters.autogen import seams
+
     hooks.when_imported(seams.MODULES, seams.hook, "tools of AutoGen are NOT contained")

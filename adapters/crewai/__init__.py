@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Final
 
 from agentcgroup import hooks
-from agentcgroup.adapters.crewai import identity, seams
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]
 
@@ -23,7 +22,14 @@ REQUIRES: Final = "crewai>=1.10.1"
 
 
 def install() -> None:
-    """Hook the seams when crewai is imported, or now if it is; never imports it. Idempotent."""
+    """Hook the seams once crewai is imported, or now if it is; never imports it. Idempotent."""
+    hooks.when_imported(("crewai",), _hook, "tools of CrewAI are NOT contained")
+
+
+def _hook(_package: str) -> None:
+    """Load the rest of this adapter, which a program without CrewAI has no use for."""
+    from agentcgroup.adapters.crewai import identity, seams
+
     modules = ("asyncio", *seams.MODULES)
     hooks.when_imported(modules, seams.hook, "tools of CrewAI are NOT contained")
     hooks.when_imported(

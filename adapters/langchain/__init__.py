@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Final
 
 from agentcgroup import hooks
-from agentcgroup.adapters.langchain import seams
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]
 
@@ -23,5 +22,12 @@ REQUIRES: Final = "langchain-core>=0.3"
 
 
 def install() -> None:
-    """Hook the seams when langchain-core is imported, or now if it is; never imports it."""
+    """Hook the seams once langchain-core is imported, or now if it is; never imports it."""
+    hooks.when_imported(("langchain_core",), _hook, "tools of LangChain are NOT contained")
+
+
+def _hook(_package: str) -> None:
+    """Load the rest of this adapter, which a program without LangChain has no use for."""
+    from agentcgroup.adapters.langchain import seams
+
     hooks.when_imported(seams.MODULES, seams.hook, "tools of LangChain are NOT contained")

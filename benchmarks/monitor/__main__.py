@@ -16,11 +16,9 @@ from typing import Any
 
 from agentcgroup import _native, cgroup
 from agentcgroup.cgroup import Cgroup
+from benchmarks.monitor import report
+from benchmarks.monitor.report import VARIANTS
 from benchmarks.overhead import machine
-
-VARIANTS = ("off", "default", "full")
-#: The most that each may cost in the default detail: a ratio, a ratio, seconds.
-GOALS = {"processes of a call": 1.02, "ping-pong of others": 1.01, "begin and end of a call": 10e-6}
 
 
 def main() -> None:
@@ -51,7 +49,9 @@ def main() -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
-    print(_table(result))
+    if options.save:
+        report.save(options.save, result)
+    print(report.table(result))
 
 
 def _processes(box: Cgroup, times: int) -> float:
@@ -103,16 +103,6 @@ def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def _table(result: dict[str, Any]) -> str:
-    lines = ["| work | off | default | full | goal |", "| --- | --: | --: | --: | --: |"]
-    for name, cell in result["cells"].items():
-        figures = [f"{cell[v]['us']:.2f} us, {cell[v]['ratio']:.3f}x" for v in VARIANTS]
-        lines.append(f"| {name} | {' | '.join(figures)} | {GOALS[name]:.2f}x |")
-    name = "begin and end of a call"
-    lines.append(f"| {name} | | {result['begin_and_end_us']} us | | {GOALS[name] * 1e6:.0f} us |")
-    return "\n".join(lines)
-
-
 @contextlib.contextmanager
 def _holder() -> Iterator[Callable[..., Any]]:
     """Start the process that holds the monitor, and give what talks to it."""
@@ -156,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=21, help="turns of each variant (21)")
     parser.add_argument("--processes", type=int, default=200, help="started in each turn (200)")
     parser.add_argument("--trips", type=int, default=20000, help="of the ping-pong (20000)")
+    parser.add_argument("--save", metavar="NAME", help="keep the result in benchmarks/results")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
@@ -20,6 +21,8 @@ def memory() -> int:
     far as it can be seen: a container sees its own limit but not those above it.
     """
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform != "linux":
+        return most
     # Without /proc, or where a cgroup goes away under the look at it, the machine's will do.
     with contextlib.suppress(OSError):
         facts = probe()

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from typing import Final
 
-__all__ = ["Directory", "checked_name", "is_cgroup2"]
+__all__ = ["Directory", "checked_name", "is_cgroup2", "mount_id"]
 
 # Core interface files.
 PROCS: Final = "cgroup.procs"
@@ -59,9 +58,6 @@ IO_STAT: Final = "io.stat"
 CPUSET_CPUS: Final = "cpuset.cpus"
 CPUSET_MEMS: Final = "cpuset.mems"
 
-#: statfs(2) f_type of cgroup v2, CGROUP2_SUPER_MAGIC of linux/magic.h.
-_CGROUP2_MAGIC: Final = 0x63677270
-
 # os.open adds O_CLOEXEC itself (PEP 446); O_PATH exists on Linux alone, where all this runs.
 _DIRECTORY_FLAGS: Final = (
     getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -83,17 +79,20 @@ def checked_name(name: str) -> str:
     return name
 
 
-def is_cgroup2(fd: int) -> bool:
-    """Say whether an open descriptor lies on a cgroup v2 file system, by statfs(2)."""
-    import ctypes  # costs milliseconds to load and is needed once per run
+def mount_id(fd: int) -> int:
+    """Return the number that /proc/self/mountinfo has for the mount a descriptor lies on."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes where it is largest
-    if libc.fstatfs(fd, buffer) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    magic: int = struct.unpack_from("@I", buffer)[0]
-    return magic == _CGROUP2_MAGIC
+
+def is_cgroup2(fd: int) -> bool:
+    """Say whether an open descriptor lies on a cgroup v2 file system.
+
+    Read from /proc: statfs(2) is to be had by ctypes alone, which takes milliseconds to load.
+    """
+    start = f"{mount_id(fd)} "
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(line.startswith(start) and " - cgroup2 " in line for line in file)
 
 
 class Directory:

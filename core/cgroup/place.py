@@ -21,6 +21,7 @@ import contextlib
 import functools
 import glob
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -71,6 +72,8 @@ def find(root: str | None = None) -> Place:
         A place; one of kind "none" where this machine has nothing for us. What the machine lacks
         is never raised: it is in `Place.problems`.
     """
+    if sys.platform != "linux":
+        return _nothing(problems.NOT_LINUX)
     facts = probe.probe()
     if "/ray-node_" in (facts.own or ""):
         return _nothing(problems.INSIDE_RAY)

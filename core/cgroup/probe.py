@@ -128,8 +128,7 @@ def _mount_seen_at(point: str) -> int | None:
     except OSError:
         return None
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+        return files.mount_id(fd)
     finally:
         os.close(fd)
 

@@ -38,6 +38,11 @@ INSIDE_A_RUN: Final = Problem(
     " all of it, and it is not left.",
     "set the limits in the configuration of the outer run.",
 )
+NOT_LINUX: Final = Problem(
+    "all limits",
+    "this system has no cgroups.",
+    "run the agent on Linux, or in a Linux container.",
+)
 INSIDE_RAY: Final = Problem(
     "all limits",
     "this process runs inside the cgroups of a Ray node with resource isolation, where Ray expects"

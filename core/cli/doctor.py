@@ -75,8 +75,9 @@ def _findings(config: str | None) -> Iterator[Finding]:
     yield Finding("Python", "yes", f"{platform.python_version()} ({sys.executable})")
     kernel = f"{platform.system()} {platform.release()}"
     if sys.platform != "linux":
-        fix = "run the agent on Linux, or in a Linux container."
-        yield Finding("kernel", "no", f"{kernel} has no cgroups.", fix)
+        from agentcgroup.cgroup.problems import NOT_LINUX
+
+        yield Finding("kernel", "no", f"{kernel} has no cgroups.", NOT_LINUX.fix)
         return
     yield Finding("kernel", "yes", kernel)
     yield from _place(config)

@@ -16,11 +16,13 @@ def replace(pairs: Iterable[tuple[Any, Any]]) -> None:
     alone would miss it. This package's own references stay as they are.
     """
     new_of = {id(old): new for old, new in pairs}
+    ids = frozenset(new_of)
     for name, module in list(sys.modules.items()):
         if name.startswith(__package__):
             continue
         names = getattr(module, "__dict__", None)
-        if not isinstance(names, dict):
+        # In C, since programs have tens of thousands of globals and few of them are ours.
+        if not isinstance(names, dict) or ids.isdisjoint(map(id, tuple(names.values()))):
             continue
         for key, value in list(names.items()):
             new = new_of.get(id(value))

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.bpf import Monitor, facts
+from agentcgroup.bpf import Monitor, facts, libbpf
+from agentcgroup.bpf.programs import EVERYWHERE
 from agentcgroup.cgroup import Cgroup
 from tests.bpf_cases import (
     CASES,
+    PACKETS,
     STOPPING,
     Case,
+    a_known_tree_of_processes_is_told_as_it_was,
     counters,
     done,
     events_until,
@@ -27,6 +30,7 @@ from tests.bpf_cases import (
     packets_case,
     python,
     settled,
+    told_with,
 )
 from tests.kernel.support import MiB
 
@@ -58,6 +62,23 @@ def test_all_runs_on_this_kernel() -> None:
     assert all(re.match("this kernel has |on_oom does it", why) for why in off.values()), off
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "denied"),
+    [(("bpf", "perfmon"), PACKETS), (("bpf", "perfmon", "net_admin"), set())],
+)
+def test_less_than_root_is_enough(capabilities: tuple[str, ...], denied: set[str]) -> None:
+    programs = told_with(*capabilities)["programs"]
+    assert isinstance(programs, dict)
+    loads = {name for name, off in facts().programs.items() if off is None}
+    assert {name for name, off in programs.items() if off is None} == loads - denied
+
+
+def test_an_ordinary_user_is_told_so() -> None:
+    told = told_with()
+    assert (told["attached"], told["loader"]) == (None, None)
+    assert "CAP_BPF and CAP_PERFMON" in str(told["fix"])
+
+
 def test_every_counter_is_there(monitor: Monitor, box: Cgroup) -> None:
     found = counters(monitor, monitor.add(inode(box)))
     assert None not in dataclasses.astuple(found)
@@ -66,6 +87,15 @@ def test_every_counter_is_there(monitor: Monitor, box: Cgroup) -> None:
 @pytest.mark.parametrize("case", CASES + STOPPING, ids=lambda case: case.__name__)
 def test_on_this_kernel(case: Case, monitor: Monitor, box: Cgroup) -> None:
     case(monitor, box)
+
+
+def test_without_libbpf(monkeypatch: pytest.MonkeyPatch, box: Cgroup) -> None:
+    """The kernel fits the programs to itself; one case goes through all of them."""
+    monkeypatch.setattr(libbpf, "libbpf", lambda: None)
+    with Monitor.open(detail="full") as monitor:
+        running = {name for name, off in monitor.programs.items() if off is None}
+        assert running == EVERYWHERE - PACKETS  # no cgroup was named for those
+        a_known_tree_of_processes_is_told_as_it_was(monitor, box)
 
 
 # ---- memory --------------------------------------------------------------------------------

@@ -225,6 +225,14 @@ def test_registering_imports_no_framework_and_no_face() -> None:
     assert _loaded(code, "typer", "rich", "crewai", *_FRAMEWORKS) == set()
 
 
+def test_a_program_pays_for_the_adapter_it_uses() -> None:
+    """The others stay a name to wait for: register() is to cost less than 5 ms."""
+    code = "import agentcgroup; agentcgroup.register(); import langchain_core.tools"
+    told = f"{code}\nimport sys; print(*(name for name in sys.modules if name.endswith('.seams')))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["agentcgroup.adapters.langchain.seams"]
+
+
 @pytest.mark.parametrize(
     ("code", "targets"),
     [

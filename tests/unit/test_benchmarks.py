@@ -29,3 +29,22 @@ def test_a_quick_run_measures_every_variant_or_says_why_not(tmp_path: Path) -> N
     assert all(figures["runs"] >= 10 for figures in launch["variants"].values())
     for name in others:
         assert f"| {name} |" in done.stdout
+
+
+def test_a_quick_run_measures_what_the_monitor_costs(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    few = ["--rounds", "1", "--processes", "5", "--trips", "50"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.monitor", *few, "--json", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    for cell in result["cells"].values():
+        assert cell.keys() == {"off", "default", "full"}
+        assert cell["off"]["ratio"] == 1
+        assert all(variant["us"] > 0 for variant in cell.values())
+    assert result["begin_and_end_us"] > 0
+    assert "| begin and end of a call |" in done.stdout

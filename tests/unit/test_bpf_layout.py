@@ -12,7 +12,7 @@ from agentcgroup.bpf.programs import PROGRAMS
 
 BPF = Path(__file__).parents[2] / "bpf"
 HEADER = (BPF / "monitor.h").read_text()
-SOURCE = (BPF / "monitor.bpf.c").read_text()
+SOURCE = "".join(file.read_text() for file in BPF.glob("*.bpf.h"))
 
 
 def enumerators(name: str) -> list[str]:

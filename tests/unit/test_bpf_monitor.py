@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.bpf import BpfUnavailable, Monitor, libbpf, skeleton
+from agentcgroup.bpf import BpfUnavailable, Monitor, libbpf, loader
 from agentcgroup.bpf.programs import EVERYWHERE, PROGRAMS, Detail
 from agentcgroup.cgroup import Cgroup
 from tests.bpf_cases import CASES, STOPPING, Case, done, inode, number, packets_case, python
@@ -33,7 +33,7 @@ def test_on_this_kernel(case: Case, monitor: Monitor, box: Cgroup) -> None:
 
 
 @pytest.mark.usefixtures("without_libbpf")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", CASES + STOPPING, ids=lambda case: case.__name__)
 def test_without_libbpf(case: Case, box: Cgroup) -> None:
     with Monitor.open() as monitor:
         case(monitor, box)
@@ -41,12 +41,11 @@ def test_without_libbpf(case: Case, box: Cgroup) -> None:
 
 @pytest.mark.usefixtures("without_libbpf")
 def test_without_libbpf_only_what_every_kernel_loads_runs() -> None:
-    """And says so; stopping at birth is not in that."""
+    """And says so."""
     with Monitor.open(detail="full") as monitor:
         running = {name for name, off in monitor.programs.items() if off is None}
         packets = {"on_ingress", "on_egress"}  # no cgroup was named
         assert running == EVERYWHERE - packets
-        assert not monitor.stops
         for name in PROGRAMS.keys() - EVERYWHERE:
             assert "libbpf" in str(monitor.programs[name])
 
@@ -55,7 +54,7 @@ def test_without_libbpf_only_what_every_kernel_loads_runs() -> None:
 def test_without_libbpf_and_skeleton_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(skeleton, "FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
     with pytest.raises(BpfUnavailable, match=r"libbpf\.so\.1 is not installed") as caught:
         Monitor.open()
     assert "libbpf1" in str(caught.value.fix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,41 +13,7 @@ import pytest
 from agentcgroup.bpf import BpfUnavailable, Monitor, facts, kernel, libbpf, loader
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.cgroup import Cgroup
-
-_PACKETS = {name for name, program in PROGRAMS.items() if program.hook == "cgroup_skb"}
-_TELL = """
-import dataclasses, json
-from agentcgroup.bpf import BpfUnavailable, Monitor, facts
-found = facts()
-try:
-    with Monitor.open(detail="full") as monitor:
-        programs = dict(monitor.programs)
-except BpfUnavailable as error:
-    programs = None
-print(json.dumps({
-    "programs": dict(found.programs), "attached": programs, "loader": found.loader,
-    "rights": sorted(found.rights), "problem": found.problem, "fix": found.fix,
-}))
-"""
-
-
-def told_with(*capabilities: str) -> dict[str, object]:
-    """Return what an ordinary user with these capabilities finds; it may read every file."""
-    given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
-    told = subprocess.run(
-        [
-            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-            *(f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"),
-            *(sys.executable, "-c", _TELL),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
-    found: dict[str, object] = json.loads(told.stdout)
-    return found
+from tests.bpf_cases import PACKETS, told_with
 
 
 def loads() -> set[str]:
@@ -59,7 +24,7 @@ def test_root_gets_all_that_this_kernel_has() -> None:
     assert facts().problem is None
     assert facts().loader == "libbpf"
     assert facts().libbpf == libbpf.version()
-    assert {name for name, each in PROGRAMS.items() if each.needed} | _PACKETS <= loads()
+    assert {name for name, each in PROGRAMS.items() if each.needed} | PACKETS <= loads()
     for name, off in facts().programs.items():
         assert off is None or len(off) > 10, name
 
@@ -84,10 +49,10 @@ def test_cap_bpf_and_cap_perfmon_give_all_but_packets() -> None:
     told = told_with("bpf", "perfmon")
     programs = told["programs"]
     assert isinstance(programs, dict)
-    assert {name for name, off in programs.items() if off is None} == loads() - _PACKETS
+    assert {name for name, off in programs.items() if off is None} == loads() - PACKETS
     assert programs["on_egress"] == "needs CAP_NET_ADMIN to be attached"
     assert isinstance(told["attached"], dict)
-    assert {name for name, off in told["attached"].items() if off is None} == loads() - _PACKETS
+    assert {name for name, off in told["attached"].items() if off is None} == loads() - PACKETS
 
 
 def test_cap_net_admin_adds_the_packets() -> None:
@@ -147,10 +112,22 @@ def test_closing_lets_everything_go() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_another_system_it_says_so(system: str) -> None:
+    code = f"""
+import sys
+sys.platform = {system!r}
+from agentcgroup.bpf import facts
+print(facts().problem, facts().rights)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "BPF is a part of Linux. frozenset()\n"
+
+
 def test_without_the_compiled_programs_it_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loader, "_OBJECT", str(tmp_path / "none"))
+    monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
     with pytest.raises(BpfUnavailable, match="no compiled BPF programs") as caught:
         Monitor.open()
     assert caught.value.fix is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentcgroup.cgroup import Cgroup, run_name
+from tests.nobody import AS_NOBODY
 
 _SUPERVISOR = """
 import subprocess, sys
@@ -95,17 +96,14 @@ def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
         assert "somebody-elses" in box.children()
 
 
-#: Everything is imported first: an unprivileged user may not be able to read the interpreter.
-_AS_NOBODY = """
+_CLEAN_AS = """
 import os, sys
-import agentcgroup.config, agentcgroup.cgroup.systemd, agentcgroup.cli.clean, typer.main
+import agentcgroup.cgroup
 agentcgroup.cgroup.find(sys.argv[1])
 with open(f"{sys.argv[1]}/cgroup.procs", "w") as procs:
     procs.write("0")
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.environ["AGENTCGROUP_ROOT"] = sys.argv[1]
-from agentcgroup.cli import main
-main(["clean"])
+os.execvp(sys.argv[2], [*sys.argv[2:], sys.executable, "-m", "agentcgroup", "clean"])
 """
 
 
@@ -119,7 +117,7 @@ def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
         for name in ("", "cgroup.procs", "cgroup.subtree_control"):
             os.chown(f"{box.path}/{name}", 65534, 65534)
         done = subprocess.run(
-            [sys.executable, "-c", _AS_NOBODY, box.path], capture_output=True, text=True
+            [sys.executable, "-c", _CLEAN_AS, box.path, *AS_NOBODY], capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
         assert done.stderr.startswith(f"cannot remove {orphan.path}: ")

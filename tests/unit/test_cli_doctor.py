@@ -198,6 +198,25 @@ def test_on_another_system_it_says_to_use_linux(system: str) -> None:
     assert "Linux container" in found["kernel"]["fix"]
 
 
+def test_on_another_system_tools_run_as_they_are_and_that_is_said() -> None:
+    """Who develops elsewhere than he deploys keeps his register(); enforce refuses it there."""
+    code = _LACKING["darwin"] + (
+        "import agentcgroup\n"
+        "session = agentcgroup.register(config={})\n"
+        "with agentcgroup.call('tool'): print('ran')\n"
+        "agentcgroup.unregister()\n"
+        "try: agentcgroup.register(config={'mode': 'enforce'})\n"
+        "except agentcgroup.CgroupUnavailable as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = done.stderr.splitlines()
+    assert len(said) == 1
+    assert "not enforced here: all limits: this system has no cgroups" in said[0]
+    ran, refused = done.stdout.splitlines()
+    assert ran == "ran"
+    assert "Linux container" in refused
+
+
 @pytest.mark.parametrize("command", ["doctor", "run", "exec", "clean"])
 def test_help_has_an_example_in_lines_of_its_own(command: str) -> None:
     done = subprocess.run(

@@ -6,16 +6,16 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 
 import pytest
 
-#: Everything is imported first: an unprivileged user may not be able to read the interpreter.
+from tests.nobody import AS_NOBODY
+
 _HEAD = """
 import logging, os, subprocess, sys, time
-import agentcgroup, agentcgroup.api, agentcgroup.cgroup.systemd
+import agentcgroup
 from langchain_core.tools import tool
-from langchain_core.messages import ToolMessage
-agentcgroup.cgroup.find()
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
 
 @tool
@@ -27,7 +27,6 @@ def call(command):
     asked = {"type": "tool_call", "name": "slow", "args": {"command": command}, "id": "i"}
     return slow.invoke(asked)
 """
-_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 _USE = """
 session = agentcgroup.register("langchain", config={"limits": {"call": {"timeout": "1s"}}})
 assert call("echo fine").content == "fine\\n"
@@ -49,9 +48,11 @@ except agentcgroup.CgroupUnavailable as error:
 """
 
 
-def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    code: str, *, before: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_HEAD) + code],
+        [*before, sys.executable, "-c", textwrap.dedent(_HEAD) + code],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -63,7 +64,7 @@ def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
 def test_without_rights_auto_works_and_says_what_is_missing() -> None:
     """As nobody: timeouts end the process tree, the warning names what is not enforced."""
-    done = _run(_NOBODY + _USE)
+    done = _run(_USE, before=AS_NOBODY)
     assert done.stdout.strip() == "['ok', 'timeout']"
     assert "not enforced here" in done.stderr
 
@@ -71,7 +72,7 @@ def test_without_rights_auto_works_and_says_what_is_missing() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
 def test_without_rights_enforce_refuses_with_the_reason() -> None:
     """The error says what is missing and what would change it."""
-    done = _run(_NOBODY + _REFUSE)
+    done = _run(_REFUSE, before=AS_NOBODY)
     assert done.stdout.startswith('refused: mode = "enforce"')
 
 

@@ -46,7 +46,12 @@ class Agent(Driver):
         return self.build([("inner", {"task": "go"})], "done", tools=[inner], name="outer")
 
     def build_mcp(self, tool: str, command: Sequence[str], env: Mapping[str, str]) -> Any:
-        params = StdioServerParams(command=command[0], args=[*command[1:]], env=dict(env))
+        params = StdioServerParams(
+            command=command[0],
+            args=[*command[1:]],
+            env=dict(env),
+            read_timeout_seconds=60,  # an emulated machine needs more than its 5 to start Python
+        )
         tools = [one for one in asyncio.run(mcp_server_tools(params)) if one.name == tool]
         return self.build([(tool, {})], "done", tools=tools)
 

@@ -1,0 +1,111 @@
+"""The benchmark's command line: ``python -m benchmarks.neighbours --help``."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import agentcgroup
+from agentcgroup import Session
+from tests.frameworks.conformance.driver import Driver, load
+
+_COLUMNS: Final = ("langchain-sync", "autogen-agent", "crewai-native")
+_LIMIT_MB: Final = 64
+#: The neighbour of each variant, by the MB that each of its calls asks for; None: there is none.
+_NEIGHBOURS: Final = {"alone": None, "beside a modest agent": 4, "beside a greedy agent": 500}
+_CALLS: Final = 5
+
+
+def eat(mib: int) -> str:
+    """Start a process that takes memory; whether it lives, nobody asks."""
+    code = f"print(len(bytearray({mib} << 20)))"
+    return subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    """Measure each framework in turns of random order, and print a table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.neighbours",
+        description="How long the calls of one agent take alone, beside an agent that does the "
+        f"same, and beside one whose calls eat memory until its limit of {_LIMIT_MB} MiB.",
+    )
+    parser.add_argument("--turns", type=int, default=8, help=f"of {_CALLS} calls each (8)")
+    parser.add_argument("columns", nargs="*", metavar="PATH", help=f"of {', '.join(_COLUMNS)}")
+    options = parser.parse_args()
+    print("| path | neighbour | calls | median ms | p95 ms | median ratio | its kills |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for column in options.columns or _COLUMNS:
+        for row in _measured(column, options.turns):
+            print(f"| {column} | {' | '.join(row)} |", flush=True)
+
+
+def _measured(column: str, turns: int) -> Iterator[tuple[str, ...]]:
+    driver = load(column)
+    limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
+    with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
+        if "memory" not in session.place.controllers:
+            sys.exit("no memory controller here; `python -m benchmarks.neighbours` in the lab")
+        seconds: dict[str, list[float]] = {name: [] for name in _NEIGHBOURS}
+        for turn in range(1 + turns):
+            for name in random.sample(list(_NEIGHBOURS), len(_NEIGHBOURS)):
+                taken = _turn(driver, session, name)
+                if turn:  # the first fills caches
+                    seconds[name] += taken
+        kills = {name: _kills(session, name) for name in _NEIGHBOURS}
+    alone = statistics.median(seconds["alone"])
+    for name, taken in seconds.items():
+        median, p95 = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
+        figures = f"{median * 1e3:.1f}", f"{p95 * 1e3:.1f}", f"{median / alone:.3f}"
+        yield name, str(len(taken)), *figures, kills[name]
+
+
+def _turn(driver: Driver, session: Session, name: str) -> list[float]:
+    """Return the seconds of each of the measured agent's calls."""
+    before = len(session.records)
+    # Never twice the same: CrewAI takes that for an agent that makes no progress.
+    calls = [[("eat", {"mib": 4 + number})] for number in range(_CALLS)]
+    with _neighbour(driver, name):
+        reply = driver.run(driver.build(*calls, "done", tools=[eat], name="measured"))
+    assert reply.text == "done"
+    records = [one for one in session.records[before:] if one.agent == "measured"]
+    if [record.outcome for record in records] != ["ok"] * _CALLS:
+        sys.exit(f"a call of the measured agent did not end well: {records}")
+    return [record.duration_s for record in records]
+
+
+@contextmanager
+def _neighbour(driver: Driver, name: str) -> Iterator[None]:
+    """Have another agent make calls, one after the other, on a thread of its own."""
+    mib = _NEIGHBOURS[name]
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            turns: list[Any] = [[("eat", {"mib": mib})], "done"]
+            driver.run(driver.build(*turns, tools=[eat], name=name))
+
+    thread = threading.Thread(target=work) if mib is not None else None
+    if thread is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread is not None:
+            thread.join()
+
+
+def _kills(session: Session, name: str) -> str:
+    records = [record for record in session.records if record.agent == name]
+    return f"{sum(record.outcome == 'oom' for record in records)} of {len(records)}"
+
+
+if __name__ == "__main__":
+    main()
