@@ -57,7 +57,7 @@ Background = Literal["kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
 OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
-Backend = Literal["auto", "libbpf", "bcc", "procs", "off"]
+Backend = Literal["auto", "libbpf", "procs", "off"]
 
 # --- values -----------------------------------------------------------------------------------
 
@@ -551,16 +551,14 @@ class Workers(Table):
 class MonitorTable(Table):
     """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
 
-    # Asked for by nobody, it must take nothing away: what needs no rights that are not there, costs
-    # a call nothing, and puts back what left. bcc compiles for seconds at each start and is not
-    # taken unasked.
+    # Asked for by nobody, it must take nothing away: it uses the rights that are there, costs a call
+    # about a microsecond, and puts back what left.
     backend: Backend = Field(
         default="auto",
         description=(
-            "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'bcc': the "
-            "same by the distribution's BPF Compiler Collection; 'procs': the kernel's process "
-            "connector (CAP_NET_ADMIN); 'auto': the first of libbpf and procs that works here, "
-            "else the cgroup's files alone; 'off': those alone."
+            "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'procs': "
+            "the kernel's process connector (CAP_NET_ADMIN); 'auto': the first of these that works "
+            "here, else the cgroup's files alone; 'off': those alone."
         ),
     )
     detail: Literal["default", "full"] = Field(

@@ -123,7 +123,9 @@ def left(session: Session, rounds: int) -> None:
                 child.kill()
                 child.communicate()
     assert back == rounds
-    assert Counter(record.escapes for record in session.records[-rounds:]) == {1: rounds}
+    # More than once where the kernel did not take it at once.
+    told = Counter(record.escapes for record in session.records[-rounds:])
+    assert {None, 0}.isdisjoint(told), told
 
 
 def left_and_the_call_ends(session: Session) -> CallRecord:

@@ -18,7 +18,7 @@ from agentcgroup import _native, cgroup
 from agentcgroup.cgroup import Cgroup
 from benchmarks.monitor import report
 from benchmarks.monitor.report import VARIANTS
-from benchmarks.overhead import machine
+from benchmarks.harness import machine
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ mode = "auto"
 
 # What looks at calls from within the kernel, where that is allowed.
 [monitor]
-# backend = "auto"          # libbpf, bcc, procs or off; auto: libbpf, else procs, else neither
+# backend = "auto"          # libbpf, procs or off; auto: libbpf, else procs, else neither
 # detail = "default"        # full: BPF programs on the scheduler and on memory charging too
 # escape = "return"         # a process that leaves its call is brought back; kill: ends the call
 

@@ -134,7 +134,6 @@ def _spawning() -> Finding:
 #: What each source sees of a call.
 _SEEN = {
     "libbpf": "BPF programs: processes, their ends, escapes, the kernel's counters",
-    "bcc": "BPF programs compiled by BCC: processes, their ends, escapes",
     "procs": "the process connector: processes, their ends, escapes; no counters of the kernel",
 }
 

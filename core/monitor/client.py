@@ -35,7 +35,7 @@ logger = logging.getLogger("agentcgroup")
 
 #: Seconds that settling a call may wait for the helper: behind the calls, and in a tool's thread.
 PATIENCE: Final = 5.0
-HURRY: Final = 0.05
+HURRY: Final = 0.25
 
 _CODE: Final = """\
 import sys

@@ -59,7 +59,43 @@ def test_it_says_what_holds_on_this_machine() -> None:
         "state": "yes",
         "detail": f"langchain-core {version('langchain-core')}",
         "fix": None,
+        "enforces": True,
     }
+
+
+def test_it_says_what_monitors_here_and_the_limits_do_not_depend_on_it() -> None:
+    findings = _findings(_doctor("--json"))
+    assert findings["monitor"]["state"] in ("yes", "partly")
+    assert findings["monitor"]["detail"].startswith("libbpf: ")
+    assert not any(
+        finding["enforces"] for what, finding in findings.items() if what.startswith("monitor")
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "state", "detail"),
+    [("off", "yes", "off, as configured"), ("procs", "yes", "procs: the process connector")],
+)
+def test_it_tries_the_backend_that_is_configured(
+    folder: Path, backend: str, state: str, detail: str
+) -> None:
+    (folder / "agentcgroup.toml").write_text(f'[monitor]\nbackend = "{backend}"\n')
+    findings = _findings(_doctor("--json"))
+    assert findings["monitor"]["state"] == state
+    assert findings["monitor"]["detail"].startswith(detail)
+
+
+def test_without_rights_it_says_which_are_missing_and_the_limits_do_not_suffer() -> None:
+    start = "from agentcgroup.cli import main; main()"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", start, "doctor", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    findings = _findings(done)
+    assert findings["monitor"]["state"] == "no"
+    assert findings["monitor by libbpf"]["detail"]
+    assert "first pid and user namespaces" in findings["monitor by procs"]["detail"]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
