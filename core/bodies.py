@@ -69,12 +69,32 @@ class Body:
         tool: the tool that it is a method of and that goes along; None for a function.
         left: what of the tool does not go along, with what is sent instead.
         barred: why it cannot go to another process whatever it is made of, if so.
+        method: by what name the tool has it.
     """
 
     function: Callable[..., Any]
     tool: Any = None
     left: Mapping[str, Any] = field(default_factory=dict)
     barred: Unshippable | None = None
+    method: str = ""
+
+    @classmethod
+    def of_method(
+        cls,
+        tool: Any,
+        name: str,
+        left: Mapping[str, Any] = types.MappingProxyType({}),
+        barred: Unshippable | None = None,
+    ) -> Body:
+        """Return the body that is a method of the tool."""
+        return cls(getattr(tool, name), tool, left, barred, name)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is awaited: a coroutine function, or an object that is called like one."""
+        function = self.function
+        called = getattr(function, "__call__", None)  # noqa: B004 - not whether, but how
+        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
     def sent(self) -> Callable[..., Any]:
         """Return what is sent to the worker.
@@ -82,16 +102,14 @@ class Body:
         Raises:
             Unshippable: nothing can be.
         """
-        name = getattr(self.function, "__name__", type(self.function).__name__)
         if self.barred is not None:
             raise self.barred
         if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
-            why = "it lives where it runs"
-            raise Unshippable(f"the result of function {name!r}", "a generator", why)
+            what = f"the result of function {self.function.__name__!r}"
+            raise Unshippable(what, "a generator", "it lives where it runs")
         if self.tool is None:
             return self.function
-        is_async = inspect.iscoroutinefunction(self.function)
-        return Method(_bare(self.tool, self.left), name, is_async=is_async)
+        return Method(_bare(self.tool, self.left), self.method, is_async=self.is_async)
 
 
 def _bare(tool: Any, left: Mapping[str, Any]) -> Any:
@@ -141,7 +159,7 @@ def placed(call: Call, body: Body, crossing: Crossing = _unchanged) -> Callable[
     def crossed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return [crossing(arg) for arg in args], {k: crossing(arg) for k, arg in kwargs.items()}
 
-    if inspect.iscoroutinefunction(function):
+    if body.is_async:
 
         @functools.wraps(function)
         async def arun(*args: Any, **kwargs: Any) -> Any:

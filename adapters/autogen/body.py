@@ -34,7 +34,7 @@ def bodies(tool: Any) -> dict[str, Body]:
     """Return the body of a tool by the name under which it has it."""
     if _is_made_of_function(tool):
         return {"_func": Body(tool._func)}
-    return {"run": Body(tool.run, tool, {}, _barred(tool))}
+    return {"run": Body.of_method(tool, "run", barred=_barred(tool))}
 
 
 def stand_in(call: Call, tool: Any) -> Any:

@@ -7,7 +7,6 @@ of these. Validation, usage counts and caches stay in the app.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from typing import Any, Final
 
@@ -36,20 +35,27 @@ def owns(tool: Any) -> bool:
 
 def bodies(tool: Any) -> dict[str, Body]:
     """Return the bodies of a tool, sync and async, by the names under which it has them."""
-    function = getattr(tool, "func", None)
-    owner = getattr(function, "__self__", None) if inspect.ismethod(function) else None
-    if function is not None and hasattr(owner, "args_schema"):
-        # A CrewStructuredTool made of another tool runs that one's `_run`.
-        inner = bodies(owner)
-        return {"func": inner.get("func") or inner[function.__name__]}
-    if function is not None:
-        return {"func": Body(function)}
-    own = type(tool)._arun.__module__ != "crewai.tools.base_tool"
-    barred = _barred(tool)
-    return {
-        name: Body(getattr(tool, name), tool, _LEFT, barred)
-        for name in (("_run", "_arun") if own else ("_run",))
-    }
+    if is_a(tool, "crewai.tools.structured_tool", "CrewStructuredTool"):
+        return {"func": _beneath(tool.func)}
+    if is_a(tool, "crewai.tools.base_tool", "Tool"):
+        return {"func": Body(tool.func)}
+    names = ("_run", "_arun") if _overrides(tool, "_arun") else ("_run",)
+    return {name: Body.of_method(tool, name, _LEFT, _barred(tool)) for name in names}
+
+
+def _beneath(function: Any) -> Body:
+    """Return the body of a structured tool, which mostly is the `_run` of another tool."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or not owns(owner):
+        return Body(function)
+    if is_a(owner, "crewai.tools.base_tool", "Tool") and not _overrides(owner, "_run"):
+        return Body(owner.func)
+    return Body.of_method(owner, function.__name__, _LEFT, _barred(owner))
+
+
+def _overrides(tool: Any, method: str) -> bool:
+    module: str = getattr(type(tool), method).__module__
+    return module != "crewai.tools.base_tool"
 
 
 def stand_in(call: Call, tool: Any) -> Any:

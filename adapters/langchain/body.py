@@ -40,7 +40,7 @@ def bodies(tool: Any) -> dict[str, Body]:
     if not _is_made_of_function(tool):
         own = type(tool)._arun.__module__ != "langchain_core.tools.base"
         return {
-            name: Body(getattr(tool, name), tool, _LEFT)
+            name: Body.of_method(tool, name, _LEFT)
             for name in (("_run", "_arun") if own else ("_run",))
         }
     found = {name: getattr(tool, name, None) for name in ("func", "coroutine")}

@@ -215,8 +215,9 @@ def _parts(what: str, thing: object) -> Iterator[tuple[str, object]]:
     elif isinstance(thing, set | frozenset):
         yield from ((f"an item of {what}", part) for part in thing)
     elif not isinstance(thing, type | types.ModuleType):
-        attributes = getattr(thing, "__dict__", None) or {}
-        yield from ((f"{what}.{name}", part) for name, part in attributes.items())
+        for held in ("__dict__", "__pydantic_private__"):
+            attributes = getattr(thing, held, None) or {}
+            yield from ((f"{what}.{name}", part) for name, part in attributes.items())
 
 
 def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:

@@ -89,7 +89,7 @@ def test_a_structured_tool_counts_on_itself_and_on_its_tool(session: Session) ->
     assert (structured.current_usage_count, original.current_usage_count) == (1, 1)
     with pytest.raises(ToolUsageLimitExceededError):
         structured.invoke({"a": 1})
-    bare = CrewStructuredTool.from_function(elsewhere)
+    bare: Any = CrewStructuredTool.from_function(elsewhere)
     assert bare.invoke({"a": 2}) == "2 elsewhere: True"
 
 
@@ -121,6 +121,22 @@ def test_a_tool_class_goes_along_without_its_lock(session: Session) -> None:
     assert structured.invoke({"query": "that"}) == "that in an index, elsewhere: True"
     assert search.current_usage_count == 2
     assert {record.isolation for record in session.records} == {"process"}
+
+
+class Applies(BaseTool):
+    """A tool with a field that has the name of a function tool's function."""
+
+    name: str = "applies"
+    description: str = "Apply."
+    func: Any = elsewhere
+
+    def _run(self, a: int) -> str:
+        return f"{inside()} and {self.func(a)}"
+
+
+def test_a_field_of_a_tool_class_is_not_its_body(session: Session) -> None:
+    """All of its `_run` is elsewhere, and not only what that calls."""
+    assert Applies().run(a=1) == "True and 1 elsewhere: True"
 
 
 def test_delegation_is_refused(session: Session) -> None:

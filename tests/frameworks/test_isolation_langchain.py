@@ -16,9 +16,17 @@ from langchain.tools import InjectedState, InjectedStore, ToolRuntime
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForToolRun
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, InjectedToolCallId, Tool, ToolException, tool
+from langchain_core.tools import (
+    BaseTool,
+    InjectedToolCallId,
+    StructuredTool,
+    Tool,
+    ToolException,
+    tool,
+)
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
+from pydantic import BaseModel, PrivateAttr
 
 import agentcgroup
 from agentcgroup import Session
@@ -185,6 +193,39 @@ def test_calls_of_one_tool_at_once_do_not_meet(session: Session) -> None:
         results = list(pool.map(lambda a: add.invoke({"a": a}).split(), range(24)))
     assert [int(result) for result, _ in results] == [a + step for a in range(24)]
     assert len({pid for _, pid in results}) == 24
+
+
+def test_what_is_in_the_way_is_named_to_the_attribute(session: Session) -> None:
+    """Of a tool class, its private ones too; and it is not run."""
+
+    class Locks(BaseTool):
+        name: str = "locks"
+        description: str = "Lock."
+        _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+        def _run(self) -> str:
+            raise AssertionError("it ran")
+
+    message = Locks().invoke(_ask("locks"))
+    assert message.status == "error"
+    assert "function 'Locks._run'.tool._lock (_thread.lock); by config= rule 1" in message.content
+    assert session.records[-1].outcome == "rejected"
+
+
+def test_an_object_that_is_called_like_a_coroutine_function_is_awaited(session: Session) -> None:
+    """In the worker, as it would be here."""
+
+    class Later:
+        async def __call__(self, a: int) -> str:
+            return f"{a} elsewhere: {inside()}"
+
+    class Arguments(BaseModel):
+        a: int
+
+    late = StructuredTool(
+        name="late", description="Late.", args_schema=Arguments, coroutine=Later()
+    )
+    assert asyncio.run(late.ainvoke({"a": 1})) == "1 elsewhere: True"
 
 
 def test_a_generator_is_refused_before_it_runs(session: Session) -> None:
