@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         CgroupUnavailable,
         ConfigError,
         LimitExceeded,
+        Unshippable,
+        WorkerDied,
     )
     from agentcgroup.records import CallRecord
     from agentcgroup.session import Session
@@ -33,6 +35,8 @@ __all__ = [
     "ConfigError",
     "LimitExceeded",
     "Session",
+    "Unshippable",
+    "WorkerDied",
     "agent",
     "call",
     "current_call",
@@ -53,6 +57,8 @@ _HOMES = {
         "CgroupUnavailable",
         "ConfigError",
         "LimitExceeded",
+        "Unshippable",
+        "WorkerDied",
     ),
     "agentcgroup.records": ("CallRecord",),
     "agentcgroup.session": ("Session",),
