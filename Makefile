@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-lab build-deps demo install lint test test-native test-versions test-kernel test-kernels lab-deps
+.PHONY: bench bench-isolation bench-lab build-deps demo install lint test test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -54,6 +54,10 @@ bench-lab: install lab-deps
 	$(PYTHON) -m tests.lab run --kernel $(KERNEL) --memory 4G --out build/bench -- \
 	    $(PYTHON) -m benchmarks.overhead --json build/bench/vm.json $(ARGS)
 	$(PYTHON) -m benchmarks.overhead --load build/bench/vm.json --save vm-$(KERNEL)
+
+# What a tool's body costs in a worker process, against other pools; into benchmarks/isolation.
+bench-isolation: install
+	$(PYTHON) -m benchmarks.isolation --save native $(ARGS)
 
 # What the tests and the virtual machine need of the system: QEMU, virtiofsd (in
 # qemu-system-common up to Debian 12), and systemd, which is started in namespaces of its own.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         CgroupUnavailable,
         ConfigError,
         LimitExceeded,
+        Unshippable,
+        WorkerDied,
     )
     from agentcgroup.monitor.events import Event
     from agentcgroup.records import CallRecord
@@ -35,6 +37,8 @@ __all__ = [
     "Event",
     "LimitExceeded",
     "Session",
+    "Unshippable",
+    "WorkerDied",
     "agent",
     "call",
     "current_call",
@@ -55,6 +59,8 @@ _HOMES = {
         "CgroupUnavailable",
         "ConfigError",
         "LimitExceeded",
+        "Unshippable",
+        "WorkerDied",
     ),
     "agentcgroup.monitor.events": ("Event",),
     "agentcgroup.records": ("CallRecord",),

@@ -34,6 +34,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -1137,6 +1138,56 @@ native_disarm(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
+/* ------------------------------------------------------------------------- a fork born inside --- */
+
+/* Where the C library keeps this thread's id: a raw clone has to let the kernel correct it in the
+ * child, as fork() does. NULL where the kernel does not tell (CONFIG_CHECKPOINT_RESTORE). */
+static pid_t *
+thread_id_address(void)
+{
+    pid_t *address = NULL;
+    if (prctl(PR_GET_TID_ADDRESS, &address, 0, 0, 0) < 0 || address == NULL
+        || *address != (pid_t)syscall(SYS_gettid)) {
+        return NULL;
+    }
+    return address;
+}
+
+PyDoc_STRVAR(fork_into_doc,
+"fork_into(cgroup_fd) -> pid, 0 in the child\n\n"
+"os.fork() with the child born in the cgroup whose directory cgroup_fd is. Python's fork hooks run,\n"
+"the C library's do not: only for a process of one thread, where no other can hold a lock.\n\n"
+"Raises PlacementError where the cgroup takes no process or clone3 is refused (see spawn_mode).");
+
+static PyObject *
+native_fork_into(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int cgroup_fd;
+    if (!PyArg_ParseTuple(args, "i:fork_into", &cgroup_fd)) {
+        return NULL;
+    }
+    struct clone3_arguments arguments = {
+        .flags = AGC_CLONE_INTO_CGROUP,
+        .exit_signal = SIGCHLD,
+        .cgroup = (uint64_t)cgroup_fd,
+    };
+    pid_t *thread_id = thread_id_address();
+    if (thread_id != NULL) {
+        arguments.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+        arguments.child_tid = (uint64_t)(uintptr_t)thread_id;
+    }
+    PyOS_BeforeFork();
+    long pid = syscall(SYS_clone3, &arguments, sizeof(arguments));
+    int error = errno;
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+    }
+    else {
+        PyOS_AfterFork_Parent();
+    }
+    return pid < 0 ? raise_placement_error(error) : PyLong_FromLong(pid);
+}
+
 /* ------------------------------------------------------------------------------------ module --- */
 
 PyDoc_STRVAR(spawn_mode_doc,
@@ -1175,6 +1226,7 @@ static PyMethodDef methods[] = {
     {"arm", native_arm, METH_VARARGS, arm_doc},
     {"refuse", native_refuse, METH_NOARGS, refuse_doc},
     {"disarm", native_disarm, METH_NOARGS, disarm_doc},
+    {"fork_into", native_fork_into, METH_VARARGS, fork_into_doc},
     {"spawn_mode", native_spawn_mode, METH_NOARGS, spawn_mode_doc},
     {"set_chdir_report", native_set_chdir_report, METH_VARARGS, set_chdir_report_doc},
     {NULL, NULL, 0, NULL},

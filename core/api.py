@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from agentcgroup import execution, feedback, scope, spawn
+from agentcgroup import estimates, execution, feedback, scope, spawn, workers
+from agentcgroup.bodies import Body, placed
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
@@ -69,7 +70,8 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
     with _lock:
         session = registered()
         if session is None:
-            session = Session(load(config))
+            # A worker lives in its call's cgroup; what it imports may well register.
+            session = Session(Config(mode="off") if workers.inside() else load(config))
             if session.working:
                 scope.install()
                 spawn.install()
@@ -136,6 +138,9 @@ class call:
     Every process started inside, and every one these start, is born in the call's cgroup. Without
     a registered session one is made from the config. Usable with ``with`` and ``async with``, once.
 
+    The block itself always runs inline, since a block of code cannot be sent to a worker: with
+    ``isolation = "process"`` too, and its record says so. `isolate` can do that.
+
     Args:
         tool: what to call it in records and rules.
         agent: whose call it is; default: the `agent` block around it.
@@ -167,6 +172,7 @@ class call:
             "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
         )
         self._token = scope.current.set(self._call if session.working else None)
+        self._begin = threading.get_ident(), estimates.read()
         return self._call
 
     def __exit__(
@@ -175,6 +181,9 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        thread, begin = self._begin
+        if thread == threading.get_ident():  # a generator can be closed on another one
+            self._call.used = estimates.used(begin)
         scope.current.reset(self._token)
         self._call.finish(error)
         self._raise(error)
@@ -206,7 +215,12 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
     """Make each run of a function a call; the decorator form of `call`, sync and async.
 
     ``@agentcgroup.isolate`` or ``@agentcgroup.isolate("build", memory_max="1G")``; the tool's name
-    is the function's by default.
+    is the function's by default. With ``isolation="process"``, given here or by a rule, the
+    function runs in a worker process in the call's cgroup; see `agentcgroup.isolation`.
+
+    Raises:
+        Unshippable: the function, an argument or the result cannot get to the worker or back.
+        LimitExceeded, ConfigError: as `call`.
     """
     if callable(tool):
         return isolate()(tool)
@@ -218,19 +232,24 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
             @functools.wraps(function)
             async def arun(*args: Any, **kwargs: Any) -> Any:
-                async with call(name, agent=agent, **limits):
-                    return await function(*args, **kwargs)
+                async with call(name, agent=agent, **limits) as opened:
+                    return await _placed(opened, function)(*args, **kwargs)
 
             return cast(F, arun)
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            with call(name, agent=agent, **limits):
-                return function(*args, **kwargs)
+            with call(name, agent=agent, **limits) as opened:
+                return _placed(opened, function)(*args, **kwargs)
 
         return cast(F, run)
 
     return decorate
+
+
+def _placed(opened: Call, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` as it is to be run in a call: as it is, or by a worker process."""
+    return placed(opened, Body(function)) if opened.session.working else function
 
 
 def _exceeded(record: CallRecord) -> LimitExceeded:

@@ -16,15 +16,17 @@ from agentcgroup import feedback
 from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
-from agentcgroup.errors import LimitExceeded
+from agentcgroup.errors import LimitExceeded, Unshippable
+from agentcgroup.estimates import Used
 from agentcgroup.monitor.board import Sitting
 from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
 from agentcgroup.policy import Policy
-from agentcgroup.records import CallRecord, Outcome
+from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
 
 if TYPE_CHECKING:
     from agentcgroup.session import Session
+    from agentcgroup.workers.launcher import Worker
 
 __all__ = ["LINGER", "Call"]
 
@@ -46,27 +48,37 @@ class Call:
         parent: the call it runs inside, None at the top.
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
+        used: what its sync body used inline, None where nobody could tell.
+        isolation: where the tool's body runs, "process" once a worker has been asked to.
+        died: how that worker ended before the body did, None while it did not.
+        unshippable: what kept the body, or its result, from its way to a worker or back.
+        refused: for that reason the call is an error, and did not run inline instead.
     """
 
     __slots__ = (
         "_record",
         "_seen",
         "agent",
+        "died",
         "enclosure",
         "ended",
         "framework",
+        "isolation",
         "key",
         "number",
         "outcome",
         "parent",
         "policy",
         "reason",
+        "refused",
         "session",
         "sitting",
         "started",
         "stopped",
         "tool",
         "tool_call_id",
+        "unshippable",
+        "used",
     )
 
     def __init__(
@@ -96,6 +108,11 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
+        self.used: Used | None = None
+        self.isolation: Isolated = "inline"
+        self.died: str | None = None
+        self.unshippable: Unshippable | None = None
+        self.refused = False
         self._record: CallRecord | None = None
         self._seen: Seen | None = None
         self.sitting: Sitting | None = None  # where the monitor sees it
@@ -123,6 +140,15 @@ class Call:
         enclosure = self._enclosed()
         enclosure.adopt(pid)
         return enclosure.cgroup
+
+    def worker(self) -> Worker:
+        """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
+
+        Raises:
+            LimitExceeded: the call is over.
+            CgroupUnavailable: there is none to be had.
+        """
+        return self._enclosed().worker()
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -186,8 +212,10 @@ class Call:
         self.key = None
         if self.enclosure is None and self.stopped is None and not cancelled:
             self.outcome = "ok" if error is None else "error"
+            if self.unshippable is not None:
+                self._blame(self.unshippable)
             self.session.settled(self)
-            return False
+            return self.refused
         self._judge(error, cancelled)
         told = self.told
         if self.enclosure is None:
@@ -215,12 +243,25 @@ class Call:
             events=enclosure.events() if enclosure is not None else None,
             above=enclosure.events_above() if enclosure is not None else (),
             leftovers=leftovers,
+            died=self.died,
         )
+        if self.unshippable is not None:
+            self._blame(self.unshippable)
+        if enclosure is not None and not self.told:
+            enclosure.give_back()
+
+    def _blame(self, unshippable: Unshippable) -> None:
+        """Have the record say what could not be sent, and who had asked for a worker."""
+        if self.reason is None:
+            asked = self.policy.isolation_source
+            self.reason = f"unshippable: {unshippable.what} ({unshippable.kind}); by {asked}"
+        if self.refused and self.outcome == "error" and not unshippable.ran:
+            self.outcome = "rejected"
 
     @property
     def told(self) -> bool:
         """Whether the way it ended is worth a sentence to the model."""
-        return self.limited or self.reason == "leftovers"
+        return self.limited or self.refused or self.reason == "leftovers"
 
     @property
     def limited(self) -> bool:
@@ -259,8 +300,8 @@ class Call:
     def _make_record(self, outcome: Outcome) -> CallRecord:
         enclosure = self.enclosure
         usage = _NO_USAGE if enclosure is None else enclosure.usage()
-        cgroup = None if enclosure is None else enclosure.cgroup
         ended = time.monotonic() if self.ended is None else self.ended
+        used = self.used if self.isolation == "inline" else None
         return CallRecord(
             id=self.id,
             parent_id=None if self.parent is None else self.parent.id,
@@ -278,8 +319,11 @@ class Call:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=None if cgroup is None else cgroup.events().oom_kill,
+            oom_kills=None if enclosure is None else enclosure.oom_kills(),
             **({} if self._seen is None else self._seen.figures()),
             limits=dict(self.policy.asked),
-            cgroup=None if cgroup is None else cgroup.path,
+            cgroup=None if enclosure is None else enclosure.path,
+            thread_cpu_s=None if used is None else used.thread_cpu_s,
+            memory_growth_bytes=None if used is None else used.memory_growth_bytes,
+            isolation=self.isolation,
         )

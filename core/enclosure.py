@@ -12,15 +12,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.cgroup import Cgroup, Events, Usage
+from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.processes import ProcessTree
 from agentcgroup.tree import Branch, discard
 
 if TYPE_CHECKING:
     from agentcgroup.calls import Call
+    from agentcgroup.workers.launcher import Worker
+    from agentcgroup.workers.pool import Pool
 
 __all__ = ["Enclosure"]
 
@@ -41,11 +45,14 @@ class Enclosure:
         "_branch",
         "_call",
         "_fresh",
+        "_guests",
         "_home",
         "_leaf",
+        "_left",
         "_lock",
         "_spawning",
         "cgroup",
+        "path",
         "started",
     )
 
@@ -59,6 +66,9 @@ class Enclosure:
         self.cgroup: Cgroup | None = None
         self._leaf: Cgroup | ProcessTree | None = None  # where the children live
         self._branch: Branch | None = None
+        self._guests: list[Worker] = []  # processes that run the tool's own body
+        self.path: str | None = None  # of its cgroup, also when that is gone or another's
+        self._left: tuple[Usage, Events] | None = None  # what was counted when it was given back
 
     # -- births -------------------------------------------------------------------------------
 
@@ -110,6 +120,52 @@ class Enclosure:
         finally:
             self.end_spawn(pid)
 
+    def worker(self) -> Worker:
+        """Return a worker process in here; see `Call.worker`."""
+        call = self._call
+        pool = call.session.workers()
+        with self._lock:
+            call.refuse_if_over()
+            try:
+                worker = self._take_worker(pool)
+            except OSError as error:
+                raise CgroupUnavailable(f"no worker process can be made: {error}") from error
+            self._guests.append(worker)
+        if call.stopped is not None:
+            self.kill()  # taken between that kill and now
+        return worker
+
+    def _take_worker(self, pool: Pool) -> Worker:
+        """Take one with its cgroup where the call has none yet, else have one born in it."""
+        taken: Worker | None = None
+        reuse = getattr(self._call.policy, "reuse", 1)
+        tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
+
+        def with_cgroup(above: Branch) -> Cgroup:
+            nonlocal taken
+            taken = pool.take(above, self._call.policy.limits, tool)
+            assert taken.cgroup is not None
+            if tool is not None and taken.meter is None:
+                taken.meter = taken.cgroup.meter()
+            return taken.cgroup
+
+        if self._leaf is None:
+            self._leaf = self._make_leaf(with_cgroup)
+        if taken is None:
+            taken = pool.visitor(self._leaf.fd)
+        taken.calls += 1
+        taken.stays = taken.meter is not None and taken.calls < reuse
+        if isinstance(self._leaf, ProcessTree) and taken.born.wait(_SPAWN_WAIT):
+            self._leaf.add(taken.pid or 0)
+        return taken
+
+    def restock(self) -> None:
+        """Have the next call's worker ready where none is: this one's is at work, and we wait."""
+        if self._home is not None and self._call.session.workers().bare(
+            self._home, self._call.policy.limits
+        ):
+            self._prepare(self._home)
+
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
         with self._lock:
@@ -124,14 +180,17 @@ class Enclosure:
                 self._branch = Branch(self.cgroup, self._call.session.roots)
             return self._branch
 
-    def _make_leaf(self) -> Cgroup | ProcessTree:
+    def _make_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> Cgroup | ProcessTree:
         if self._branch is not None:
             return self._branch.cgroup.child("self")
-        self._take_cgroup()
+        self._take_cgroup(take)
         return self.cgroup if self.cgroup is not None else ProcessTree()
 
-    def _take_cgroup(self) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in; start the clock."""
+    def _take_cgroup(self, take: Callable[[Branch], Cgroup] | None = None) -> None:
+        """Take a cgroup below the agent, or below the call this one runs in; start the clock.
+
+        `take` has another way to one than a spare of the branch.
+        """
         call = self._call
         session = call.session
         while call.parent is not None and call.parent.ended is not None:
@@ -143,7 +202,8 @@ class Enclosure:
                 return
             if call.parent is None or call.parent.agent != call.agent:
                 self._home = above = session.agent_branch(above, call.framework, call.agent)
-            self.cgroup = above.take(call.policy.limits)
+            self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
+            self.path = self.cgroup.path
             session.monitor.enclosed(call, self.cgroup, call.sitting)
 
     # -- deaths ---------------------------------------------------------------------------------
@@ -174,7 +234,7 @@ class Enclosure:
         if held is None:
             return False
         if not over:
-            if not held.populated() or held.wait_empty(linger):
+            if self._only_guests(held) or held.wait_empty(linger):
                 return False
             if keep and self._keep():
                 return False
@@ -182,6 +242,37 @@ class Enclosure:
         if not held.wait_empty(_KILL_WAIT):
             logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
         return not over
+
+    def give_back(self) -> bool:
+        """Leave the worker and its cgroup to the next call of this tool, where that may be.
+
+        What this one has used is read before; the processes here are no longer this call's.
+        """
+        guest = self._guests[0] if self._guests else None
+        if guest is None or not guest.stays or guest.meter is None or self._home is None:
+            return False
+        call = self._call
+        with self._lock:
+            held = self.cgroup
+            single = len(self._guests) == 1 and self._branch is None and call.stopped is None
+            if held is None or not single or not self._only_guests(held):
+                return False
+            events = held.events()
+            self._left = guest.meter.lap(held.usage()), events
+            guest.pids_max = events.pids_max or 0
+            self.cgroup = self._leaf = None
+            self._guests = []
+        tool = f"{call.framework}:{call.tool}"
+        call.session.workers().give_back(guest, self._home, call.policy.limits, tool)
+        return True
+
+    def _only_guests(self, held: Cgroup | ProcessTree) -> bool:
+        """Say whether nothing lives here but workers that have done their work."""
+        if not self._guests:
+            return not held.populated()
+        if self._branch is not None or not all(guest.done for guest in self._guests):
+            return False
+        return {guest.pid for guest in self._guests}.issuperset(held.procs())
 
     def remove(self) -> None:
         """Remove the cgroup; whatever is in it dies."""
@@ -194,6 +285,8 @@ class Enclosure:
             self._branch.remove()
         elif self.cgroup is not None:
             discard(self.cgroup)
+        for guest in self._guests:
+            self._call.session.workers().leave(guest)
         if self._home is not None:
             self._prepare(self._home)
             self._home.leave()
@@ -202,8 +295,12 @@ class Enclosure:
         """Have a cgroup ready for the next call like this one."""
         session = self._call.session
         if not session.closed:
+            limits = self._call.policy.limits
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                home.prepare(self._call.policy.limits)
+                if self._guests:
+                    session.workers().restock(home, limits)
+                else:
+                    home.prepare(limits)
 
     def _keep(self) -> bool:
         if self._home is None or not isinstance(self._leaf, Cgroup):
@@ -222,8 +319,16 @@ class Enclosure:
 
     def usage(self) -> Usage:
         """Return what its processes have used, those of calls inside it too."""
+        if self._left is not None:
+            return self._left[0]
         held = self._held
         return held.usage() if held is not None else Usage()
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes the OOM killer has counted; None where it does not count."""
+        if self._left is not None:
+            return self._left[1].oom_kill
+        return None if self.cgroup is None else self.cgroup.events().oom_kill
 
     def events(self) -> Events:
         """Return what hit this call's own processes, not those of the calls inside it."""
@@ -231,6 +336,8 @@ class Enclosure:
         if held is None:
             return Events()
         events = held.events()
+        if events.pids_max and self._guests and self._guests[0].pids_max:
+            events = replace(events, pids_max=events.pids_max - self._guests[0].pids_max)
         if self._branch is None or not events.oom_kill or events.oom_local:
             return events
         return Events() if self._leaf is None else self._leaf.events()

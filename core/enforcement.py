@@ -108,6 +108,7 @@ def verdict(
     events: Events | None,
     above: Iterable[tuple[str, Events]],
     leftovers: bool,
+    died: str | None = None,
 ) -> tuple[Outcome, str | None]:
     """Say how a call ended and why, from what we did to it and what the kernel counted.
 
@@ -119,6 +120,7 @@ def verdict(
         above: ("agent.memory_max", events) of each cgroup above it, nearest first; read only when
             a process was killed and the call's own limit was not reached.
         leftovers: processes were still running when the tool had ended, and were killed.
+        died: how the worker process that ran the tool's body ended before it, if it did.
     """
     if stopped == "timeout":
         return "timeout", "timeout"
@@ -131,6 +133,8 @@ def verdict(
         return "cancelled", "cancelled"
     if stopped is not None:
         return "killed", stopped
+    if died is not None:
+        return "killed", died
     if events is not None and events.pids_max:
         if leftovers:
             return "killed", "pids_max"

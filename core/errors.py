@@ -13,6 +13,9 @@ __all__ = [
     "CgroupUnavailable",
     "ConfigError",
     "LimitExceeded",
+    "RemoteError",
+    "Unshippable",
+    "WorkerDied",
 ]
 
 
@@ -89,3 +92,56 @@ class LimitExceeded(AgentCgroupError):
     def __init__(self, message: str, *, record: CallRecord) -> None:
         super().__init__(message)
         self.record = record
+
+
+class Unshippable(AgentCgroupError):
+    """Raised when something of a call cannot get into its worker process, or out of it.
+
+    Attributes:
+        what: where the object stands, such as "argument 'db'.connection".
+        kind: its type, such as "sqlite3.Connection".
+        why: what the pickler said against it.
+        ran: whether the tool's body has run, so that running it inline would be a second time.
+    """
+
+    def __init__(self, what: str, kind: str, why: str, *, ran: bool = False) -> None:
+        where = "out of" if ran else "into"
+        super().__init__(
+            f"{what} ({kind}) cannot be sent {where} a worker process: {why}. Fix: make it inside "
+            'the tool, or run the tool with isolation = "inline".'
+        )
+        self.what = what
+        self.kind = kind
+        self.why = why
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unshippable, (self.what, self.kind, self.why, self.ran)
+
+
+def _unshippable(what: str, kind: str, why: str, ran: bool) -> Unshippable:
+    return Unshippable(what, kind, why, ran=ran)
+
+
+class WorkerDied(AgentCgroupError):
+    """Raised when the worker process of a call ended before the tool's body did.
+
+    What ended it says the call's record: a limit, or the body itself.
+
+    Attributes:
+        how: "crashed: SIGSEGV" or "exited: 3", with the signal's name or the exit status.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"the worker process of the call {how.replace(':', ' with', 1)}")
+        self.how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerDied, (self.how,)
+
+
+class RemoteError(AgentCgroupError):
+    """Stands in for an exception of a worker process that could not be sent.
+
+    Its text is that exception's type and text; the traceback is in its ``__cause__``.
+    """

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from agentcgroup import feedback
+from agentcgroup import estimates, feedback
 from agentcgroup.calls import LINGER, Call
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records import CallRecord
@@ -56,14 +56,17 @@ class Answer(Protocol):
 def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
     token = current.set(call)
+    begin = estimates.read()
     try:
         result = body(*args, **kwargs)
     except BaseException as error:
+        call.used = estimates.used(begin)
         current.reset(token)
         call.finish(error)
-        if call.limited and isinstance(error, Exception):
+        if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
+    call.used = estimates.used(begin)
     current.reset(token)
     if call.finish():
         return _answered(call, answer, result, None)
@@ -81,7 +84,7 @@ async def arun(
     except BaseException as error:
         current.reset(token)
         expired = await afinish(call, expiry, error)
-        if call.limited and isinstance(error, Exception):
+        if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         if expired:
             return _answered(call, answer, None, TimeoutError())

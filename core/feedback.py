@@ -31,6 +31,20 @@ def sentence(record: CallRecord) -> str | None:
             f"processes were ended.{cpu} The same call will end the same way: do a smaller part "
             "of the work per call, or a faster way."
         )
+    reason = record.reason or ""
+    if reason.startswith(("crashed: ", "exited: ")):
+        return (
+            f"Tool {tool} was stopped after {took}: the process that it ran in {_how(reason)}. "
+            "What it had done in memory is lost. The same call will probably end the same way: "
+            "change its arguments, or use another tool."
+        )
+    if reason.startswith("unshippable: ") and record.outcome in ("rejected", "error"):
+        what = reason.removeprefix("unshippable: ")
+        ran = "was not run" if record.outcome == "rejected" else "has run, but gave no result"
+        return (
+            f"Tool {tool} {ran}: it is to run in a process of its own, and this cannot be sent "
+            f"between processes: {what}. No change of arguments helps; use another tool."
+        )
     if record.reason == "pids_max":
         limit = str(record.limits.get("pids_max"))
         ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"
@@ -94,6 +108,12 @@ def _oom(record: CallRecord, tool: str, took: str) -> str:
         "way: work on less data at once (stream it, read in chunks, select columns or files), "
         "run fewer jobs in parallel, or split the work over several calls."
     )
+
+
+def _how(reason: str) -> str:
+    """Return the end of a worker in words, such as "crashed (SIGSEGV)"."""
+    what, _, code = reason.partition(": ")
+    return f"crashed ({code})" if what == "crashed" else f"ended itself with exit status {code}"
 
 
 def _printable(name: str) -> str:

@@ -28,6 +28,7 @@ from agentcgroup.settings import (
     Isolation,
     Limiting,
     LimitTable,
+    OnUnshippable,
     Priority,
     Rule,
     is_above,
@@ -45,7 +46,7 @@ DEFAULT = "default"
 NOT_SET = "not set"
 
 _LIMIT_KEYS = tuple(field.name for field in fields(Limits))
-_CHOICES = ("background", "isolation", "priority")
+_CHOICES = ("background", "isolation", "reuse", "on_unshippable", "priority")
 _CALL_KEYS = ("timeout", *_CHOICES)
 
 
@@ -57,8 +58,11 @@ class Policy:
         limits: what is written into its cgroup.
         timeout: seconds it may take, None for no limit.
         background: whether processes that outlive it are killed or kept.
-        isolation: where the tool's own code runs.
+        isolation: where the tool's own code runs; ``auto`` is inline.
+        reuse: calls of the same tool that one worker may serve.
+        on_unshippable: what becomes of a call whose tool no worker can run.
         priority: its importance in words; already part of `limits` as cpu_weight.
+        isolation_source: which line said where it runs, for messages.
         asked: the limits that are set and the timeout, by their keys, for records and messages.
     """
 
@@ -66,7 +70,10 @@ class Policy:
     timeout: float | None
     background: Background
     isolation: Isolation
+    reuse: int
+    on_unshippable: OnUnshippable
     priority: Priority
+    isolation_source: str = field(default=DEFAULT, compare=False)
     asked: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -162,7 +169,6 @@ class Resolver:
         config = self.config
         settings = _unset() | _defaults(config.limits.call)
         settings["background"] = Setting(config.background, self._top_level("background"))
-        settings["isolation"] = Setting("auto", DEFAULT)
         settings["priority"] = Setting("normal", DEFAULT)
         settings |= self._table(config.limits.call, "call")
         settings |= self._matching("call", framework, agent, tool)
@@ -256,7 +262,10 @@ def _settings_of(limits: Limits, policy: Policy | None = None) -> _Settings:
     values = {key: getattr(limits, key) for key in _LIMIT_KEYS}
     if policy is not None:
         values |= {key: getattr(policy, key) for key in _CALL_KEYS}
-    return {key: Setting(value, NOT_SET if value is None else "") for key, value in values.items()}
+    settings = {k: Setting(value, NOT_SET if value is None else "") for k, value in values.items()}
+    if policy is not None:
+        settings["isolation"] = Setting(policy.isolation, policy.isolation_source)
+    return settings
 
 
 def _settle(settings: _Settings) -> _Settings:
@@ -300,4 +309,5 @@ def _limits(settings: _Settings) -> Limits:
 
 
 def _policy(settings: _Settings) -> Policy:
-    return Policy(_limits(settings), **{key: settings[key].value for key in _CALL_KEYS})
+    chosen = {key: settings[key].value for key in _CALL_KEYS}
+    return Policy(_limits(settings), **chosen, isolation_source=settings["isolation"].source)

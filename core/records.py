@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TextIO
 
-__all__ = ["CallRecord", "JsonLines", "Outcome", "Program"]
+__all__ = ["CallRecord", "Isolated", "JsonLines", "Outcome", "Program"]
 
 logger = logging.getLogger("agentcgroup")
 
 #: How a call ended. ``error``: the tool raised. ``oom``: the kernel killed it for memory.
-#: ``timeout``: its time was over. ``killed``: stopped for another limit. ``cancelled``: the
-#: framework gave it up. ``rejected``: it never started.
+#: ``timeout``: its time was over. ``killed``: stopped for another limit, or its worker process
+#: died of what the tool did. ``cancelled``: the framework gave it up. ``rejected``: it never
+#: started.
 Outcome = Literal["ok", "error", "oom", "timeout", "killed", "cancelled", "rejected"]
+
+#: Where the tool's own code ran: in the agent's process, or in a worker process in the call's
+#: cgroup.
+Isolated = Literal["inline", "process"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +63,10 @@ class CallRecord:
         reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
             ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
             ``pids_max``, ``cancelled``, ``escape`` (a process left its cgroup, see
-            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were
-            ended), or None.
+            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were ended),
+            ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
+            with that status), ``unshippable: ...`` (what could not be sent to a worker or back: the
+            call was rejected, or ran inline), or None.
         memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).
         cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).
         pids_peak: most tasks at once (pids.peak, Linux 6.1).
@@ -83,6 +90,12 @@ class CallRecord:
         net_tx_bytes: bytes of IP packets its sockets sent (cgroup_skb).
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
         cgroup: path of its cgroup's directory, gone by now; None when it had none.
+        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, those of
+            other threads and of child processes not among them.
+        memory_growth_bytes: estimate for such a tool: by how much the peak of the process's
+            resident memory rose meanwhile, whichever thread was to blame (getrusage's ru_maxrss);
+            0 where it stayed below an earlier peak.
+        isolation: where the tool's own code ran: ``inline``, or ``process`` for a worker.
     """
 
     id: str
@@ -116,6 +129,9 @@ class CallRecord:
     net_tx_bytes: int | None = None
     limits: Mapping[str, Any]
     cgroup: str | None = None
+    thread_cpu_s: float | None = None
+    memory_growth_bytes: int | None = None
+    isolation: Isolated = "inline"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""

@@ -19,7 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentcgroup import scope, spawn
 from agentcgroup.calls import Call
@@ -34,6 +34,9 @@ from agentcgroup.policy import Resolver
 from agentcgroup.records import CallRecord, JsonLines
 from agentcgroup.sampling import Sampler
 from agentcgroup.tree import Branch, Roots
+
+if TYPE_CHECKING:
+    from agentcgroup.workers.pool import Pool
 
 __all__ = ["Session", "active", "registered", "set_active"]
 
@@ -131,6 +134,7 @@ class Session:
         self.janitor = Janitor()
         self.monitor = self._make_monitor()
         self.roots = self._make_roots(frozenset())
+        self._workers: Pool | None = None
         if self.place.base is not None:
             self.janitor.put(self._reap)
 
@@ -176,6 +180,8 @@ class Session:
             set_active(None)
         self.watcher.close()
         self.janitor.close(_CLOSE_WAIT)
+        if self._workers is not None:
+            self._workers.close()
         scope.set_seating(None)
         self.monitor.close()
         for stream in self._streams:
@@ -263,6 +269,12 @@ class Session:
             except Exception:
                 logger.exception("agentcgroup: an on_record callback failed")
 
+    def say(self, message: str) -> None:
+        """Warn of something once, however often it comes."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("agentcgroup: %s", message)
+
     def branch(self) -> Branch | None:
         """Return the run's branch, made at the first need; None where there is no place."""
         if self._run is None and self.place.base is not None:
@@ -277,6 +289,16 @@ class Session:
             run = self.branch()
             return None if run is None else run.background().fd
         return None
+
+    def workers(self) -> Pool:
+        """Return the worker processes for tools whose body does not run in this one."""
+        if self._workers is None:
+            from agentcgroup.workers.pool import Pool  # only who isolates pays for the import
+
+            with self.lock:
+                if self._workers is None:
+                    self._workers = Pool(_Background(self), self.config.workers)
+        return self._workers
 
     def agent_branch(self, above: Branch, framework: str, agent: str | None) -> Branch:
         """Return the branch of an agent below the run or below a call."""
@@ -370,7 +392,7 @@ class Session:
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,
             )
-        self._say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
+        self.say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
         """Hear of limits that were not written; those of a missing controller are known already."""
@@ -379,12 +401,20 @@ class Session:
             return
         if self.config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
-        self._say(f"this kernel has no {names}: not enforced")
+        self.say(f"this kernel has no {names}: not enforced")
 
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            logger.warning("agentcgroup: %s", message)
+
+class _Background:
+    """The `scope.Home` of what is no call's: the run's own leaf."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        return None if failed is not None else self._session.background_fd()
+
+    def end_spawn(self, pid: int | None) -> None:
+        pass
 
 
 def _open_sink(path: str) -> JsonLines:

@@ -43,16 +43,19 @@ __all__ = [
     "Limiting",
     "Mode",
     "MonitorTable",
+    "OnUnshippable",
     "Priority",
     "Rule",
     "Table",
+    "Workers",
     "is_above",
     "would_hang",
 ]
 
 Mode = Literal["auto", "enforce", "observe", "off"]
 Background = Literal["kill", "keep"]
-Isolation = Literal["auto", "inline"]
+Isolation = Literal["auto", "inline", "process"]
+OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
 Backend = Literal["auto", "libbpf", "procs", "off"]
 
@@ -193,6 +196,11 @@ _Cpu = Annotated[
     BeforeValidator(_cpu),
     _schema("string", examples=["150%", "150000 100000", "max"]),
 ]
+_Reuse = Annotated[
+    int | None,
+    _whole(1, 1_000_000, "a number of calls"),
+    _schema("integer", examples=[1, 100], minimum=1, maximum=1_000_000),
+]
 _Timeout = Annotated[
     float | None,
     BeforeValidator(_timeout),
@@ -275,6 +283,21 @@ class IoBounds(Table):
     wbps: _Rate = Field(default=None, description="Bytes written per second.")
     riops: _Rate = Field(default=None, description="Read operations per second.")
     wiops: _Rate = Field(default=None, description="Write operations per second.")
+
+
+_ISOLATION = (
+    "Where the tool's own code runs: 'inline' in this process; 'process' in a worker process in "
+    "the call's cgroup, so that the limits bound it too; 'auto' is 'inline'. "
+    "Its child processes are contained either way."
+)
+_REUSE = (
+    "With isolation = 'process': calls of the same tool that one worker may serve. "
+    "Above 1 they share the state of that process, and their counters are differences."
+)
+_ON_UNSHIPPABLE = (
+    "With isolation = 'process', for a tool that no other process can run: 'error' answers the "
+    "call with what is in the way, 'inline' runs it here and says so in its record."
+)
 
 
 class LimitTable(Table):
@@ -402,6 +425,14 @@ class CallLimits(LimitTable):
         validate_default=True,
         description="Time a call may take; 'none' for no limit. A bare number is seconds.",
     )
+    # Inline costs nothing, loses no state and takes every tool: another process is a decision.
+    isolation: Isolation = Field(default="auto", description=_ISOLATION)
+    # A worker of its own is what keeps one call's data from the next.
+    reuse: Annotated[int, _whole(1, 1_000_000, "a number of calls")] = Field(
+        default=1, description=_REUSE
+    )
+    # Whoever asked for a boundary must hear that there is none.
+    on_unshippable: OnUnshippable = Field(default="error", description=_ON_UNSHIPPABLE)
 
 
 class Limiting(LimitTable):
@@ -415,13 +446,9 @@ class Limiting(LimitTable):
         default=None,
         description="What becomes of processes that outlive their call: 'kill' or 'keep'.",
     )
-    isolation: Isolation | None = Field(
-        default=None,
-        description=(
-            "Where the tool's own code runs: 'inline' in this process, 'auto' lets us choose. "
-            "Its child processes are contained either way."
-        ),
-    )
+    isolation: Isolation | None = Field(default=None, description=_ISOLATION)
+    reuse: _Reuse = Field(default=None, description=_REUSE)
+    on_unshippable: OnUnshippable | None = Field(default=None, description=_ON_UNSHIPPABLE)
     priority: Priority | None = Field(
         default=None,
         description=(
@@ -429,6 +456,10 @@ class Limiting(LimitTable):
             "10. A cpu_weight in the same table wins."
         ),
     )
+
+
+#: What a rule for agents cannot say.
+_OF_CALLS = {"tool", "timeout", "background", "isolation", "reuse", "on_unshippable"}
 
 
 class Rule(Limiting):
@@ -459,7 +490,7 @@ class Rule(Limiting):
     def _sense(self) -> Self:
         if self.tool is None and self.agent is None and self.framework is None:
             _refuse("says for no call what it is for: add tool, agent or framework ('*' is all)")
-        of_calls = self.model_fields_set & {"tool", "timeout", "background", "isolation"}
+        of_calls = self.model_fields_set & _OF_CALLS
         if self.applies_to == "agent" and of_calls:
             _refuse(
                 f"'agent' does not go with {' and '.join(sorted(of_calls))}: those belong to calls",
@@ -483,7 +514,7 @@ class LimitTables(Table):
 class MonitorTable(Table):
     """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
 
-    # Asked for by nobody, it must take nothing away: it uses the rights that are there, costs a call
+    # Asked for by nobody, it must take nothing away: it uses what rights there are, costs a call
     # about a microsecond, and puts back what left.
     backend: Backend = Field(
         default="auto",
@@ -507,6 +538,36 @@ class MonitorTable(Table):
             "'kill'. One that was born outside is brought in either way."
         ),
     )
+
+
+_PoolSize = Annotated[int, _whole(0, 10_000, "a number of workers")]
+
+
+class Workers(Table):
+    """The worker processes that stand ready for tools with isolation = "process"."""
+
+    min: _PoolSize = Field(
+        default=1, description="How many stay ready however long no tool has asked for one."
+    )
+    max: _PoolSize = Field(
+        default=8,
+        description="How many may stand ready at once; calls at work are not counted.",
+    )
+    idle: Annotated[
+        float,
+        BeforeValidator(_timeout),
+        _schema("string", "number", examples=["1m", 30]),
+    ] = Field(
+        default="1m",
+        validate_default=True,
+        description="Time after which a worker that no tool has asked for is ended.",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.min > self.max:
+            _refuse(f"is {self.min}, above max, which is {self.max}: lower min or raise max", "min")
+        return self
 
 
 class Config(Table):
@@ -536,6 +597,10 @@ class Config(Table):
     cgroup_root: _CgroupPath = Field(
         default=None,
         description="Cgroup to work below, absolute; default: found on this machine.",
+    )
+    workers: Workers = Field(
+        default_factory=Workers,
+        description='Worker processes that stand ready for tools with isolation = "process".',
     )
     limits: LimitTables = Field(default_factory=LimitTables, description="The three levels.")
     monitor: MonitorTable = Field(

@@ -31,8 +31,10 @@ from agentcgroup.adapters.autogen.answer import (
     answer_value,
     failure,
 )
+from agentcgroup.adapters.autogen.body import bar_stream, bar_workbench, stand_in
 from agentcgroup.adapters.autogen.identity import identify, of_code, of_request, of_tool
 from agentcgroup.calls import Call
+from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.scope import current
 from agentcgroup.session import Session, active
 
@@ -88,6 +90,7 @@ async def _run_tool_call(
 
     async def body() -> Any:
         _heed(arguments.get("cancellation_token"), call)
+        await bar_workbench(call, arguments)
         printed: list[str] = []
         token = _printed.set(printed)
         try:
@@ -159,25 +162,30 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 
         async def body() -> Any:
             _heed(arguments.get("cancellation_token"), call)
-            return await original(self, *args, **kwargs)
+            return await original(stand_in(call, self), *args, **kwargs)
 
         return await execution.arun(call, answer_value, body)
 
     return run_json
 
 
-async def _inside(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+async def _inside(
+    original: Callable[..., Awaitable[Any]], tool: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Run a tool in the call that is open for it already, and note what it had printed.
 
-    When a limit has stopped that, what the tool says about it is not worth telling, as the answer
-    says it.
+    When a limit has stopped that, or a worker could not run it, what the tool says about it is not
+    worth telling, as the answer says it.
     """
+    call = current.get()
+    if isinstance(call, Call):
+        tool = stand_in(call, tool)
     try:
-        return await original(*args, **kwargs)
+        return await original(tool, *args, **kwargs)
     except Exception as error:
         output = feedback.partial_output(error)
-        call = current.get()
-        if isinstance(call, Call) and call.stopped not in (None, "cancelled"):
+        ours = isinstance(error, Unshippable | WorkerDied)
+        if ours or (isinstance(call, Call) and call.stopped not in (None, "cancelled")):
             raise RuntimeError(output) from error
         printed = _printed.get()
         if printed is not None and output:
@@ -196,15 +204,27 @@ def _run_json_stream(
         arguments = signature.bind(self, *args, **kwargs).arguments
         call = None if session is None else _open(session, self, arguments)
         if call is None:
-            stream = original(self, *args, **kwargs)
+            stream = _steps(original, self, *args, **kwargs)
         else:
             _heed(arguments.get("cancellation_token"), call)
-            stream = execution.astream(call, original, self, *args, **kwargs)
+            stream = execution.astream(call, _steps, original, self, *args, **kwargs)
         async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
 
     return run_json_stream
+
+
+async def _steps(
+    original: Callable[..., AsyncGenerator[Any, None]], tool: Any, *args: Any, **kwargs: Any
+) -> AsyncGenerator[Any, None]:
+    """Iterate a streaming tool, which no worker can run, in the call that is open for it."""
+    call = current.get()
+    if isinstance(call, Call):
+        bar_stream(call, tool)
+    async with contextlib.aclosing(original(tool, *args, **kwargs)) as stream:
+        async for item in stream:
+            yield item
 
 
 def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | None:

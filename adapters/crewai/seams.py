@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agentcgroup import execution, hooks
 from agentcgroup.adapters.crewai.answer import Told, answer
+from agentcgroup.adapters.crewai.body import stand_in
 from agentcgroup.adapters.crewai.identity import identify
 from agentcgroup.calls import Call
 from agentcgroup.scope import current
@@ -35,7 +36,8 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         call = None if session is None else _open(session, self)
         if call is None:
             return original(self, *args, **kwargs)
-        return execution.run(call, answer, original, self, *args, **kwargs)
+        tool = stand_in(call, self)
+        return execution.run(call, answer, original, tool, *args, **kwargs)
 
     return run
 
@@ -47,7 +49,8 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         call = None if session is None else _open(session, self)
         if call is None:
             return await original(self, *args, **kwargs)
-        return await execution.arun(call, answer, original, self, *args, **kwargs)
+        tool = stand_in(call, self)
+        return await execution.arun(call, answer, original, tool, *args, **kwargs)
 
     return arun
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agentcgroup import execution, hooks
 from agentcgroup.adapters.langchain.answer import answer
+from agentcgroup.adapters.langchain.body import stand_in
 from agentcgroup.adapters.langchain.identity import identify
 from agentcgroup.calls import Call
 from agentcgroup.scope import current
@@ -34,7 +35,8 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return original(self, *args, **kwargs)
-        return execution.run(call, answer, original, self, *args, **kwargs)
+        tool = stand_in(call, self, kwargs)
+        return execution.run(call, answer, original, tool, *args, **kwargs)
 
     return run
 
@@ -46,7 +48,8 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return await original(self, *args, **kwargs)
-        return await execution.arun(call, answer, original, self, *args, **kwargs)
+        tool = stand_in(call, self, kwargs)
+        return await execution.arun(call, answer, original, tool, *args, **kwargs)
 
     return arun
 

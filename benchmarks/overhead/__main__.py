@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead import machine, report
+from benchmarks.harness import machine
+from benchmarks.overhead import report
 from benchmarks.overhead.launchers import LAUNCHERS
 
 _EPILOG = """\

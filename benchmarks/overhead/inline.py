@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.tools import tool
 
 from agentcgroup.errors import AgentCgroupError
-from benchmarks.overhead.sampling import Rhythm, Variant, sample
+from benchmarks.harness.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.switch import Switch
 
 _CALL: dict[str, Any] = {

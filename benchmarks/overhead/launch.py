@@ -11,8 +11,8 @@ from typing import Any
 from langchain_core.tools import tool
 
 from agentcgroup.errors import AgentCgroupError
+from benchmarks.harness.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.launchers import LAUNCHERS, PROGRAM, Missing
-from benchmarks.overhead.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.switch import Switch
 
 #: A turn of single runs where something comes between them, of ten where nothing does: there,

@@ -6,9 +6,9 @@ import json
 import sys
 from typing import Any
 
+from benchmarks.harness.machine import resident_mb
+from benchmarks.harness.sampling import summary
 from benchmarks.overhead import inline, launch
-from benchmarks.overhead.machine import resident_mb
-from benchmarks.overhead.sampling import summary
 
 
 def main() -> None:

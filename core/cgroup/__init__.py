@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.cgroup.limits import MAX, Limits, Quantity
+from agentcgroup.cgroup.meter import Meter
 from agentcgroup.cgroup.owner import Reaped, is_run, orphans, reap, run_name
 from agentcgroup.cgroup.place import Place, bases, find, teardown
 from agentcgroup.cgroup.problems import Problem
@@ -15,6 +16,7 @@ __all__ = [
     "Cgroup",
     "Events",
     "Limits",
+    "Meter",
     "Place",
     "Problem",
     "Quantity",

@@ -20,6 +20,7 @@ from typing import Final
 from agentcgroup.cgroup import cpu, cpuset, files, io, memory, pids, pressure
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.limits import Limits
+from agentcgroup.cgroup.meter import Meter
 from agentcgroup.cgroup.pressure import Pressure, Resource
 from agentcgroup.cgroup.stats import Events, Usage
 
@@ -185,6 +186,10 @@ class Cgroup:
         self._directory.keep_open(files.MEMORY_EVENTS)
         if not self._directory.keep_open(files.PIDS_EVENTS_LOCAL):
             self._directory.keep_open(files.PIDS_EVENTS)
+
+    def meter(self) -> Meter:
+        """Return what tells apart the usage of calls that follow each other in here."""
+        return Meter(self._directory)
 
     def events(self) -> Events:
         """Read what has happened to the cgroup so far."""

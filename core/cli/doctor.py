@@ -51,6 +51,13 @@ def command(
     config: Annotated[
         str | None, typer.Option(help="Configuration; default: the one a program would use.")
     ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE[:TOOLS]",
+            help="Look at the tools of an app instead: which can run in a process of their own.",
+        ),
+    ] = None,
 ) -> None:
     """Say what is enforced on this machine, what is not and why, and what would change it.
 
@@ -60,7 +67,20 @@ def command(
 
     Ends with 0 when every limit can be enforced, with 1 when something cannot, so that a
     script or the start of a container can ask.
+
+    With --app it imports a module and says, tool by tool, whether isolation = "process" can be
+    set for it, what is in the way (a lock, a socket, an open loop), how much is sent to a worker
+    at each call, and how long the way there and back takes. No tool is run. TOOLS is a list, a
+    dict, a tool or a function in the module; without it, all tools of frameworks that it has.
+
+    \b
+    agentcgroup doctor --app myapp.tools:TOOLS
+    agentcgroup doctor --app myapp --json
     """
+    if app is not None:
+        from agentcgroup.cli import tools
+
+        raise typer.Exit(0 if tools.report(app, as_json=as_json) else 1)
     findings = list(_findings(config))
     complete = all(finding.state == "yes" for finding in findings if finding.enforces)
     if as_json:

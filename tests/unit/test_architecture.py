@@ -22,9 +22,11 @@ _LAYERS = (
     "autoload run api",
     "session",
     "frameworks",
-    "execution",
+    "bodies",
+    "execution isolation",
     "calls",
     "enclosure",
+    "workers",
     "enforcement sampling tree janitor",
     "monitor",
     "spawn",
@@ -37,7 +39,7 @@ _LAYERS = (
     "records",
     "processes",
     "cgroup",
-    "_native hooks units errors",
+    "_native bound estimates hooks units errors",
 )
 _RANK = {name: rank for rank, line in enumerate(_LAYERS) for name in line.split()}
 
@@ -51,6 +53,7 @@ _CGROUPFS = re.compile(r"(.*/)?(cgroup|cpu|cpuset|io|memory|pids)\.[a-z_.]+")
 _JOINING = {
     ("agentcgroup.spawn.placement", "cgroup.procs"),
     ("agentcgroup.spawn.multiprocess", "/cgroup.procs"),
+    ("agentcgroup.workers.zygote", "cgroup.procs"),
 }
 
 

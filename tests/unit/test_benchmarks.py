@@ -48,3 +48,18 @@ def test_a_quick_run_measures_what_the_monitor_costs(tmp_path: Path) -> None:
         assert all(variant["us"] > 0 for variant in cell.values())
     assert result["begin_and_end_us"] > 0
     assert "| begin and end of a call |" in done.stdout
+
+
+def test_a_quick_run_compares_every_pool(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    options = ["--quick", "--tool", "trivial", "--json", file]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.isolation", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(file.read_text())["cells"]
+    assert {"direct", "agentcgroup", "agentcgroup, reuse", "loky", "pebble"} < {*cell["variants"]}
+    assert all(figures["runs"] >= 5 for figures in cell["variants"].values())

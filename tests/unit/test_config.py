@@ -254,8 +254,8 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
         ("[[rules]]\npids_max = 5", "1: rule 1: says for no call what it is for"),
         ('[[rules]]\ntool = "x"\n[[rules]]\ntool = ""', "4: rule 2: tool: '' is not a pattern"),
         (
-            '[[rules]]\ntool = "x"\nisolation = "process"',
-            "3: rule 1: isolation: 'process' is unknown: write 'auto' or 'inline'",
+            '[[rules]]\ntool = "x"\nisolation = "proces"',
+            "3: rule 1: isolation: 'proces' is unknown: write 'auto', 'inline' or 'process'",
         ),
         ('[[rules]]\ntool = "x"\nbackground = "stay"', "3: rule 1: background: 'stay' is unknown"),
         ('[[rules]]\ntool = "x"\npriority = 5', "3: rule 1: priority: 5 is unknown: write 'high'"),

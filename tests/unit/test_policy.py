@@ -33,6 +33,7 @@ def test_the_defaults_stop_a_runaway_and_nothing_else() -> None:
     assert policy.limits.memory_high is None
     assert policy.timeout == 600
     assert (policy.background, policy.isolation, policy.priority) == ("kill", "auto", "normal")
+    assert (policy.reuse, policy.on_unshippable) == (1, "error")
     limits = resolver().agent("langchain", "coder")
     assert limits == resolver().run()
     assert all(getattr(limits, key) is None for key in limits.__slots__)
@@ -269,6 +270,8 @@ priority = "high"
         "timeout": "agentcgroup.toml:6 [limits.call]",
         "background": "agentcgroup.toml:1",
         "isolation": "default",
+        "reuse": "default",
+        "on_unshippable": "default",
         "priority": "agentcgroup.toml:13 rule 2",
         **dict.fromkeys(
             (
@@ -280,6 +283,41 @@ priority = "high"
     }
     assert one.explain_agent("x", None)["memory_max"].source == "agentcgroup.toml:3 [limits.agent]"
     assert one.explain_run()["memory_max"].source == "not set"
+
+
+def test_where_a_tool_runs_is_said_by_table_rule_or_code_and_known_by_the_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("agentcgroup.toml").write_text(
+        """\
+[limits.call]
+isolation = "process"
+[[rules]]
+tool = "live_*"
+isolation = "inline"
+[[rules]]
+tool = "embed"
+isolation = "process"
+reuse = 50
+on_unshippable = "inline"
+"""
+    )
+    one = Resolver(load())
+    said = {
+        tool: (policy.isolation, policy.reuse, policy.on_unshippable, policy.isolation_source)
+        for tool in ("parse", "live_query", "embed")
+        for policy in (one.call("langchain", None, tool),)
+    }
+    assert said == {
+        "parse": ("process", 1, "error", "agentcgroup.toml:2 [limits.call]"),
+        "live_query": ("inline", 1, "error", "agentcgroup.toml:5 rule 1"),
+        "embed": ("process", 50, "inline", "agentcgroup.toml:8 rule 2"),
+    }
+    parse = one.call("langchain", None, "parse")
+    assert one.override(parse, memory_max="1G").isolation_source == parse.isolation_source
+    inline = one.override(parse, isolation="inline", reuse=3)
+    assert (inline.isolation, inline.reuse, inline.isolation_source) == ("inline", 3, "call()")
 
 
 # --- names come from models -------------------------------------------------------------------

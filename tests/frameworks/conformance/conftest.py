@@ -14,8 +14,15 @@ from tests.frameworks.conformance.driver import DRIVERS, Driver, load
 
 _TOKEN = "AGENTCGROUP_CONFORMANCE"
 
-#: What every cell runs under: tools whose name starts with "slow" are given half a second.
-CONFIG = {"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
+#: What every cell runs under: tools whose name starts with "slow" are given half a second, and the
+#: bodies of those with "isolated" in it run in a worker.
+CONFIG = {
+    "rules": [
+        {"tool": "slow*", "timeout": "0.5s"},
+        {"tool": "*isolated*", "isolation": "process"},
+        {"tool": "lenient_isolated*", "on_unshippable": "inline"},
+    ]
+}
 
 
 @pytest.fixture(params=DRIVERS)

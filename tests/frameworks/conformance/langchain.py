@@ -82,6 +82,7 @@ class Sync(Async):
 
     absent: ClassVar[Mapping[str, str]] = {
         "async_tool": "a coroutine has no sync invocation: langchain-ai/langchain#37709",
+        "isolated_async_tool": "a coroutine has no sync invocation: langchain-ai/langchain#37709",
         "mcp_server": "its tools are coroutines only: langchain-ai/langchain-mcp-adapters#576",
         "cancelled": "only a run that is awaited can be given up: langchain-ai/langgraph#369",
     }

@@ -50,6 +50,11 @@ def _names(record: CallRecord) -> tuple[str, str | None, str, str]:
     return record.framework, record.agent, record.tool, record.outcome
 
 
+def _in_order(session: Session) -> list[CallRecord]:
+    """Return the records by their start: a call that met a limit is handed out before others."""
+    return sorted(session.records, key=lambda record: record.started_at)
+
+
 def test_sync_tool(driver: Driver, session: Session) -> None:
     """A tool without a process: one record with the framework's names, no cgroup, no figures."""
     reply = driver.run(driver.build(_ask("add", a=1, b=2), "done", tools=[tools.add]))
@@ -106,6 +111,63 @@ def test_nested_agent(driver: Driver, session: Session) -> None:
     assert inner.cgroup is not None
     assert outer.cgroup is not None
     assert inner.cgroup.startswith(f"{outer.cgroup}/")
+
+
+def test_isolated_tool(driver: Driver, session: Session) -> None:
+    """The body runs in a fresh worker in the call's cgroup; a crash ends that one call."""
+    turns = [_ask("isolated_where", crash=crash) for crash in (False, True, False)]
+    reply = driver.run(driver.build(*turns, "done", tools=[tools.isolated_where]))
+    first, crashed, last = _in_order(session)
+    assert reply.text == "done"
+    assert {record.isolation for record in session.records} == {"process"}
+    assert _names(first) == _names(last) == (driver.framework, "coder", "isolated_where", "ok")
+    assert (crashed.outcome, crashed.reason) == ("killed", "crashed: SIGSEGV")
+    assert _is_in(reply.told[0].text, first)
+    assert _is_in(reply.told[2].text, last)
+    assert "crashed (SIGSEGV)" in reply.told[1].text
+    pids = {told.text.split("\n")[0] for told in reply.told}
+    assert len(pids - {f"pid {os.getpid()}"}) == 3
+
+
+def test_isolated_async_tool(driver: Driver, session: Session) -> None:
+    """A coroutine runs in a loop of the worker's own."""
+    agent = driver.build(_ask("isolated_later", text="it"), "done", tools=[tools.isolated_later])
+    (told,) = driver.run(agent).told
+    (record,) = session.records
+    assert re.fullmatch(r"it from \d+", told.text)
+    assert told.text != f"it from {os.getpid()}"
+    assert (record.outcome, record.isolation) == ("ok", "process")
+
+
+def test_isolated_timeout(driver: Driver, session: Session) -> None:
+    """A tool that never gives the interpreter away is ended all the same."""
+    agent = driver.build(_ask("slow_isolated", text="on"), "done", tools=[tools.slow_isolated])
+    reply = driver.run(agent)
+    (record,) = session.records
+    assert reply.text == "done"
+    assert LATE in reply.told[0].text
+    assert (record.outcome, record.isolation) == ("timeout", "process")
+
+
+def test_unshippable(driver: Driver, session: Session) -> None:
+    """What no worker can run is refused by name, or runs inline where the rule allows it."""
+    agent = driver.build(
+        _ask("isolated_lock", text="no"),
+        _ask("lenient_isolated_lock", text="yes"),
+        "done",
+        tools=[tools.locked("isolated_lock"), tools.locked("lenient_isolated_lock")],
+    )
+    reply = driver.run(agent)
+    refused, inline = _in_order(session)
+    assert reply.text == "done"
+    assert "closure variable 'lock' of 'isolated_lock' (_thread.lock)" in reply.told[0].text
+    assert "config= rule 2" in reply.told[0].text
+    assert reply.told[1].text == f"yes from {os.getpid()}"
+    assert (refused.outcome, inline.outcome) == ("rejected", "ok")
+    assert (refused.isolation, inline.isolation) == ("inline", "inline")
+    for record in (refused, inline):
+        assert record.reason is not None
+        assert record.reason.startswith("unshippable: closure variable 'lock'")
 
 
 def test_retry(driver: Driver, session: Session) -> None:

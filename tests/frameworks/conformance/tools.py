@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
+import os
 import subprocess
+import threading
 from collections.abc import Callable
 
 
@@ -40,6 +43,40 @@ def slow_shell(command: str) -> str:
 def slow_strict(command: str) -> str:
     """Run a command that takes long, and fail when it fails."""
     return subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+
+
+def isolated_where(crash: bool) -> str:
+    """Say in which process and cgroup this is, or crash."""
+    if crash:
+        ctypes.string_at(0)
+    with open("/proc/self/cgroup") as file:
+        return f"pid {os.getpid()}\n{file.read()}"
+
+
+async def isolated_later(text: str) -> str:
+    """Say it later, and from where."""
+    await asyncio.sleep(0.01)
+    return f"{text} from {os.getpid()}"
+
+
+def slow_isolated(text: str) -> str:
+    """Never end, and never wait."""
+    while text:
+        pass
+    return text
+
+
+def locked(name: str) -> Callable[[str], str]:
+    """Return a tool that no other process can run."""
+    lock = threading.Lock()
+
+    def tool(text: str) -> str:
+        """Say it under a lock."""
+        with lock:
+            return f"{text} from {os.getpid()}"
+
+    tool.__name__ = name
+    return tool
 
 
 def fails() -> str:

@@ -1,0 +1,69 @@
+"""Measures one cell of the table in a process of its own; started by `__main__`, JSON both ways."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import agentcgroup
+from agentcgroup import Session
+from agentcgroup.errors import AgentCgroupError
+from benchmarks.harness.machine import resident_mb
+from benchmarks.harness.sampling import Rhythm, Variant, sample, summary
+from benchmarks.isolation.pools import Run, opened
+from benchmarks.isolation.tools import TOOLS, Tool
+
+#: Calls in a turn where nothing comes between them: what one agent may want of a tool in a row.
+_DENSE = Rhythm(gap=0, warm=1, counted=5)
+
+
+def main() -> None:
+    """Read what to measure from the first argument, write what came out to stdout."""
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    tool = TOOLS[job["tool"]]
+    gap = job["gap_ms"] / 1000
+    rhythm = Rhythm(gap=gap, warm=0, counted=1) if gap else _DENSE
+    ballast = bytearray(b"\1") * (job["parent_mb"] << 20)
+    with contextlib.ExitStack() as stack:
+        session = agentcgroup.register(config={"workers": {"max": 12}})
+        stack.callback(agentcgroup.unregister)
+        runs = opened(tool, stack)
+        variants = [_variant(name, run, tool, session) for name, run in runs.items()]
+        seconds = sample(variants, rhythm, job["runs"])
+        _check(session)
+    result = job | {
+        "resident_mb": resident_mb(),
+        "variants": {name: summary(taken) for name, taken in seconds.items()},
+    }
+    del ballast
+    print(json.dumps(result))
+
+
+def _variant(name: str, run: Run, tool: Tool, session: Session) -> Variant:
+    arguments = tool.arguments()
+
+    def once() -> None:
+        tool.read(run(*arguments))
+
+    return Variant(name, once, after=partial(_settle, session))
+
+
+def _settle(session: Session) -> None:
+    """Wait until the next workers stand ready, as they do when a model has had its say."""
+    session.janitor.drain()
+    session.workers().settle()
+
+
+def _check(session: Session) -> None:
+    records = session.records
+    if any(record.isolation != "process" or record.cgroup is None for record in records):
+        raise AgentCgroupError("calls had no worker or no cgroup: nothing was compared")
+    if any(record.outcome != "ok" for record in records):
+        raise AgentCgroupError("calls failed: nothing was compared")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The bodies that are run: next to nothing, a large result, a large array there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+__all__ = ["TOOLS", "Tool"]
+
+
+def trivial(number: int) -> int:
+    """Do next to nothing."""
+    return number + 1
+
+
+def ten_megabytes() -> bytes:
+    """Return 10 MB."""
+    return b"x" * 10_000_000
+
+
+def hundred_megabytes(array: Any) -> Any:
+    """Take an array of 100 MB, change all of it, and return it."""
+    array += 1
+    return array
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A body with its arguments.
+
+    Attributes:
+        title: in the table.
+        body: the function.
+        arguments: makes what it is called with.
+        read: looks at all of the result, so that nothing of its way back is left for later.
+        runs: which part of the runs asked for, since the large ones take long.
+    """
+
+    title: str
+    body: Callable[..., Any]
+    arguments: Callable[[], tuple[Any, ...]]
+    read: Callable[[Any], object]
+    runs: float
+
+
+TOOLS = {
+    "trivial": Tool("trivial", trivial, lambda: (1,), lambda result: result, 1),
+    "10 MB": Tool("returns 10 MB", ten_megabytes, tuple, len, 0.5),
+    "100 MB": Tool(
+        "takes and returns an array of 100 MB",
+        hundred_megabytes,
+        lambda: (numpy.zeros(12_500_000),),
+        lambda result: result[::512].sum(),
+        0.1,
+    ),
+}

@@ -1,0 +1,213 @@
+"""A tool's body in a worker process: ``isolation = "process"``.
+
+`isolated` and `aisolated` give a function with the same signature that has its body run in a worker
+in the call's cgroup, and waits: the sync one by blocking its own thread and no other, the async one
+on its event loop. The worker is taken when the function is called, not when it is wrapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, cast
+
+from agentcgroup import workers
+from agentcgroup.calls import Call
+from agentcgroup.errors import WorkerDied
+from agentcgroup.workers import carry, shipping
+from agentcgroup.workers.launcher import Worker
+from agentcgroup.workers.transport import INLINE, Channel, Message, Offer
+from agentcgroup.workers.worker import BAGGAGE, CALL, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
+
+__all__ = ["aisolated", "isolated"]
+
+T = TypeVar("T")
+
+#: Seconds in which the end of a worker is told by the process that made it, which may be at an
+#: import that takes long.
+_TOLD_WITHIN: Final = 30.0
+
+
+def isolated(call: Call, function: Callable[..., T]) -> Callable[..., T]:
+    """Return `function` with its body run in a worker process in the cgroup of `call`.
+
+    It returns what the body returns and raises what it raises, with the worker's traceback as the
+    cause. State that the body changes in its closure, in its instance or in a module is lost.
+
+    The returned function raises:
+        Unshippable: the function, an argument or the result cannot be pickled.
+        WorkerDied: the worker ended before the body did; the call's record says of what.
+        LimitExceeded: the call is over already.
+        CgroupUnavailable: no worker can be made.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> T:
+        if workers.inside():
+            return function(*args, **kwargs)
+        visit = _Visit(call, function, args, kwargs, is_async=False)
+        visit.begin()
+        try:
+            visit.send()
+            visit.sent()
+            while True:
+                message = visit.worker.channel.receive()
+                if message is None:
+                    visit.worker.ended.wait(_TOLD_WITHIN)
+                    raise visit.died()
+                if visit.is_answer(message):
+                    return cast(T, visit.answer(message))
+        except BaseException:
+            visit.abandon()
+            raise
+
+    return run
+
+
+def aisolated(call: Call, function: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """As `isolated` for a coroutine function: the worker runs it in a fresh event loop.
+
+    A cancellation of the await ends the worker.
+    """
+
+    @functools.wraps(function)
+    async def run(*args: Any, **kwargs: Any) -> T:
+        if workers.inside():
+            return await function(*args, **kwargs)
+        visit = _Visit(call, function, args, kwargs, is_async=True)
+        visit.begin()
+        try:
+            if visit.size > INLINE:  # waits until the worker has it
+                await asyncio.to_thread(visit.send)
+            else:
+                visit.send()
+            visit.sent()
+            message = await _answer_of(visit)
+            if message is None:
+                await _told(visit.worker)
+                raise visit.died()
+            return cast(T, visit.answer(message))
+        except BaseException:
+            visit.abandon()
+            raise
+
+    return run
+
+
+class _Visit:
+    """One body on its way to a worker and back."""
+
+    __slots__ = ("_baggage", "_call", "_parcel", "size", "worker")
+
+    worker: Worker
+
+    def __init__(
+        self,
+        call: Call,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_async: bool,
+    ) -> None:
+        try:
+            self._parcel = shipping.pack((function, args, kwargs, is_async))
+        except Exception as error:
+            raise shipping.blame(error, function, args, kwargs) from error
+        self._call = call
+        self.size = shipping.weight(self._parcel)
+
+    def begin(self) -> None:
+        """Take a worker."""
+        self.worker = self._call.worker()
+        self._call.isolation = "process"
+        self.worker.done = False
+        self._baggage = self.worker.surroundings.baggage()
+
+    def send(self) -> None:
+        """Send it the body; one that has gone meanwhile is found out by its silence."""
+        channel = self.worker.channel
+        try:
+            if self._baggage:
+                channel.send(BAGGAGE, *shipping.pack(self._baggage))
+            channel.send(CALL if self.worker.stays else LAST_CALL, *self._parcel)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def sent(self) -> None:
+        """Use the time in which the body runs."""
+        enclosure = self._call.enclosure
+        if enclosure is not None:
+            enclosure.restock()
+
+    def is_answer(self, message: Message) -> bool:
+        """Say whether this is the last word; what the body prints and logs is passed on."""
+        if carry.relay(message):
+            return False
+        if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
+            return True
+        self._call.session.workers().learn(message)  # told behind the last call
+        return False
+
+    def answer(self, message: Message) -> Any:
+        """Return the result, or raise what the body raised."""
+        self.worker.born.wait(_TOLD_WITHIN)  # an answer may overtake the news of its sender's birth
+        self.worker.done = True
+        if message.kind == RESULT:
+            return shipping.unpack(message.pickle, buffers=message.buffers)
+        raise carry.revived(message.pickle)
+
+    def died(self) -> WorkerDied:
+        """Return the exception for a worker that has ended without an answer."""
+        how = self.worker.how or "ended"
+        if self._call.stopped is None:
+            self._call.died = how
+        return WorkerDied(how)
+
+    def abandon(self) -> None:
+        """End the worker when nobody waits for its answer any more."""
+        if not self.worker.done and self._call.enclosure is not None:
+            self.worker.done = True
+            self._call.enclosure.kill()
+
+
+async def _answer_of(visit: _Visit) -> Message | None:
+    """Return the answer; None when there will be none."""
+    channel = visit.worker.channel
+    while True:
+        found = await _glimpse(channel)
+        if isinstance(found, Offer):  # large; copied where it holds up no loop
+            found = await asyncio.to_thread(channel.take, found)
+            if found is None:
+                continue
+        if found is None or visit.is_answer(found):
+            return found
+
+
+async def _glimpse(channel: Channel) -> Message | Offer | None:
+    """Return what comes next."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return channel.glance()
+        except BlockingIOError:
+            pass
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(channel.fileno(), _wake, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(channel.fileno())
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+async def _told(worker: Worker) -> None:
+    deadline = time.monotonic() + _TOLD_WITHIN
+    while not worker.ended.is_set() and time.monotonic() < deadline:
+        await asyncio.sleep(0.002)

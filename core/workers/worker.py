@@ -1,0 +1,133 @@
+"""A worker: waits for a call, runs the tool's body, sends back what came of it.
+
+It runs on in the zygote's fork, in the cgroup of the call from its birth on, and knows nothing of
+either. Its end is `os._exit`: what the zygote had imported has nothing to tidy up in a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from agentcgroup.workers import carry, shipping
+from agentcgroup.workers.transport import Channel, Message
+
+__all__ = [
+    "BAGGAGE",
+    "CALL",
+    "FAILURE",
+    "LAST_CALL",
+    "LEARNED",
+    "RESULT",
+    "UNSHIPPABLE",
+    "serve",
+]
+
+# Kinds of messages. To a worker: surroundings, a call, a call after which it may go.
+BAGGAGE: Final = b"B"
+CALL: Final = b"c"
+LAST_CALL: Final = b"C"
+# From a worker, beside those of `carry`: a result, an exception, what cannot be shipped, and the
+# modules that the body has imported.
+RESULT: Final = b"R"
+FAILURE: Final = b"E"
+UNSHIPPABLE: Final = b"U"
+LEARNED: Final = b"M"
+
+
+def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
+    """Serve calls until the last one, or until the app has gone.
+
+    Args:
+        channel: to the app.
+        folder: for temporary files, made here and removed by the app.
+        known: modules that the zygote has, or will have.
+    """
+    here = os.getpid()
+    try:
+        carry.speak_through(channel)
+        _keep_temporary_files_in(folder)
+        _warm_up()
+        gc.enable()
+        while (message := channel.receive()) is not None:
+            if message.kind == BAGGAGE:
+                carry.dress(shipping.unpack(message.pickle))
+                os.environ["TMPDIR"] = folder
+                continue
+            _answer(channel, message, here)
+            _tell_learned(channel, known)
+            if message.kind == LAST_CALL:
+                break
+    finally:
+        os._exit(0)
+
+
+def _answer(channel: Channel, message: Message, here: int) -> None:
+    """Run one call and send what came of it."""
+    ran = False
+    try:
+        function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
+        carry.put_on_context()
+        ran = True
+        if is_async:
+            result = asyncio.run(_await(function, args, kwargs))
+        else:
+            result = function(*args, **kwargs)
+    except BaseException as error:
+        _leave_forks(here)
+        _flush()
+        channel.send(FAILURE if ran else UNSHIPPABLE, [carry.failure(error)])
+        return
+    _leave_forks(here)
+    _flush()
+    try:
+        pieces, buffers = shipping.pack(result)
+    except Exception as error:
+        blamed = shipping.blame_result(error, result)
+        channel.send(UNSHIPPABLE, [carry.failure(blamed)])
+    else:
+        channel.send(RESULT, pieces, buffers)
+
+
+def _leave_forks(here: int) -> None:
+    """End a fork that the tool has let run on: the result is the worker's to give."""
+    if os.getpid() != here:
+        os._exit(0)
+
+
+async def _await(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _tell_learned(channel: Channel, known: set[str]) -> None:
+    """Name the modules that the next workers had better have from the start."""
+    learned = [name for name in list(sys.modules) if name not in known]
+    if learned:
+        known.update(learned)
+        channel.send(LEARNED, ["\n".join(learned).encode()])
+
+
+def _keep_temporary_files_in(folder: str) -> None:
+    os.mkdir(folder, 0o700)
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None
+
+
+def _warm_up() -> None:
+    """Touch now what a call will touch: after a fork, each first write to a page copies it."""
+    pieces, _ = shipping.pack((_flush, (), {}, False))
+    function, args, kwargs, _ = shipping.unpack(b"".join(pieces), buffers=[])
+    function(*args, **kwargs)

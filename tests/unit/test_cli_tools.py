@@ -1,0 +1,171 @@
+"""`agentcgroup doctor --app`: what it says of the tools of an app, of a framework or of none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_APP = '''\
+import sqlite3
+import threading
+
+lock = threading.Lock()
+
+
+def plain(a: int) -> int:
+    """Add one."""
+    return a + 1
+
+
+def query(sql: str) -> str:
+    """Ask the database."""
+    with lock:
+        return sql
+
+
+def remembering():
+    seen = []
+
+    def remembers(what: str) -> str:
+        """Remember it."""
+        seen.append(what)
+        return str(seen)
+
+    return remembers
+
+
+def counts():
+    """Count."""
+    yield 1
+
+
+class Store:
+    """Something to call."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:")
+
+    def __call__(self, key: str) -> str:
+        return key
+
+
+TOOLS = [plain, query, remembering(), counts]
+NAMED = {"a": plain, "b": plain}
+STORE = Store()
+NOTHING = []
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    # Where no tool's own folder is on the path but this one, as for the command.
+    (tmp_path / "app.py").write_text(_APP)
+    return tmp_path
+
+
+def _doctor(*words: str) -> subprocess.CompletedProcess[str]:
+    start = "import sys; sys.path[:] = [p for p in sys.path if p]\n"
+    start += "from agentcgroup.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", start, "doctor", "--app", *words], capture_output=True, text=True
+    )
+
+
+def _found(*words: str) -> dict[str, dict[str, Any]]:
+    done = _doctor(*words, "--json")
+    assert done.returncode in (0, 1), done.stderr
+    return {finding["tool"]: finding for finding in json.loads(done.stdout)["tools"]}
+
+
+def test_each_tool_is_judged_and_measured_without_being_run() -> None:
+    found = _found("app:TOOLS")
+    assert {name: finding["can"] for name, finding in found.items()} == {
+        "plain": True,
+        "query": True,  # by name: the worker imports the module, and has a lock of its own
+        "remembers": True,
+        "counts": False,
+    }
+    for name in ("plain", "remembers"):
+        assert found[name]["sent_bytes"] > 0
+        assert found[name]["warm_s"] > 0
+        assert found[name]["first_s"] > 0
+    assert found["remembers"]["lost"] == ["closure variable 'seen'"]
+    assert found["plain"]["lost"] == []
+    assert found["counts"]["problem"].startswith("the result of function 'counts' (a generator)")
+
+
+def test_what_is_in_the_way_is_named_with_a_remedy() -> None:
+    done = _doctor("app:STORE")
+    assert done.returncode == 1
+    assert "function 'Store'.connection (sqlite3.Connection): cannot pickle" in done.stdout
+    assert "To change it: make it inside the tool" in done.stdout
+
+
+def test_a_dict_names_what_has_no_name_and_all_that_can_is_success() -> None:
+    done = _doctor("app:NAMED")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("yes  plain") == 2
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("app:NOTHING", "app:NOTHING: has no tools"),
+        ("app:TOLS", "app:TOLS: cannot be loaded: module 'app' has no attribute 'TOLS'"),
+        ("ap", "ap: cannot be loaded: No module named 'ap'"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_an_error_that_says_why(app: str, said: str) -> None:
+    done = _doctor(app)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_tool_of_each_framework_is_known_by_its_framework(folder: Path) -> None:
+    """And a bare module is searched for them."""
+    (folder / "framed.py").write_text(
+        '''\
+import threading
+
+from autogen_core.tools import FunctionTool
+from langchain_core.tools import BaseTool, tool
+
+
+def helper(a: int) -> int:
+    return a
+
+
+@tool
+def add(a: int) -> int:
+    """Add."""
+    return a
+
+
+class Search(BaseTool):
+    name: str = "search"
+    description: str = "Search."
+    index: object = None
+
+    def _run(self, query: str) -> str:
+        return query
+
+
+search = Search(index=threading.Lock())
+double = FunctionTool(helper, "Double.", name="double")
+'''
+    )
+    found = _found("framed")
+    assert {(name, one["framework"], one["body"], one["can"]) for name, one in found.items()} == {
+        ("add", "langchain", "func", True),
+        ("search", "langchain", "_run", False),
+        ("double", "autogen", "_func", True),
+    }
+    assert "tool.index (_thread.lock)" in found["search"]["problem"]

@@ -1,0 +1,116 @@
+"""What the record says of a tool that ran in the agent's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import agentcgroup
+from agentcgroup import CallRecord, Session, execution
+
+M = 1024**2
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    session = agentcgroup.register("langchain", config={})
+    yield session
+    agentcgroup.unregister()
+
+
+def burn(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def last(session: Session) -> CallRecord:
+    return session.records[-1]
+
+
+def test_cpu_time_is_that_of_the_tools_thread(session: Session) -> None:
+    with agentcgroup.call("busy"):
+        burn(0.05)
+    with agentcgroup.call("waits"):
+        other = threading.Thread(target=burn, args=(0.05,))
+        other.start()
+        other.join()
+    busy, waits = session.records
+    assert busy.thread_cpu_s is not None
+    assert waits.thread_cpu_s is not None
+    assert busy.thread_cpu_s >= 0.05
+    assert waits.thread_cpu_s < 0.05
+
+
+_GROWS = """
+import agentcgroup
+session = agentcgroup.register(config={})
+for size in (64, 32):
+    with agentcgroup.call("grows"):
+        bytearray(size << 20)
+print(*[record.memory_growth_bytes for record in session.records])
+"""
+
+
+def test_memory_growth_is_that_of_the_peak() -> None:
+    """In a process of its own: a peak is for life, and outlives even the exec that starts it."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" && true', sys.executable, _GROWS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = map(int, done.stdout.split())
+    assert first > 60 * M
+    assert second < 8 * M
+
+
+def test_a_tool_that_raises_has_its_figures_too(session: Session) -> None:
+    @agentcgroup.isolate
+    def fails() -> float:
+        burn(0.02)
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    record = last(session)
+    assert record.outcome == "error"
+    assert record.thread_cpu_s is not None
+    assert record.thread_cpu_s >= 0.02
+
+
+def test_an_adapters_sync_call_has_them(session: Session) -> None:
+    opened = session.start("langchain", None, "busy")
+    execution.run(opened, lambda _record, result, _error: result, burn, 0.02)
+    record = last(session)
+    assert record.thread_cpu_s is not None
+    assert record.thread_cpu_s >= 0.02
+    assert record.to_dict()["memory_growth_bytes"] is not None
+
+
+def test_an_async_call_shares_its_thread_and_has_none(session: Session) -> None:
+    async def main() -> None:
+        async with agentcgroup.call("async"):
+            burn(0.01)
+
+    asyncio.run(main())
+    assert last(session).thread_cpu_s is None
+    assert last(session).memory_growth_bytes is None
+
+
+def test_a_block_that_another_thread_ends_has_none(session: Session) -> None:
+    context = contextvars.copy_context()
+    block = agentcgroup.call("wanders")
+    context.run(block.__enter__)
+    thread = threading.Thread(target=context.run, args=(block.__exit__, None, None, None))
+    thread.start()
+    thread.join()
+    assert last(session).outcome == "ok"
+    assert last(session).thread_cpu_s is None

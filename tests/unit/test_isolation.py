@@ -1,0 +1,259 @@
+"""A tool's body in a worker process: what goes there, what comes back, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import pytest
+
+import agentcgroup
+from agentcgroup import LimitExceeded, Session, Unshippable
+from agentcgroup.api import begin
+from agentcgroup.errors import RemoteError
+
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    yield begin({"rules": [{"tool": "*", "isolation": "process"}]})
+    agentcgroup.unregister()
+
+
+@agentcgroup.isolate
+def where() -> tuple[int, str]:
+    with open("/proc/self/cgroup") as file:
+        return os.getpid(), file.read().strip().rpartition("\n")[2].rpartition("::")[2]
+
+
+@agentcgroup.isolate
+def echo(*args: object, **kwargs: object) -> object:
+    return args, kwargs
+
+
+@agentcgroup.isolate
+def fail(error: BaseException) -> None:
+    raise error
+
+
+# -- there and back ---------------------------------------------------------------------------
+
+
+def test_a_body_runs_in_a_process_of_its_own_in_the_calls_cgroup(session: Session) -> None:
+    pid, cgroup = where()
+    record = session.records[-1]
+    assert pid != os.getpid()
+    assert record.isolation == "process"
+    assert record.outcome == "ok"
+    assert record.cgroup is not None
+    assert record.cgroup.endswith(cgroup)
+
+
+def test_each_call_has_a_fresh_worker(session: Session) -> None:
+    assert len({where() for _ in range(5)}) == 5
+
+
+def test_arguments_and_results_come_through(session: Session) -> None:
+    big = os.urandom(3 << 20)
+    assert echo(1, "two", [3.0, None], key={"big": big}) == (
+        (1, "two", [3.0, None]),
+        {"key": {"big": big}},
+    )
+
+
+def test_a_closure_and_a_class_that_no_module_holds_come_through(session: Session) -> None:
+    class Point:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    step = 5
+
+    @agentcgroup.isolate
+    def moved(point: Point) -> Point:
+        return Point(point.x + step)
+
+    point = moved(Point(1))
+    assert type(point) is Point
+    assert point.x == 6
+
+
+def test_an_array_comes_through_writable_and_apart(session: Session) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    @agentcgroup.isolate
+    def doubled(array: object) -> object:
+        array *= 2  # type: ignore[operator]
+        return array
+
+    array = numpy.ones(1 << 20)
+    result = doubled(array)
+    result += 1
+    assert result.sum() == 3 * len(array)
+    assert array.sum() == len(array)
+
+
+def test_what_the_call_finds_around_itself_comes_along(
+    session: Session, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agentcgroup.isolate
+    def around() -> tuple[str, str | None, str]:
+        return os.getcwd(), os.environ.get("AROUND"), who.get()
+
+    around()  # the zygote has its start before the change
+    monkeypatch.chdir(str(tmp_path))
+    monkeypatch.setenv("AROUND", "yes")
+    token = who.set("me")
+    try:
+        assert around() == (str(tmp_path), "yes", "me")
+    finally:
+        who.reset(token)
+
+
+def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
+    @agentcgroup.isolate
+    async def slow(value: int) -> int:
+        await asyncio.sleep(0.3)
+        return value + os.getpid() * 0
+
+    async def main() -> tuple[list[int], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.01)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        results = await asyncio.gather(*(slow(number) for number in range(4)))
+        ticking.cancel()
+        return results, ticks
+
+    results, ticks = asyncio.run(main())
+    assert results == [0, 1, 2, 3]
+    assert ticks > 5
+    assert {record.isolation for record in session.records} == {"process"}
+
+
+# -- what it says -----------------------------------------------------------------------------
+
+
+def test_what_it_prints_and_logs_comes_out_here_in_order(
+    session: Session, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    @agentcgroup.isolate
+    def talk() -> None:
+        print("one", end="")
+        print(" und zwei: ä€😀")
+        logging.getLogger("tool").warning("three %s", 3)
+        print("four")
+
+    with caplog.at_level(logging.INFO, "tool"):
+        talk()
+    assert capsys.readouterr().out == "one und zwei: ä€😀\nfour\n"
+    assert [r.getMessage() for r in caplog.records if r.name == "tool"] == ["three 3"]
+
+
+# -- how it fails -----------------------------------------------------------------------------
+
+
+def test_an_exception_comes_with_its_traceback(session: Session) -> None:
+    with pytest.raises(KeyError, match="lost") as caught:
+        fail(KeyError("lost"))
+    assert "in fail" in str(caught.value.__cause__)
+    assert session.records[-1].outcome == "error"
+
+
+def test_an_exception_that_cannot_come_has_a_stand_in(session: Session) -> None:
+    @agentcgroup.isolate
+    def peculiar() -> None:
+        class Peculiar(Exception):
+            def __init__(self, a: int, b: int) -> None:
+                super().__init__("peculiar")
+
+        raise Peculiar(1, 2)
+
+    with pytest.raises(RemoteError, match="Peculiar: peculiar") as caught:
+        peculiar()
+    assert "in peculiar" in str(caught.value.__cause__)
+
+
+def test_what_cannot_be_sent_is_named(session: Session) -> None:
+    with pytest.raises(Unshippable, match=r"argument 'args'.*\[1\]\['db'\].*lock") as caught:
+        echo(1, {"db": threading.Lock()})
+    assert not caught.value.ran
+    lock = threading.Lock()
+
+    @agentcgroup.isolate
+    def locked() -> bool:
+        return lock.locked()
+
+    with pytest.raises(Unshippable, match="closure variable 'lock' of 'locked'"):
+        locked()
+
+    @agentcgroup.isolate
+    def yielding() -> object:
+        return (number for number in range(3))
+
+    with pytest.raises(Unshippable, match=r"the result \(generator\)") as caught:
+        yielding()
+    assert caught.value.ran
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda: os._exit(3), "exited: 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "crashed: SIGSEGV"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "crashed: SIGKILL"),
+    ],
+)
+def test_a_worker_that_dies_costs_its_call_and_nothing_else(
+    session: Session, end: object, reason: str
+) -> None:
+    died = agentcgroup.isolate("die")(end)
+    with pytest.raises(LimitExceeded, match="die"):
+        died()
+    record = session.records[-1]
+    assert (record.outcome, record.reason) == ("killed", reason)
+    assert where()
+
+
+def test_time_ends_what_holds_the_interpreter(session: Session) -> None:
+    @agentcgroup.isolate(timeout="300ms")
+    def stuck() -> None:
+        import ctypes
+
+        ctypes.PyDLL(None).sleep(3600)  # with the GIL
+
+    begun = time.monotonic()
+    with pytest.raises(LimitExceeded, match="time limit"):
+        stuck()
+    assert time.monotonic() - begun < 30
+    assert session.records[-1].outcome == "timeout"
+
+
+def test_cancelling_ends_the_worker(session: Session) -> None:
+    @agentcgroup.isolate
+    async def slow() -> None:
+        time.sleep(3600)
+
+    async def main() -> None:
+        task = asyncio.create_task(slow())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    record = session.records[-1]
+    assert record.outcome == "cancelled"
+    assert record.cgroup is not None
+    assert not os.path.exists(record.cgroup)

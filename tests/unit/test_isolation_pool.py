@@ -1,0 +1,306 @@
+"""Worker processes: fresh for each call or reused, ready ahead of need, gone in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentcgroup
+from agentcgroup import LimitExceeded, Session
+from agentcgroup.api import begin
+
+_PLANTED: list[str] = []
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Session]]:
+    def start(**config: Any) -> Session:
+        return begin({"rules": [{"tool": "*", "isolation": "process"}], **config})
+
+    yield start
+    agentcgroup.unregister()
+
+
+@pytest.fixture
+def session(start: Callable[..., Session]) -> Session:
+    return start()
+
+
+def _zygote(session: Session) -> int:
+    """Return its pid: a child of ours among the run's own processes."""
+    run = session.branch()
+    assert run is not None
+    (pid,) = (pid for pid in run.background().procs() if _parent(pid) == os.getpid())
+    return pid
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _workers(session: Session) -> list[int]:
+    """Return the workers that stand ready; not a fork of the zygote that tries modules."""
+    zygote = _zygote(session)
+    run = session.branch()
+    assert run is not None
+    return sorted({*map(int, _children(zygote))} - {*run.background().procs()})
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _until(true: Callable[[], bool], timeout: float = 20) -> bool:
+    deadline = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@agentcgroup.isolate
+def pid() -> int:
+    return os.getpid()
+
+
+# -- one call sees nothing of another ---------------------------------------------------------
+
+
+@agentcgroup.isolate("plant")
+def plant(secret: str) -> str:
+    """Leave a secret wherever one can be left."""
+    _PLANTED.append(secret)
+    os.environ["PLANTED"] = secret
+    os.dup2(os.memfd_create(secret), 200)
+    Path(tempfile.gettempdir(), "planted").write_text(secret)
+    Path(tempfile.mkdtemp(), secret).touch()
+    return tempfile.gettempdir()
+
+
+@agentcgroup.isolate("look")
+def look(secret: str) -> list[str]:
+    """Return where the secret can be seen."""
+    found = []
+    if secret in _PLANTED:
+        found.append("globals")
+    if secret in os.environ.values():
+        found.append("environment")
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if secret in os.readlink(f"/proc/self/fd/{fd}"):
+                found.append("descriptors")
+    for folder, _, files in os.walk(tempfile.gettempdir()):
+        if any(secret in file or "planted" in file for file in files):
+            found.append(folder)
+    return found
+
+
+def test_nothing_of_the_call_before_is_seen(session: Session) -> None:
+    folder = plant("s3cret")
+    assert look("s3cret") == []
+    _ = session.records
+    assert not os.path.exists(folder)
+    assert _PLANTED == []
+
+
+def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Session]) -> None:
+    rules = [{"tool": "*", "isolation": "process", "reuse": 3}]
+    session = start(rules=rules)
+
+    @agentcgroup.isolate("spin")
+    def spin(seconds: float) -> int:
+        begun = time.process_time()
+        while time.process_time() - begun < seconds:
+            pass
+        return os.getpid()
+
+    pids = [spin(0.2), spin(0.001), spin(0.001), spin(0.001)]
+    assert len(set(pids[:3])) == 1
+    assert pids[3] != pids[0]
+    first, second, *_ = session.records
+    assert first.cgroup == second.cgroup
+    assert first.cpu_usage_s is not None
+    assert second.cpu_usage_s is not None
+    assert first.cpu_usage_s > 0.15 > second.cpu_usage_s
+    assert pid() not in pids  # another tool has a worker of its own
+
+
+def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
+    start: Callable[..., Session],
+) -> None:
+    session = start(rules=[{"tool": "*", "isolation": "process", "reuse": 100}])
+
+    @agentcgroup.isolate("do")
+    def do(what: str) -> int:
+        if what == "die":
+            os._exit(1)
+        if what == "leave":
+            subprocess.Popen(["sleep", "3600"])
+        return os.getpid()
+
+    first = do("nothing")
+    assert do("nothing") == first
+    with pytest.raises(LimitExceeded):
+        do("die")
+    second = do("nothing")
+    assert second != first
+    do("leave")
+    assert "leftovers" in [record.reason for record in session.records]
+    assert do("nothing") not in (first, second)
+
+
+# -- ready ahead of need ----------------------------------------------------------------------
+
+
+def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
+    pid()
+    _ = session.records
+    assert _until(lambda: len(_workers(session)) > 0)
+    ready = _workers(session)
+    assert pid() in ready
+
+
+def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Session]) -> None:
+    session = start(workers={"max": 3})
+    threads = [threading.Thread(target=pid) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _ = session.records
+    assert _until(lambda: len(_workers(session)) == 3)
+
+
+def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> None:
+    session = start(workers={"min": 1, "idle": "400ms"})
+    threads = [threading.Thread(target=pid) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _ = session.records
+    assert _until(lambda: len(_workers(session)) == 1)
+    time.sleep(1)
+    assert len(_workers(session)) == 1
+
+
+def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
+    pid()
+    _ = session.records
+    assert _until(lambda: len(_workers(session)) > 0)
+    for ready in _workers(session):
+        os.kill(ready, signal.SIGKILL)
+    assert _until(lambda: not _workers(session))
+    time.sleep(0.1)
+    assert pid()
+    assert session.records[-1].outcome == "ok"
+
+
+# -- the process that makes them --------------------------------------------------------------
+
+
+def test_it_has_one_thread_and_nothing_of_ours_open(session: Session, tmp_path: Path) -> None:
+    with open(tmp_path / "ours", "w") as ours:
+        os.set_inheritable(ours.fileno(), True)
+        pid()
+        zygote = _zygote(session)
+    assert len(os.listdir(f"/proc/{zygote}/task")) == 1
+    names = [os.readlink(entry) for entry in Path(f"/proc/{zygote}/fd").iterdir()]
+    assert str(tmp_path / "ours") not in names
+
+
+def test_when_it_dies_the_next_call_has_another(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid()
+    first = _zygote(session)
+    os.kill(first, signal.SIGKILL)
+    assert _until(lambda: "the process that makes workers has ended" in caplog.text)
+    assert pid()
+    assert session.records[-1].outcome == "ok"
+    assert _zygote(session) != first
+
+
+def test_modules_that_bodies_import_are_there_from_then_on(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain_module.py").write_text("import os\nborn = os.getpid()\n")
+    (tmp_path / "threaded_module.py").write_text(
+        "import os, threading\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "born = os.getpid()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    @agentcgroup.isolate("importing")
+    def born_here() -> tuple[bool, bool]:
+        import plain_module
+        import threaded_module
+
+        return plain_module.born == os.getpid(), threaded_module.born == os.getpid()
+
+    assert born_here() == (True, True)
+
+    def preloaded() -> bool:
+        _ = session.records
+        time.sleep(0.1)
+        plain, threaded = born_here()
+        assert threaded  # never in the one that forks
+        return not plain
+
+    assert _until(preloaded)
+    assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
+
+
+def test_nothing_lives_on_when_the_app_is_killed() -> None:
+    code = """
+import os, sys, threading, time
+import agentcgroup
+@agentcgroup.isolate(isolation="process")
+def hold(): print(os.getpid(), os.getppid(), flush=True); time.sleep(3600)
+for _ in range(3): threading.Thread(target=hold, daemon=True).start()
+threading.Event().wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout is not None
+        pids = {int(word) for _ in range(3) for word in app.stdout.readline().split()}
+        assert len(pids) == 4
+        app.kill()
+    assert _until(lambda: not any(map(_alive, pids)))
+
+
+def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
+    session = start(workers={"max": 1})
+
+    def counted() -> tuple[int, int]:
+        _ = session.records
+        assert _until(lambda: len(_workers(session)) == 1)
+        run = session.branch()
+        assert run is not None
+        return len(os.listdir("/proc/self/fd")), sum(1 for _ in os.walk(run.cgroup.path))
+
+    for _ in range(3):
+        pid()
+    before = counted()
+    for _ in range(100):
+        pid()
+    assert counted() == before

@@ -1,0 +1,97 @@
+"""What is small, large and very large between two ends of a channel, by each of the ways."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from agentcgroup.workers.shipping import pack, unpack
+from agentcgroup.workers.transport import INLINE, LARGE, Channel, Message
+
+
+@pytest.fixture(params=["read from memory", "by descriptor"])
+def ends(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Channel]]:
+    monkeypatch.setattr(Channel, "_readable", request.param == "read from memory")
+    near, socket = Channel.pair()
+    with closing(near), closing(Channel(socket)) as far:
+        yield [near, far]
+
+
+def _through(ends: list[Channel], thing: object) -> object:
+    near, far = ends
+    got: list[Message | None] = []
+    receiver = threading.Thread(target=lambda: got.append(far.receive()))
+    receiver.start()
+    near.send(b"x", *pack(thing))
+    receiver.join()
+    (message,) = got
+    assert message is not None
+    assert message.kind == b"x"
+    return unpack(message.pickle, buffers=message.buffers)
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, INLINE - 64, INLINE, INLINE + 1, LARGE - 1, LARGE, LARGE + 1, 10_000_000]
+)
+def test_bytes_of_every_size(ends: list[Channel], size: int) -> None:
+    data = os.urandom(size)
+    assert _through(ends, data) == data
+    assert _through(ends, ["in a list", data, data]) == ["in a list", data, data]
+    assert type(_through(ends, data)) is bytes
+
+
+def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> None:
+    numpy = pytest.importorskip("numpy")
+    sealed = numpy.arange(LARGE)
+    sealed.flags.writeable = False
+    things = [numpy.arange(LARGE), sealed, numpy.arange(3), numpy.asfortranarray([[1, 2], [3, 4]])]
+    came = _through(ends, things)
+    assert isinstance(came, list)
+    for one, other in zip(things, came, strict=True):
+        assert (one == other).all()
+        assert one.flags.writeable == other.flags.writeable
+
+
+def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
+    things = [bytearray(os.urandom(8)) * (LARGE // 8) for _ in range(500)]
+    buffers = [pickle.PickleBuffer(thing) for thing in things]
+    near, far = ends
+    got: list[Message | None] = []
+    receiver = threading.Thread(target=lambda: got.append(far.receive()))
+    receiver.start()
+    near.send(b"x", [b"head"], buffers)
+    receiver.join()
+    (message,) = got
+    assert message is not None
+    assert bytes(message.pickle) == b"head"
+    assert [bytes(buffer) for buffer in message.buffers] == things
+
+
+def test_what_was_sent_before_an_end_is_read_after_it(ends: list[Channel]) -> None:
+    near, far = ends
+    near.send(b"a", [b"1"])
+    near.send(b"b", [b"2"])
+    near.close()
+    assert [bytes(m.pickle) for m in (far.receive(), far.receive()) if m] == [b"1", b"2"]
+    assert far.receive() is None
+    with pytest.raises(BrokenPipeError):
+        far.send(b"c", [b""])
+
+
+def test_where_memory_may_not_be_read_it_goes_another_way(
+    ends: list[Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("agentcgroup.workers.remote.pull", refused)
+    data = os.urandom(1 << 20)
+    assert _through(ends, data) == data
+    assert not Channel._readable
