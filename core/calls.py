@@ -133,6 +133,14 @@ class Call:
         if self.enclosure is not None:
             self.enclosure.end_spawn(pid)
 
+    def adopt(self, pid: int) -> Cgroup | None:
+        """Bring a process of the call, born outside, into its cgroup; None when it is over."""
+        if self.ended is not None or self.stopped is not None:
+            return None
+        enclosure = self._enclosed()
+        enclosure.adopt(pid)
+        return enclosure.cgroup
+
     def worker(self) -> Worker:
         """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
 
@@ -141,14 +149,6 @@ class Call:
             CgroupUnavailable: there is none to be had.
         """
         return self._enclosed().worker()
-
-    def adopt(self, pid: int) -> Cgroup | None:
-        """Bring a process of the call, born outside, into its cgroup; None when it is over."""
-        if self.ended is not None or self.stopped is not None:
-            return None
-        enclosure = self._enclosed()
-        enclosure.adopt(pid)
-        return enclosure.cgroup
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""

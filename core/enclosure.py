@@ -109,6 +109,21 @@ class Enclosure:
         if self._call.stopped is not None:
             self.kill()  # born between that kill and now
 
+    def adopt(self, pid: int) -> None:
+        """Bring in a process of the call that was born outside.
+
+        Raises:
+            LimitExceeded: the call is over.
+            OSError: it cannot be moved.
+        """
+        self.begin_spawn(None)
+        try:
+            if isinstance(self._leaf, Cgroup):
+                with contextlib.suppress(ProcessLookupError):
+                    self._leaf.join(pid)
+        finally:
+            self.end_spawn(pid)
+
     def worker(self) -> Worker:
         """Return a worker process in here; see `Call.worker`."""
         call = self._call
@@ -167,21 +182,6 @@ class Enclosure:
         Below another call they would be taken for what its tool has left running.
         """
         return self._call.parent is None
-
-    def adopt(self, pid: int) -> None:
-        """Bring in a process of the call that was born outside.
-
-        Raises:
-            LimitExceeded: the call is over.
-            OSError: it cannot be moved.
-        """
-        self.begin_spawn(None)
-        try:
-            if isinstance(self._leaf, Cgroup):
-                with contextlib.suppress(ProcessLookupError):
-                    self._leaf.join(pid)
-        finally:
-            self.end_spawn(pid)
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""

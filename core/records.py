@@ -63,8 +63,8 @@ class CallRecord:
         reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
             ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
             ``pids_max``, ``cancelled``, ``escape`` (a process left its cgroup, see
-            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were
-            ended), ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
+            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were ended),
+            ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
             with that status), ``unshippable: ...`` (what could not be sent to a worker or back: the
             call was rejected, or ran inline), or None.
         memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).

@@ -132,9 +132,9 @@ class Session:
         sampled = self.limiting and "memory" not in self.place.controllers
         self.sampler = Sampler() if sampled else None
         self.janitor = Janitor()
-        self._workers: Pool | None = None
         self.monitor = self._make_monitor()
         self.roots = self._make_roots(frozenset())
+        self._workers: Pool | None = None
         if self.place.base is not None:
             self.janitor.put(self._reap)
 

@@ -518,6 +518,35 @@ class LimitTables(Table):
     call: CallLimits = Field(default_factory=CallLimits, description="Each call.")
 
 
+class MonitorTable(Table):
+    """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
+
+    # Asked for by nobody, it must take nothing away: it uses what rights there are, costs a call
+    # about a microsecond, and puts back what left.
+    backend: Backend = Field(
+        default="auto",
+        description=(
+            "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'procs': "
+            "the kernel's process connector (CAP_NET_ADMIN); 'auto': the first of these that works "
+            "here, else the cgroup's files alone; 'off': those alone."
+        ),
+    )
+    detail: Literal["default", "full"] = Field(
+        default="default",
+        description=(
+            "'default': what costs nothing measurable; 'full': BPF programs on the scheduler and "
+            "on memory charging too."
+        ),
+    )
+    escape: Literal["return", "kill"] = Field(
+        default="return",
+        description=(
+            "A process that leaves its call's cgroup is brought back: 'return', or ends the call: "
+            "'kill'. One that was born outside is brought in either way."
+        ),
+    )
+
+
 _PoolSize = Annotated[int, _whole(0, 10_000, "a number of workers")]
 
 
@@ -546,35 +575,6 @@ class Workers(Table):
         if self.min > self.max:
             _refuse(f"is {self.min}, above max, which is {self.max}: lower min or raise max", "min")
         return self
-
-
-class MonitorTable(Table):
-    """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
-
-    # Asked for by nobody, it must take nothing away: it uses the rights that are there, costs a call
-    # about a microsecond, and puts back what left.
-    backend: Backend = Field(
-        default="auto",
-        description=(
-            "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'procs': "
-            "the kernel's process connector (CAP_NET_ADMIN); 'auto': the first of these that works "
-            "here, else the cgroup's files alone; 'off': those alone."
-        ),
-    )
-    detail: Literal["default", "full"] = Field(
-        default="default",
-        description=(
-            "'default': what costs nothing measurable; 'full': BPF programs on the scheduler and "
-            "on memory charging too."
-        ),
-    )
-    escape: Literal["return", "kill"] = Field(
-        default="return",
-        description=(
-            "A process that leaves its call's cgroup is brought back: 'return', or ends the call: "
-            "'kill'. One that was born outside is brought in either way."
-        ),
-    )
 
 
 class Config(Table):

@@ -37,6 +37,9 @@ logger = logging.getLogger("agentcgroup")
 PATIENCE: Final = 5.0
 HURRY: Final = 0.25
 
+#: Cgroups that are remembered before it is looked which are still there.
+_HOMES: Final = 256
+
 _CODE: Final = """\
 import sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -122,6 +125,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._decided = threading.Event()
         self._homes: dict[int, str] = {}
+        self._prune_at = _HOMES
         self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._epoch = time.time() - time.monotonic()
@@ -234,12 +238,15 @@ class Monitor:
         self._homes[number] = cgroup.path
         if self.state == "on":
             self._announce(number, cgroup.path)
+        if len(self._homes) >= self._prune_at:
+            self._prune()
+            self._prune_at = 2 * len(self._homes) + _HOMES
 
-    def dropped(self, cgroup: Cgroup) -> None:
-        """Say that a cgroup is removed."""
-        number = cgroup.id
-        if self._homes.pop(number, None) is not None and self.state == "on":
-            self._send({"do": "forget", "id": number})
+    def _prune(self) -> None:
+        """Forget cgroups that were removed with no call ever asking for them, as spares are."""
+        for number, path in tuple(self._homes.items()):
+            if not os.path.exists(path) and self._homes.pop(number, None) is not None:
+                self._send({"do": "forget", "id": number})
 
     def seen(self, cgroup: Cgroup, started: Sequence[int], patience: float) -> Seen | None:
         """Return what happened in a cgroup whose call is over; None where that is not known.

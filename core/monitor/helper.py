@@ -146,9 +146,12 @@ class Helper:
 
     def _enter_outside(self, event: Raw) -> None:
         if self._ledger.in_run(event.pid):
-            # It was put there, by somebody who was faster than his announcement.
-            self._enter(event._replace(kind="fork"))
+            # It was put there, before that was announced, or has moved itself.
+            self._enter(event._replace(kind="fork", home=None, cgroup=None))
             let_go(event)
+            home = self._ledger.of(event.pid)
+            if home is not None:
+                home.counted = False  # the source has taken it for somebody else's
             return
         home = self._ledger.kin(event)
         if home is not None:
@@ -200,8 +203,13 @@ class Helper:
         self._ledger.add(cgroup, path, present)
 
     def _outside(self, event: Raw) -> Home | None:
-        if self._joins and self._has_joined(event.pid):
-            return self._ledger.at(self._ledger.where(event.pid) or "/")
+        if self._joins:
+            path = self._joined(event.pid)
+            if path is None:  # it is gone: the host knows whose it was
+                return self._ledger.stray(event.pid)
+            if self._ledger.in_run(event.pid):
+                self._pull()
+                return self._ledger.at(path)
         found = self._net.born_outside(event)
         if found is None:
             return None
@@ -210,12 +218,14 @@ class Helper:
             wire.send(self._control, {"is": "outside", "pid": event.pid, "call": number})
         return home
 
-    def _has_joined(self, pid: int) -> bool:
-        """Give a child that moves itself, as its first act, the time for it."""
+    def _joined(self, pid: int) -> str | None:
+        """Return where a child is that moves itself as its first act; gives it the time for it."""
         deadline = time.monotonic() + _JOINING
-        while not self._ledger.in_run(pid) and time.monotonic() < deadline:
+        while (path := self._ledger.where(pid)) is not None:
+            if self._ledger.in_run(pid) or time.monotonic() > deadline:
+                break
             time.sleep(0.001)
-        return self._ledger.in_run(pid)
+        return path
 
     def _sweep(self) -> None:
         """Look from time to time whether somebody has left: no event says so."""

@@ -155,6 +155,7 @@ class Ledger:
         self._by_path: dict[str, Home] = {}
         self._members: dict[int, Home] = {}
         self._strays: OrderedDict[int, Home] = OrderedDict()
+        self._servants: set[int] = set()
 
     def __iter__(self) -> Iterator[Home]:
         return iter(tuple(self._homes.values()))
@@ -217,6 +218,8 @@ class Ledger:
 
     def take(self, event: Raw) -> Home | None:
         """Enter one event; returns the home it belongs to, None where it is no call's."""
+        if event.kind == "exit":
+            self._servants.discard(event.pid)
         if event.kind == "fork":
             return self._fork(event)
         if event.kind == "lost":
@@ -264,7 +267,8 @@ class Ledger:
 
     def _fork(self, event: Raw) -> Home | None:
         home = self.kin(event)
-        if home is None and event.home is None and event.parent == self._host:
+        ours = event.parent == self._host or event.parent in self._servants
+        if home is None and event.home is None and ours:
             home = self._of_host(event)
         if home is not None:
             self.adopt(home, event.pid, event.parent)
@@ -296,7 +300,10 @@ class Ledger:
         home = self.at(path)
         if home is None and path.startswith(self._run):
             self.on_unknown()
-            return self.at(path)
+            home = self.at(path)
+            if home is None:
+                self._servants.add(event.pid)  # it may start others for calls, as we do
+            return home
         return home if home is not None else self.on_outside(event)
 
 
