@@ -10,6 +10,7 @@ import asyncio
 import gc
 import inspect
 import os
+import select
 import sys
 import tempfile
 from collections.abc import Callable
@@ -40,6 +41,9 @@ FAILURE: Final = b"E"
 UNSHIPPABLE: Final = b"U"
 LEARNED: Final = b"M"
 
+#: Milliseconds from an answer to the worker's end: less than the janitor waits before it clears up.
+_ASIDE_MS: Final = 8
+
 
 def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
     """Serve calls until the last one, or until the app has gone.
@@ -63,6 +67,7 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
             _answer(channel, message, here)
             _tell_learned(channel, known)
             if message.kind == LAST_CALL:
+                _step_aside(channel)
                 break
     finally:
         os._exit(0)
@@ -93,6 +98,13 @@ def _answer(channel: Channel, message: Message, here: int) -> None:
         channel.send(UNSHIPPABLE, [carry.failure(blamed)])
     else:
         channel.send(RESULT, pieces, buffers)
+
+
+def _step_aside(channel: Channel) -> None:
+    """Wait a moment with the end: to take a process apart holds up the calls of a burst."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.poll(_ASIDE_MS)
 
 
 def _leave_forks(here: int) -> None:
