@@ -199,7 +199,7 @@ def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         finally:
-            call.used = estimates.used(begin)
+            call.used = begin, estimates.read()
 
     return run
 

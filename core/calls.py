@@ -17,7 +17,7 @@ from agentcgroup.cgroup import Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded, Unshippable
-from agentcgroup.estimates import Used
+from agentcgroup.estimates import Span, memory_growth_bytes, thread_cpu_s
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
@@ -104,7 +104,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
-        self.used: Used | None = None
+        self.used: Span | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
@@ -300,7 +300,7 @@ class Call:
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
-            thread_cpu_s=None if used is None else used.thread_cpu_s,
-            memory_growth_bytes=None if used is None else used.memory_growth_bytes,
+            thread_cpu_s=None if used is None else thread_cpu_s(used),
+            memory_growth_bytes=None if used is None else memory_growth_bytes(used),
             isolation=self.isolation,
         )

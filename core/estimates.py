@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import sys
 from time import thread_time_ns
-from typing import NamedTuple
 
-__all__ = ["Reading", "Used", "read", "used"]
-
-
-class Used(NamedTuple):
-    """What a call used, as far as its thread and its process tell."""
-
-    thread_cpu_s: float
-    memory_growth_bytes: int
-
+__all__ = ["Reading", "Span", "memory_growth_bytes", "read", "thread_cpu_s"]
 
 #: CPU time of the thread in nanoseconds, peak of the process in KiB.
 Reading = tuple[int, int]
+#: As it began and as it ended, both read by the thread it ran on. What they mean is worked out
+#: when somebody looks at the record.
+Span = tuple[Reading, Reading]
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
@@ -40,7 +34,11 @@ else:
         return thread_time_ns(), 0
 
 
-def used(begin: Reading) -> Used:
-    """Return what was used since `begin`, which the same thread has read."""
-    cpu, peak = read()
-    return Used((cpu - begin[0]) / 1e9, (peak - begin[1]) * 1024)
+def thread_cpu_s(span: Span) -> float:
+    """Return the CPU seconds of the thread."""
+    return (span[1][0] - span[0][0]) / 1e9
+
+
+def memory_growth_bytes(span: Span) -> int:
+    """Return by how much the process's peak rose."""
+    return (span[1][1] - span[0][1]) * 1024

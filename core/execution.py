@@ -60,13 +60,13 @@ def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwar
     try:
         result = body(*args, **kwargs)
     except BaseException as error:
-        call.used = estimates.used(begin)
+        call.used = begin, estimates.read()
         current.reset(token)
         call.finish(error)
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
-    call.used = estimates.used(begin)
+    call.used = begin, estimates.read()
     current.reset(token)
     if call.finish():
         return _answered(call, answer, result, None)
