@@ -136,6 +136,7 @@ def test_an_older_framework_is_named_with_what_is_needed(folder: Path) -> None:
         "state": "no",
         "detail": "found langchain-core 0.2.43, need 0.3.",
         "fix": "pip install --upgrade 'agentcgroup[langchain]'",
+        "enforces": True,
     }
 
 
