@@ -71,6 +71,7 @@ def main(fd: int, parent: int, folder: str) -> NoReturn:
         with contextlib.suppress(_Left):
             zygote.serve()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # may well come on top of the closed socket
         zygote.end()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)

@@ -314,16 +314,20 @@ def test_nothing_lives_on_when_the_app_is_killed() -> None:
 import os, sys, threading, time
 import agentcgroup
 @agentcgroup.isolate(isolation="process")
-def hold(): print(os.getpid(), os.getppid(), flush=True); time.sleep(3600)
+def hold(): print(os.getpid(), os.getppid(), os.environ["TMPDIR"], flush=True); time.sleep(3600)
 for _ in range(3): threading.Thread(target=hold, daemon=True).start()
 threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
-        pids = {int(word) for _ in range(3) for word in app.stdout.readline().split()}
+        lines = [app.stdout.readline().split() for _ in range(3)]
+        pids = {int(word) for line in lines for word in line[:2]}
         assert len(pids) == 4
+        folder = os.path.dirname(lines[0][2])
+        assert os.path.isdir(folder)
         app.kill()
     assert _until(lambda: not any(map(_alive, pids)))
+    assert not os.path.exists(folder)
 
 
 def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
