@@ -227,6 +227,7 @@ static long move_next(u32 index, struct walk *walk)
 /* A process of more threads than these is taken over with its first ones. */
 #define THREADS_MOVED 4096
 
+/* The kernel lets no thread of the process be born or end meanwhile: cgroup_attach_lock(). */
 INLINE void move_threads(struct task_struct *leader, u32 slot)
 {
 	u64 head = (u64)READ(leader, signal) + OFFSET(struct signal_struct, thread_head);
@@ -288,7 +289,7 @@ int living(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* Runs once, by the reader itself: what this kernel keeps, and which process ids the reader knows. */
+/* Runs once, by the reader itself: what this kernel has, and which process ids the reader knows. */
 SEC("iter/task")
 int introduce(struct bpf_iter__task *ctx)
 {

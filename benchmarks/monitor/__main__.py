@@ -16,9 +16,9 @@ from typing import Any
 
 from agentcgroup import _native, cgroup
 from agentcgroup.cgroup import Cgroup
+from benchmarks.harness import machine
 from benchmarks.monitor import report
 from benchmarks.monitor.report import VARIANTS
-from benchmarks.overhead import machine
 
 
 def main() -> None:
