@@ -144,9 +144,13 @@ class Board:
                 return None
         return Sitting(seat, number)
 
-    def close(self) -> None:
-        """Close the descriptor; the page lives on while there are seats."""
+    def sent(self) -> None:
+        """Close the descriptor, which the helper has by now."""
         os.close(self.fd)
+
+    def close(self) -> None:
+        """Have the seats given up; the page goes with the last of them."""
+        self._local = threading.local()
 
 
 class View:

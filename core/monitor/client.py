@@ -164,6 +164,9 @@ class Monitor:
             self.state = "closed"
             ours, self._socket = self._socket, None
             switches, self._switches = self._switches, None
+            board, self._board = self._board, None
+        if board is not None:
+            board.close()
         if switches is not None:
             switches.close()
         if ours is not None:
@@ -304,8 +307,8 @@ class Monitor:
         with theirs:
             wire.widen(ours)
             folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            self._board = Board()
-            fds = (theirs.fileno(), self._board.fd)
+            board = self._board = Board()
+            fds = (theirs.fileno(), board.fd)
             helper = subprocess.Popen(
                 [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
@@ -320,7 +323,7 @@ class Monitor:
                 ours.close()
             else:
                 self._socket = ours
-        self._board.close()
+        board.sent()
         helper.wait()  # it goes on as a process of its own
         return ours
 

@@ -99,6 +99,7 @@ def test_the_kernels_counters_are_in_the_record(registered: Register, tmp_path: 
     for script in (idle, idle, _WORK):  # the first one has the page cache to fill
         with agentcgroup.call("tool"):
             subprocess.run([sys.executable, "-I", "-c", script, file], check=True)
+        _ = session.records  # by then a cgroup is ready for the next one
     _, nothing, work = session.records
     for record in (nothing, work):
         assert record.memory_charged_bytes is not None

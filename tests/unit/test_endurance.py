@@ -24,6 +24,8 @@ def session() -> Iterator[Session]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
     session = agentcgroup.register("langchain", config={"records_max": 100})
+    session.monitor.start()
+    session.monitor.wait(20)  # starting it takes descriptors for a while
     yield session
     agentcgroup.unregister()
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
