@@ -74,7 +74,8 @@ class Sampler:
                         self.forget(call)
                         call.stop("memory_max")
                 except Exception:
-                    logger.exception("agentcgroup: the memory of a call could not be sampled")
+                    if call in self._limits:  # else it ended under the look at it
+                        logger.exception("agentcgroup: the memory of a call could not be sampled")
 
 
 def footprint(pids: Iterable[int], enough: int) -> int:

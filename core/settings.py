@@ -521,10 +521,10 @@ class LimitTables(Table):
 class MonitorTable(Table):
     """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
 
-    # Asked for by nobody, it must take nothing away: it uses what rights there are, costs a call
-    # about a microsecond, and puts back what left.
+    # A helper process and programs in the kernel are not for whoever has not asked, as long as
+    # there are calls of which it tells too little (CHANGELOG).
     backend: Backend = Field(
-        default="auto",
+        default="off",
         description=(
             "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'procs': "
             "the kernel's process connector (CAP_NET_ADMIN); 'auto': the first of these that works "

@@ -37,9 +37,9 @@ mode = "auto"
 # Work below this cgroup instead of the one that is found.
 # cgroup_root = "/sys/fs/cgroup/agents"
 
-# What looks at calls from within the kernel, where that is allowed.
+# What looks at calls from within the kernel, where that is asked for and allowed.
 [monitor]
-# backend = "auto"          # libbpf, procs or off; auto: libbpf, else procs, else neither
+# backend = "off"           # libbpf, procs, or auto: libbpf, else procs, else neither
 # detail = "default"        # full: BPF programs on the scheduler and on memory charging too
 # escape = "return"         # a process that leaves its call is brought back; kill: ends the call
 

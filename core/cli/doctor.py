@@ -145,7 +145,8 @@ def _monitor(config: str | None) -> Iterator[Finding]:
 
     asked = load(config).monitor
     if asked.backend == "off":
-        yield Finding("monitor", "yes", 'off, as configured: backend = "off"', enforces=False)
+        detail = "off: records have the figures of the cgroup's files alone."
+        yield Finding("monitor", "yes", detail, '[monitor] backend = "auto".', enforces=False)
         return
     source, refused = choose(asked.backend, asked.detail, stop=True)
     if source is None:

@@ -171,7 +171,8 @@ def test_without_rights_the_files_alone_speak() -> None:
     """Without CAP_NET_ADMIN (and before 6.6) nothing is lost but the figures, nothing is said."""
     code = (
         "import agentcgroup, subprocess\n"
-        "session = agentcgroup.register(config={'mode': 'observe'})\n"
+        "config = {'mode': 'observe', 'monitor': {'backend': 'auto'}}\n"
+        "session = agentcgroup.register(config=config)\n"
         "session.monitor.start()\n"
         "print(session.monitor.wait(20), session.monitor.state)\n"
         "with agentcgroup.call('tool'):\n"
