@@ -248,6 +248,7 @@ def relay(message: Message) -> bool:
         stream = sys.stdout if message.kind == OUT else sys.stderr
         if stream is not None:
             stream.write(bytes(message.pickle).decode("utf-8", "surrogateescape"))
+            stream.flush()  # the tool may have asked for it; a worker sends whole lines
     else:
         return False
     return True

@@ -320,12 +320,14 @@ threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
-        lines = [app.stdout.readline().split() for _ in range(3)]
-        pids = {int(word) for line in lines for word in line[:2]}
-        assert len(pids) == 4
-        folder = os.path.dirname(lines[0][2])
-        assert os.path.isdir(folder)
-        app.kill()
+        try:
+            lines = [app.stdout.readline().split() for _ in range(3)]
+            pids = {int(word) for line in lines for word in line[:2]}
+            assert len(pids) == 4
+            folder = os.path.dirname(lines[0][2])
+            assert os.path.isdir(folder)
+        finally:
+            app.kill()
     assert _until(lambda: not any(map(_alive, pids)))
     assert not os.path.exists(folder)
 
