@@ -39,16 +39,19 @@ with agentcgroup.call("sleep"):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 NEXT = f"""
-import json, os, subprocess, sys, agentcgroup
+import json, os, subprocess, sys, time, agentcgroup
 dying = subprocess.run([sys.executable, "-c", {DYING!r}], stdout=subprocess.PIPE, text=True)
 pid = int(dying.stdout)
 os.kill(pid, 0)
 agentcgroup.register("langchain").records
-try:
-    os.kill(pid, 0)
-    print(json.dumps("still there"))
-except ProcessLookupError:
-    print(json.dumps("gone"))
+fate, deadline = "still there", time.monotonic() + 30
+while fate != "gone" and time.monotonic() < deadline:
+    try:
+        os.kill(pid, 0)
+        time.sleep(0.1)  # dead by now, until systemd comes to reap it
+    except ProcessLookupError:
+        fate = "gone"
+print(json.dumps(fate))
 print("")
 """
 # Systemd's own dbus units wait for a whole system to come up.
