@@ -90,10 +90,11 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
                 os.waitpid(pid, 0)
     records = session.records[-rounds:]
     assert brought == rounds
-    # Of a daemon the process in between, and itself where that forked before it was brought in.
-    most = 2 if way == "by_double_fork" else 1
+    # Of a daemon the process in between, and itself where that forked before it was brought in;
+    # a call that leaves one is settled in a hurry, which the helper may be too late for.
+    expected = {1, 2, None} if way == "by_double_fork" else {1}
     told = Counter(record.escapes for record in records)
-    assert told.keys() <= {1, most}, told
+    assert told.keys() <= expected, told
     assert {record.outcome for record in records} == {"ok"}
 
 
