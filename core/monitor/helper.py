@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from agentcgroup.cgroup import Cgroup, Whereabouts
@@ -104,16 +104,21 @@ class Helper:
             if host in {fd for fd, _ in poll.poll(self._pause())}:
                 return
             self._pull()
-            # After the messages: an answer has to have all that happened before the question.
-            for event in self._source.read():
+            # An answer has all that happened before the question: what is asked yet has to wait.
+            asked = len(self._messages)
+            events = self._source.read()
+            self._pull()  # where it has happened was announced before
+            for event in events:
                 self._enter(event)
             self._report()
-            while self._messages:
+            for _ in range(asked):
                 self._serve(self._messages.popleft())
             self._sweep()
 
     def _pause(self) -> float | None:
         """Return for how many ms there is nothing to look for by ourselves, None for ever."""
+        if self._messages:
+            return 0
         if not self._ledger.members or not (self._source.sweeps or self._listening):
             return None
         return _SWEEP * 1000
@@ -179,8 +184,6 @@ class Helper:
         match message["do"]:
             case "end":
                 wire.send(self._control, self._end(message["id"], message["started"]))
-            case "forget":
-                self._close(message["id"], (), {})
             case "release":
                 home = self._ledger.get(message["id"])
                 if home is not None:
@@ -195,7 +198,7 @@ class Helper:
 
     def _add(self, message: wire.Message) -> None:
         cgroup, path = message["id"], message["path"]
-        self._source.add(cgroup)
+        self._source.add(cgroup, message["slot"])
         present: list[int] = []
         if message["late"]:
             with contextlib.suppress(OSError), contextlib.closing(Cgroup.open(path)) as one:
@@ -251,7 +254,8 @@ class Helper:
             self._look_after(there)  # what is brought back now dies with the cgroup
         living = there is not None and bool(there.members)
         counters = self._source.counters(cgroup, living=living)
-        home = self._close(cgroup, started, counters)
+        self._source.remove(cgroup)
+        home = self._ledger.remove(cgroup, started, counters)
         told: dict[str, Any] = {"is": "end", "id": cgroup}
         if home is None:
             return told
@@ -264,12 +268,6 @@ class Helper:
             told["counters"] = home.counters if home.counted else {}
         told["escapes"] = home.escapes
         return told
-
-    def _close(
-        self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
-    ) -> Home | None:
-        self._source.remove(cgroup)
-        return self._ledger.remove(cgroup, started, counters)
 
 
 if __name__ == "__main__":
