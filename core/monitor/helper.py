@@ -33,7 +33,7 @@ _SWEEP: Final = 0.1
 #: Members of one call that are looked at in one sweep.
 _LOOKS: Final = 1000
 #: Seconds that a child may take to move itself, which waits for a grace period of the kernel.
-_JOINING: Final = 0.1
+_JOINING: Final = 1.0
 #: Events in one message.
 _NEWS: Final = 100
 
@@ -84,6 +84,7 @@ class Helper:
         control.setblocking(False)
         self._control = control
         self._source = source
+        self._host = start["host"]
         self._joins = bool(start["joins"])
         self._ledger = Ledger(start["host"], start["run"], Whereabouts().of_newborn)
         self._ledger.on_unknown = self._pull
@@ -150,13 +151,13 @@ class Helper:
             wire.send(self._control, {"is": "events", "events": told})
 
     def _enter_outside(self, event: Raw) -> None:
-        if self._ledger.in_run(event.pid):
+        if self._ledger.in_run(self._ledger.where(event.pid) or ""):
             # It was put there, before that was announced, or has moved itself.
             self._enter(event._replace(kind="fork", home=None, cgroup=None))
             let_go(event)
             home = self._ledger.of(event.pid)
-            if home is not None:
-                home.counted = False  # the source has taken it for somebody else's
+            if home is not None and home.id == event.cgroup:
+                home.counted = False  # born there, but the source has taken it for another's
             return
         home = self._ledger.kin(event)
         if home is not None:
@@ -210,7 +211,7 @@ class Helper:
             path = self._joined(event.pid)
             if path is None:  # it is gone: the host knows whose it was
                 return self._ledger.stray(event.pid)
-            if self._ledger.in_run(event.pid):
+            if self._ledger.in_run(path):
                 self._pull()
                 return self._ledger.at(path)
         found = self._net.born_outside(event)
@@ -222,13 +223,21 @@ class Helper:
         return home
 
     def _joined(self, pid: int) -> str | None:
-        """Return where a child is that moves itself as its first act; gives it the time for it."""
+        """Return where a child is that moves itself before it executes; gives it time for that."""
         deadline = time.monotonic() + _JOINING
-        while (path := self._ledger.where(pid)) is not None:
-            if self._ledger.in_run(pid) or time.monotonic() > deadline:
-                break
+        while True:
+            overdue = time.monotonic() > deadline or not self._is_copy(pid)
+            path = self._ledger.where(pid)  # after that: what has executed by then has moved before
+            if path is None or self._ledger.in_run(path) or overdue:
+                return path
             time.sleep(0.001)
-        return path
+
+    def _is_copy(self, pid: int) -> bool:
+        """Say whether a child still runs what the host does."""
+        try:
+            return os.path.samefile(f"/proc/{pid}/exe", f"/proc/{self._host}/exe")
+        except OSError:
+            return False
 
     def _sweep(self) -> None:
         """Look from time to time whether somebody has left: no event says so."""
