@@ -183,7 +183,7 @@ class call:
     ) -> None:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
-            self._call.used = begin, estimates.read()
+            self._call.used = estimates.since(begin)
         scope.current.reset(self._token)
         self._call.finish(error)
         self._raise(error)
