@@ -53,8 +53,11 @@ class Answer(Protocol):
         """
 
 
-def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
+def run(call: Call, answer: Answer, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run a sync body as `call`; returns its result, or the answer when a limit spoke.
+
+    What is ours comes by position alone, here and below: a tool may name its arguments as it likes.
+    """
     token = current.set(call)
     begin = estimates.read()
     try:
@@ -74,7 +77,7 @@ def run(call: Call, answer: Answer, body: Callable[..., Any], *args: Any, **kwar
 
 
 async def arun(
-    call: Call, answer: Answer, body: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    call: Call, answer: Answer, body: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
 ) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
     expiry = Expiry.of(call)
@@ -97,7 +100,7 @@ async def arun(
 
 
 async def astream(
-    call: Call, body: Callable[..., AsyncGenerator[T, None]], *args: Any, **kwargs: Any
+    call: Call, body: Callable[..., AsyncGenerator[T, None]], /, *args: Any, **kwargs: Any
 ) -> AsyncGenerator[T, None]:
     """Run an async generator as `call`; what it has yielded cannot be taken back.
 
@@ -157,7 +160,7 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     return cancelled and expired
 
 
-async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+async def cancelling(body: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
     """Await a body that runs its tool in a thread: when it is cancelled, the call in there ends.
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
@@ -174,7 +177,7 @@ async def cancelling(body: Callable[..., Awaitable[T]], *args: Any, **kwargs: An
 
 
 async def cancelling_stream(
-    body: Callable[..., AsyncGenerator[T, None]], *args: Any, **kwargs: Any
+    body: Callable[..., AsyncGenerator[T, None]], /, *args: Any, **kwargs: Any
 ) -> AsyncGenerator[T, None]:
     """Iterate a body that runs its tools in tasks of their own: given up, the calls in there end.
 

@@ -151,7 +151,7 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def run_json(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def run_json(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         if session is None or _handing_off.get():
             return await original(self, *args, **kwargs)
@@ -170,7 +170,7 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 
 
 async def _inside(
-    original: Callable[..., Awaitable[Any]], tool: Any, *args: Any, **kwargs: Any
+    original: Callable[..., Awaitable[Any]], tool: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     """Run a tool in the call that is open for it already, and note what it had printed.
 
@@ -199,7 +199,7 @@ def _run_json_stream(
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def run_json_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    async def run_json_stream(self: Any, /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         session = active()
         arguments = signature.bind(self, *args, **kwargs).arguments
         call = None if session is None else _open(session, self, arguments)
@@ -216,7 +216,7 @@ def _run_json_stream(
 
 
 async def _steps(
-    original: Callable[..., AsyncGenerator[Any, None]], tool: Any, *args: Any, **kwargs: Any
+    original: Callable[..., AsyncGenerator[Any, None]], tool: Any, /, *args: Any, **kwargs: Any
 ) -> AsyncGenerator[Any, None]:
     """Iterate a streaming tool, which no worker can run, in the call that is open for it."""
     call = current.get()
@@ -249,7 +249,7 @@ def _execute_code_block(original: Callable[..., Awaitable[Any]]) -> Callable[...
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def execute_code_block(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def execute_code_block(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         if session is None:
             return await original(self, *args, **kwargs)
