@@ -26,15 +26,6 @@ with agentcgroup.call("sleep"):
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing in it, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
-
-
 @contextlib.contextmanager
 def _supervisor(root: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
     """Start a run with a call in it; gives its process, the tool's pid and the run's directory."""
@@ -99,6 +90,8 @@ def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
 _CLEAN_AS = """
 import os, sys
 import agentcgroup.cgroup
+
+pytestmark = pytest.mark.usefixtures("folder")
 agentcgroup.cgroup.find(sys.argv[1])
 with open(f"{sys.argv[1]}/cgroup.procs", "w") as procs:
     procs.write("0")

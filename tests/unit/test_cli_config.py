@@ -15,16 +15,9 @@ from agentcgroup.cli import main
 from agentcgroup.cli.config import TEMPLATE
 from agentcgroup.config import load, schema
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
 
 
 class Cli:
@@ -184,9 +177,9 @@ def test_an_unknown_command_gets_the_nearest(cli: Cli) -> None:
     assert "No such command 'confg'" in said
 
 
-def test_the_installed_command_starts_without_a_traceback(nowhere: Path) -> None:
+def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
     """The console script, in a process of its own, over a broken file."""
-    (nowhere / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
+    (folder / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
     script = Path(sysconfig.get_path("scripts")) / "agentcgroup"
     done = subprocess.run(
         [sys.executable, script, "config", "check"], capture_output=True, text=True, check=False

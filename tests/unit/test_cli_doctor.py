@@ -15,14 +15,7 @@ import pytest
 
 from agentcgroup.cgroup import find
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing in it, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def _doctor(*words: str, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
