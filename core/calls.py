@@ -10,7 +10,8 @@ to the model carries the figures.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from agentcgroup import feedback
 from agentcgroup.cgroup import Cgroup, Usage
@@ -19,7 +20,7 @@ from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded, Unshippable
 from agentcgroup.estimates import Used
 from agentcgroup.monitor.board import Sitting
-from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
+from agentcgroup.monitor.client import HURRY, PATIENCE
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
@@ -114,7 +115,7 @@ class Call:
         self.unshippable: Unshippable | None = None
         self.refused = False
         self._record: CallRecord | None = None
-        self._seen: Seen | None = None
+        self._seen: Mapping[str, Any] | None = None
         self.sitting: Sitting | None = None  # where the monitor sees it
 
     @property
@@ -321,7 +322,7 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
-            **({} if self._seen is None else self._seen.figures()),
+            **(self._seen or {}),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if used is None else used[0] / 1e9,
