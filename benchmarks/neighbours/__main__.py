@@ -52,7 +52,7 @@ def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
     limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
     with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
         if "memory" not in session.place.controllers:
-            sys.exit("no memory controller here; `python -m benchmarks.neighbours` in the lab")
+            sys.exit("this machine has no memory controller in cgroup v2: make bench-neighbours")
         seconds: dict[str, list[float]] = {name: [] for name in _NEIGHBOURS}
         for turn in range(1 + turns):
             for name in random.sample(list(_NEIGHBOURS), len(_NEIGHBOURS)):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,10 @@ class Cli:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
+
+
+def test_the_version_is_the_distributions(cli: Cli) -> None:
+    assert cli("--version") == (0, f"agentcgroup {version('agentcgroup')}\n", "")
 
 
 def test_check_says_which_file_is_good(cli: Cli) -> None:
@@ -93,7 +98,7 @@ def test_everything_init_only_shows_is_right_too() -> None:
     assert {rule.tool for rule in config.rules} == {"run_tests", "start_server", "load_csv", None}
     for key in ("memory_max", "memory_oom_group", "pids_max", "timeout"):
         assert getattr(config.limits.call, key) == getattr(plain.limits.call, key)
-    for key in ("mode", "background", "records_max"):
+    for key in ("mode", "background", "records_max", "workers", "monitor"):
         assert getattr(config, key) == getattr(plain, key)
 
 

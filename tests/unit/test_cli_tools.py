@@ -62,7 +62,7 @@ NOTHING = []
 
 
 @pytest.fixture(autouse=True)
-def app(folder: Path) -> None:
+def app_file(folder: Path) -> None:
     """Where no tool's own folder is on the path but this one, as for the command."""
     (folder / "app.py").write_text(_APP)
 
