@@ -1,5 +1,7 @@
 """The bpf(2) system call, as far as the monitor uses it once its programs are loaded.
 
+What returns a file descriptor leaves it to the caller. Whatever the kernel refuses is an OSError.
+
 Source: include/uapi/linux/bpf.h, union bpf_attr.
 """
 

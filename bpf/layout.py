@@ -191,7 +191,8 @@ def decode_event(data: bytes) -> Event:
         ppid=ppid,
         comm=_text(comm),
         by=by if kind in ("leave", "attach") else None,
-        to_slot=(status or None) if kind == "leave" else None,
+        # A u32 in the place of the exit's signed status.
+        to_slot=(status % (1 << 32) or None) if kind == "leave" else None,
         filename=_text(data[_EVENT.size :]) if kind == "exec" else None,
         exit_code=os.WEXITSTATUS(status) if ended and os.WIFEXITED(status) else None,
         signal=os.WTERMSIG(status) if ended and os.WIFSIGNALED(status) else None,

@@ -206,6 +206,7 @@ class Monitor:
                 if PROGRAMS[name].hook == "cgroup_skb"
             }
             self._off.update(dict.fromkeys(self._packets, _NO_NETWORK))
+            self._absent = _absent(self.programs, self.features)
             self._stack = stack.pop_all()
 
     @property
@@ -227,8 +228,8 @@ class Monitor:
             The slot.
 
         Raises:
-            BpfUnavailable: as many calls are watched as can be.
-            ValueError: the place of `slot_hint` is in use.
+            BpfUnavailable: as many calls, or cgroups, are watched as can be.
+            ValueError: the place of the slot is in use by who holds other `Slots`.
         """
         slot = self._slots.take() if slot_hint is None else slot_hint
         at = slot % layout.MAX_CALLS * layout.CALL.size
@@ -237,7 +238,11 @@ class Monitor:
         layout.begin_call(self._calls, slot)
         self._watched[slot] = _Watched(own=slot_hint is None)
         self._watched[slot].cgroups.add(cgroup_id)
-        kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8)
+        try:
+            kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8)
+        except OSError as error:
+            self.remove(slot)
+            raise BpfUnavailable(f"The kernel does not watch another cgroup ({error}).") from error
         return slot
 
     def lend(self, count: int) -> list[int]:
@@ -252,6 +257,10 @@ class Monitor:
         """Watch one more cgroup as part of a call: those that were there before `add`.
 
         One that was announced as another call's stays that one's.
+
+        Raises:
+            KeyError: the slot is not in use.
+            OSError: as many cgroups are watched as can be.
         """
         self._watched[slot].cgroups.add(cgroup_id)
         kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8, new=True)
@@ -274,6 +283,10 @@ class Monitor:
         """Count what a thread outside of the call's cgroup does as the call's from now on.
 
         That is: the memory it is charged, the files it opens, its stalls, the processes it starts.
+
+        Raises:
+            KeyError: the slot is not in use.
+            OSError: as many threads are watched as can be.
         """
         self._watched[slot].threads.add(tid)
         kernel.update(self._maps["threads"], tid, slot)
@@ -308,6 +321,7 @@ class Monitor:
                     self._off.pop(name, None)
         finally:
             os.close(directory)
+        self._absent = _absent(self.programs, self.features)
 
     def read(self, slot: int, *, living: bool = False) -> Counters | None:
         """Return what a call has used so far, None if the slot is not in use (any more).
@@ -315,11 +329,11 @@ class Monitor:
         Args:
             slot: from `add`.
             living: first count what its living processes have used since they were last looked
-                at (34 us at 100 tasks on the machine); in full detail that is done all the time.
+                at (some 34 us where there are 100 tasks); in full detail that is done all the time.
         """
         if living:
             kernel.run_iterator(self._living)
-        return layout.decode_call(self._calls, slot, _absent(self.programs, self.features))
+        return layout.decode_call(self._calls, slot, self._absent)
 
     def poll(self, timeout: float | None = 0) -> list[Event]:
         """Wait for an event that is urgent, at most `timeout` seconds, and return all there are.

@@ -18,7 +18,7 @@ from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded, Unshippable
-from agentcgroup.estimates import Span, memory_growth_bytes, thread_cpu_s
+from agentcgroup.estimates import Used
 from agentcgroup.monitor.board import Sitting
 from agentcgroup.monitor.client import HURRY, PATIENCE
 from agentcgroup.policy import Policy
@@ -109,7 +109,7 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
-        self.used: Span | None = None
+        self.used: Used | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
@@ -325,7 +325,7 @@ class Call:
             **(self._seen or {}),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
-            thread_cpu_s=None if used is None else thread_cpu_s(used),
-            memory_growth_bytes=None if used is None else memory_growth_bytes(used),
+            thread_cpu_s=None if used is None else used[0] / 1e9,
+            memory_growth_bytes=None if used is None else used[1] * 1024,
             isolation=self.isolation,
         )
