@@ -8,37 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import agentcgroup
-from agentcgroup import Event, Session
+from agentcgroup import Event
+from tests.unit.monitored import Register, backend, registered
 
-Register = Callable[..., Session]
-
-
-@pytest.fixture(params=["procs", "libbpf"])
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def registered(backend: str) -> Iterator[Register]:
-    """Register, and wait for the monitor to be there."""
-
-    def register(**config: Any) -> Session:
-        config["monitor"] = {"backend": backend}
-        session = agentcgroup.register("langchain", config=config)
-        session.monitor.start()
-        assert session.monitor.wait(20), session.monitor.refused
-        return session
-
-    yield register
-    agentcgroup.unregister()
+__all__ = ["backend", "registered"]
 
 
 def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,9 @@ import pytest
 import agentcgroup
 from agentcgroup import CallRecord, Session
 from agentcgroup.records import Program
+from tests.unit.monitored import Register, backend, registered
 
-Register = Callable[..., Session]
-
-
-@pytest.fixture(params=["procs", "libbpf"])
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def registered(backend: str) -> Iterator[Register]:
-    """Register with a configuration, and wait for the monitor to be there."""
-
-    def register(**config: Any) -> Session:
-        config.setdefault("monitor", {"backend": backend})
-        session = agentcgroup.register("langchain", config=config)
-        session.monitor.start()
-        assert session.monitor.wait(20), session.monitor.refused
-        return session
-
-    yield register
-    agentcgroup.unregister()
+__all__ = ["backend", "registered"]
 
 
 def _record(session: Session, body: Callable[[], object], **limits: Any) -> CallRecord:
