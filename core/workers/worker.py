@@ -7,6 +7,7 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import os
@@ -120,7 +121,7 @@ async def _await(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+        with contextlib.suppress(Exception):  # closed, or something of the tool's own
             stream.flush()
 
 
