@@ -86,7 +86,7 @@ class Connector:
     def enroll(self, run: str) -> None:
         """The connector tells of every process; who is whose is for the books."""
 
-    def add(self, cgroup: int) -> None:
+    def add(self, cgroup: int, slot: int = 0) -> None:
         """As `enroll`."""
 
     def remove(self, cgroup: int) -> None:
