@@ -20,7 +20,7 @@ from typing import Any, Final
 
 __all__ = ["PAGES", "TRACEPOINTS"]
 
-#: Of the ring buffer: room for some 15000 events.
+#: Of the ring buffer: room for the events of some 2600 processes that run one program each.
 PAGES: Final = 256
 TRACEPOINTS: Final = (
     "sched_process_fork",
