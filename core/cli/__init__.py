@@ -35,9 +35,9 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from agentcgroup import __version__
+        from importlib.metadata import version  # slow to import, and mostly for nothing
 
-        typer.echo(f"agentcgroup {__version__}")
+        typer.echo(f"agentcgroup {version('agentcgroup')}")
         raise typer.Exit
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["Kind", "Raw", "Source", "Unavailable"]
+__all__ = ["Kind", "OfAll", "Raw", "Source", "Unavailable"]
 
 
 class Unavailable(Exception):
@@ -99,3 +100,30 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of everything in the kernel."""
+
+
+class OfAll:
+    """What is common to sources that tell of every process on the machine, and count nothing.
+
+    Who is whose is for the books, and somebody has to look whether one has moved.
+    """
+
+    sweeps = True
+    missing: Mapping[str, str] = MappingProxyType({})
+
+    def enroll(self, run: str) -> None:
+        """The run is told of like everything."""
+
+    def add(self, cgroup: int, slot: int = 0) -> None:
+        """As `enroll`."""
+
+    def remove(self, cgroup: int) -> None:
+        """As `enroll`."""
+
+    def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:  # noqa: ARG002
+        """Return nothing."""
+        return {}
+
+    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return nothing: the fork event has the thread."""
+        return (), ()
