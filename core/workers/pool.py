@@ -223,8 +223,10 @@ class Pool:
     def _alert(worker: Worker) -> None:
         if not worker.alert:  # a second one would tell it nothing, and the socket may be full
             worker.alert = True
-            with contextlib.suppress(OSError):  # dead: whoever takes it finds that out
+            try:
                 worker.channel.send(ALERT, ())
+            except OSError as error:
+                logger.debug("agentcgroup: a worker that stood ready has gone: %s", error)
 
     def _reserve(self, kind: _Kind) -> _Shelf | None:
         """Return the shelf of this kind when another worker is to stand on it, having made room."""
