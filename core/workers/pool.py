@@ -102,12 +102,14 @@ class Pool:
 
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
         """Put a worker where the next call of the same tool finds it, cgroup and all."""
+        dropped: Worker | None = worker
         with self._lock:
             worker.alert = False
-            shelf = self._shelf((branch, limits, tool))
-            shelf.ready.append(worker)
-            crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
-            dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
+            if not self._closed:
+                shelf = self._shelf((branch, limits, tool))
+                shelf.ready.append(worker)
+                crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
+                dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
         if dropped is not None:
             self.drop(dropped)
 

@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import platform
+import select
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -102,3 +104,19 @@ def test_where_memory_may_not_be_read_it_goes_another_way(ends: list[Channel]) -
     data = os.urandom(1 << 20)
     assert _through(ends, data, lambda: deny([_PROCESS_VM_READV], errno.EPERM)) == data
     assert not Channel._readable
+
+
+def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
+    near, socket = Channel.pair()
+    with closing(near), closing(Channel(socket)) as far:
+        sender = os.fork()
+        if sender == 0:
+            try:
+                near.send(b"x", *pack(os.urandom(1 << 20)))  # waits until it is taken
+            finally:
+                os._exit(0)
+        near.close()
+        select.select([far], [], [])
+        os.kill(sender, signal.SIGKILL)
+        os.waitpid(sender, 0)
+        assert far.receive() is None
