@@ -18,7 +18,7 @@ from agentcgroup.bodies import Body
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
-from agentcgroup.frameworks import adapter, installed
+from agentcgroup.frameworks import adapters
 from agentcgroup.records import CallRecord
 from agentcgroup.session import Session, registered, set_active
 
@@ -58,10 +58,10 @@ def register(
             config is active already.
         CgroupUnavailable: mode is ``enforce`` and this machine cannot.
     """
-    adapters = [adapter(name) for name in frameworks or installed()]
+    asked = adapters(*frameworks)
     session = begin(config)
-    for one in adapters:
-        one.install()
+    for adapter in asked:
+        adapter.install()
     return session
 
 
@@ -183,7 +183,7 @@ class call:
     ) -> None:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
-            self._call.used = begin, estimates.read()
+            self._call.used = estimates.since(begin)
         scope.current.reset(self._token)
         self._call.finish(error)
         self._raise(error)

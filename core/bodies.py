@@ -232,7 +232,7 @@ def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         finally:
-            call.used = begin, estimates.read()
+            call.used = estimates.since(begin)
 
     return run
 

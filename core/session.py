@@ -239,7 +239,6 @@ class Session:
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
-        self.monitor.start()
         call = Call(
             self,
             next(self._numbers),
@@ -253,7 +252,9 @@ class Session:
         )
         if policy.isolation == "process":
             self._alert(call)
-        call.sitting = self.monitor.sit(call)
+        if self.monitor.state != "off":
+            self.monitor.start()
+            call.sitting = self.monitor.sit(call)
         noted = scope.started.get()
         if noted is not None:
             noted.append(call)
