@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-isolation bench-lab build-deps demo install lint test test-native test-versions test-kernel test-kernels lab-deps test-deps
+.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -58,6 +58,11 @@ bench-lab: install lab-deps
 # What a tool's body costs in a worker process, against other pools; into benchmarks/isolation.
 bench-isolation: install
 	$(PYTHON) -m benchmarks.isolation --save native $(ARGS)
+
+# What one agent's calls notice of another that eats memory; printed only.
+bench-neighbours: install lab-deps
+	$(PYTHON) -m tests.lab run --kernel $(KERNEL) --memory 3G -- \
+	    $(PYTHON) -m benchmarks.neighbours $(ARGS)
 
 # What the tests and the virtual machine need of the system: QEMU, virtiofsd (in
 # qemu-system-common up to Debian 12), and systemd, which is started in namespaces of its own.

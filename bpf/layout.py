@@ -152,6 +152,18 @@ class Event:
     stopped: bool = False
 
 
+def begin_call(calls: mmap.mmap, slot: int) -> None:
+    """Give a place in the array `calls` to a slot, with all its counters at zero."""
+    at = slot % MAX_CALLS * CALL.size
+    calls[at : at + CALL.size] = bytes(CALL.size)
+    SLOT.pack_into(calls, at, slot)
+
+
+def end_call(calls: mmap.mmap, slot: int) -> None:
+    """Have nothing count for a slot any more."""
+    SLOT.pack_into(calls, slot % MAX_CALLS * CALL.size, 0)
+
+
 def decode_call(calls: mmap.mmap, slot: int, absent: Collection[str]) -> Counters | None:
     """Read the counters of a slot from the array `calls`, None if it is another's or nobody's."""
     owner, *numbers = CALL.unpack_from(calls, slot % MAX_CALLS * CALL.size)
@@ -179,7 +191,8 @@ def decode_event(data: bytes) -> Event:
         ppid=ppid,
         comm=_text(comm),
         by=by if kind in ("leave", "attach") else None,
-        to_slot=(status or None) if kind == "leave" else None,
+        # A u32 in the place of the exit's signed status.
+        to_slot=(status % (1 << 32) or None) if kind == "leave" else None,
         filename=_text(data[_EVENT.size :]) if kind == "exec" else None,
         exit_code=os.WEXITSTATUS(status) if ended and os.WIFEXITED(status) else None,
         signal=os.WTERMSIG(status) if ended and os.WIFSIGNALED(status) else None,

@@ -110,7 +110,7 @@ class KernelTypes:
         with _messages(library):
             self._btf = library.btf__load_vmlinux_btf()
         if not self._btf:
-            raise LoadError("the kernel carries no type information (/sys/kernel/btf/vmlinux)")
+            raise LoadError("The kernel carries no type information (/sys/kernel/btf/vmlinux)")
 
     def has(self, name: str, kind: Literal["typedef", "function"]) -> bool:
         """Say whether there is a type of that name."""
@@ -157,15 +157,25 @@ def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
     Raises:
         Refused: some of the programs were refused, and so none is loaded.
         LoadError: it failed as a whole.
+        OSError: this process has too many open files.
     """
     with _opened(library, code, wanted) as (opened, programs, maps, said):
         error = library.bpf_object__load(opened)
         if error:
             raise _failure(said, -error)
-        return Loaded(
-            programs={name: os.dup(library.bpf_program__fd(at)) for name, at in programs.items()},
-            maps={name: os.dup(library.bpf_map__fd(at)) for name, at in maps.items()},
-        )
+        with contextlib.ExitStack() as stack:
+
+            def kept(fd: int) -> int:
+                duplicate = os.dup(fd)  # libbpf closes its own with the object
+                stack.callback(os.close, duplicate)
+                return duplicate
+
+            loaded = Loaded(
+                programs={name: kept(library.bpf_program__fd(at)) for name, at in programs.items()},
+                maps={name: kept(library.bpf_map__fd(at)) for name, at in maps.items()},
+            )
+            stack.pop_all()  # the caller's from here on
+        return loaded
 
 
 def generate(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Skeleton:

@@ -34,6 +34,7 @@ _BTF: Final = "/sys/kernel/btf/vmlinux"
 #: What asks less than everything: bits of linux/capability.h.
 _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _INSTALL_LIBBPF: Final = "package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch"
+_HAVE_TYPES: Final = "boot a kernel that was built with CONFIG_DEBUG_INFO_BTF"
 _GIVE_RIGHTS: Final = "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
 
 
@@ -202,15 +203,15 @@ def _compared(library: ctypes.CDLL) -> tuple[dict[str, str], bool]:
     """Say of which programs this kernel has not what they sit on; and if it has _SIGNAL_TASK."""
     try:
         types = libbpf.KernelTypes(library)
-    except libbpf.LoadError as error:
-        raise _unavailable(str(error)) from None
+    except libbpf.LoadError as error:  # not for want of rights: everybody may read it
+        raise BpfUnavailable(f"{error}.", fix=_HAVE_TYPES) from None
     try:
         missing = {}
         for name, program in PROGRAMS.items():
             if program.btf_name and not types.has(*program.btf_name):
                 missing[name] = f"this kernel has no {program.target}"
-            elif program.unless and types.has(program.unless, "function"):
-                missing[name] = f"this kernel has {program.unless}, which makes it needless"
+            elif program.needless_with and types.has(program.needless_with, "function"):
+                missing[name] = f"this kernel has {program.needless_with}, which makes it needless"
         return missing, types.has(_SIGNAL_TASK, "function")
     finally:
         types.close()

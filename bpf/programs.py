@@ -26,7 +26,8 @@ class Program:
         fills: counters that need it.
         needed: without it there is no monitor.
         full: only in full detail, as others pay for it, too.
-        unless: a program that does the same better, or a function that makes it needless.
+        unless: a program that does the same better.
+        needless_with: a function of the kernel that makes it needless.
     """
 
     hook: _Hook
@@ -35,6 +36,7 @@ class Program:
     needed: bool = False
     full: bool = False
     unless: str | None = None
+    needless_with: str | None = None
 
     @property
     def is_trampoline(self) -> bool:
@@ -70,7 +72,7 @@ PROGRAMS: Final[Mapping[str, Program]] = MappingProxyType(
         "introduce": _life("iter", "task"),
         "living": _life("iter", "task"),
         "stop_newborn": Program(
-            hook="fexit", target="schedule_tail", unless="bpf_send_signal_task"
+            hook="fexit", target="schedule_tail", needless_with="bpf_send_signal_task"
         ),
         "on_oom": Program(hook="fentry", target="__oom_kill_process", fills=("oom_kills",)),
         "on_oom_mark": Program(

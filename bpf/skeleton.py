@@ -24,7 +24,6 @@ __all__ = ["load", "read"]
 
 _MAP_CREATE: Final = 0
 _PROG_LOAD: Final = 5
-_PROG_RUN: Final = 10
 _ARRAY: Final = 2
 _SYSCALL: Final = 31
 _SLEEPABLE: Final = 1 << 4
@@ -77,7 +76,11 @@ def _map_of(data: bytes) -> int:
     """Return a map whose only element is `data`."""
     fd = kernel.bpf(_MAP_CREATE, struct.pack("=IIIII", _ARRAY, 4, len(data), 1, 0))
     key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(data, len(data))
-    kernel.set_element(fd, key, value)
+    try:
+        kernel.set_element(fd, key, value)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

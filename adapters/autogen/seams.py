@@ -151,7 +151,7 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def run_json(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def run_json(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         if session is None or _handing_off.get():
             return await original(self, *args, **kwargs)
@@ -170,7 +170,7 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
 
 
 async def _inside(
-    original: Callable[..., Awaitable[Any]], tool: Any, *args: Any, **kwargs: Any
+    original: Callable[..., Awaitable[Any]], tool: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     """Run a tool in the call that is open for it already, and note what it had printed.
 
@@ -199,15 +199,19 @@ def _run_json_stream(
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def run_json_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    async def run_json_stream(self: Any, /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         session = active()
         arguments = signature.bind(self, *args, **kwargs).arguments
         call = None if session is None else _open(session, self, arguments)
+
+        def steps() -> AsyncGenerator[Any, None]:
+            return _steps(original, self, *args, **kwargs)
+
         if call is None:
-            stream = _steps(original, self, *args, **kwargs)
+            stream = steps()
         else:
             _heed(arguments.get("cancellation_token"), call)
-            stream = execution.astream(call, _steps, original, self, *args, **kwargs)
+            stream = execution.astream(call, steps)
         async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
@@ -216,7 +220,7 @@ def _run_json_stream(
 
 
 async def _steps(
-    original: Callable[..., AsyncGenerator[Any, None]], tool: Any, *args: Any, **kwargs: Any
+    original: Callable[..., AsyncGenerator[Any, None]], tool: Any, /, *args: Any, **kwargs: Any
 ) -> AsyncGenerator[Any, None]:
     """Iterate a streaming tool, which no worker can run, in the call that is open for it."""
     call = current.get()
@@ -249,7 +253,7 @@ def _execute_code_block(original: Callable[..., Awaitable[Any]]) -> Callable[...
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    async def execute_code_block(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def execute_code_block(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         if session is None:
             return await original(self, *args, **kwargs)
@@ -289,7 +293,7 @@ def _on_messages_stream(
         if active() is None:
             stream = original(*args, **kwargs)
         else:
-            stream = execution.cancelling_stream(original, *args, **kwargs)
+            stream = execution.cancelling_stream(lambda: original(*args, **kwargs))
         async with contextlib.aclosing(stream):
             async for event in stream:
                 yield event

@@ -31,26 +31,32 @@ def hook(name: str) -> None:
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         call = None if session is None else _open(session, self)
         if call is None:
             return original(self, *args, **kwargs)
-        tool = stand_in(call, self)
-        return execution.run(call, answer, original, tool, *args, **kwargs)
+
+        def body() -> Any:
+            return original(stand_in(call, self), *args, **kwargs)
+
+        return execution.run(call, answer, body)
 
     return run
 
 
 def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
-    async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def arun(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         call = None if session is None else _open(session, self)
         if call is None:
             return await original(self, *args, **kwargs)
-        tool = stand_in(call, self)
-        return await execution.arun(call, answer, original, tool, *args, **kwargs)
+
+        async def body() -> Any:
+            return await original(stand_in(call, self), *args, **kwargs)
+
+        return await execution.arun(call, answer, body)
 
     return arun
 
@@ -59,7 +65,7 @@ def _asyncio_run(original: Callable[..., Any]) -> Callable[..., Any]:
     """CrewAI runs an async tool in a loop of its own, which must end with the call's time."""
 
     @functools.wraps(original)
-    def run(main: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = current.get()
         if (
             not isinstance(call, Call)
@@ -80,10 +86,10 @@ def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     """Async crews, agents and flows run sync tools in threads, where a cancellation is lost."""
 
     @functools.wraps(original)
-    async def kickoff(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def kickoff(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(original, self, *args, **kwargs)
+        return await execution.cancelling(lambda: original(self, *args, **kwargs))
 
     return kickoff
 
@@ -92,7 +98,7 @@ def _add(original: Callable[..., Any]) -> Callable[..., Any]:
     """Keep answers of ours out of the cache; CrewAI itself does it with a ToolFailure."""
 
     @functools.wraps(original)
-    def add(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def add(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(value, Told) for value in (*args, *kwargs.values())):
             return None
         return original(self, *args, **kwargs)

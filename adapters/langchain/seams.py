@@ -30,26 +30,32 @@ def hook(name: str) -> None:
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return original(self, *args, **kwargs)
-        tool = stand_in(call, self, kwargs)
-        return execution.run(call, answer, original, tool, *args, **kwargs)
+
+        def body() -> Any:
+            return original(stand_in(call, self, kwargs), *args, **kwargs)
+
+        return execution.run(call, answer, body)
 
     return run
 
 
 def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
-    async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def arun(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         session = active()
         call = None if session is None else _open(session, self, kwargs)
         if call is None:
             return await original(self, *args, **kwargs)
-        tool = stand_in(call, self, kwargs)
-        return await execution.arun(call, answer, original, tool, *args, **kwargs)
+
+        async def body() -> Any:
+            return await original(stand_in(call, self, kwargs), *args, **kwargs)
+
+        return await execution.arun(call, answer, body)
 
     return arun
 
@@ -58,10 +64,10 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     """A tool without a coroutine runs in a thread below this: there its cancellation is lost."""
 
     @functools.wraps(original)
-    async def ainvoke(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def ainvoke(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None or getattr(self, "coroutine", None) is not None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(original, self, *args, **kwargs)
+        return await execution.cancelling(lambda: original(self, *args, **kwargs))
 
     return ainvoke
 

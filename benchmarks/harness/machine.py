@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from agentcgroup import __version__, cgroup, spawn
@@ -34,6 +35,24 @@ def facts() -> dict[str, Any]:
         # Under chrt -f other work of the machine takes no part, and its scheduler a lesser one.
         "realtime": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
     }
+
+
+def described(facts: Mapping[str, Any], *more: str) -> str:
+    """Return a sentence of those facts that tell about the hardware, and of what else is given."""
+    parts = [
+        f"{facts['date']}, Linux {facts['kernel']}, {facts['cpus']} CPUs ({facts['processor']}),"
+        f" {facts['memory_mb']} MB",
+        *more,
+    ]
+    if facts.get("realtime"):
+        parts.append("under a real-time priority")
+    return f"{'; '.join(parts)}."
+
+
+def placing(facts: Mapping[str, Any], what: str) -> str:
+    """Return the part of such a sentence about the cgroups, and how `what` gets into them."""
+    controllers = ", ".join(facts["controllers"]) or "none"
+    return f"cgroup controllers: {controllers}; {what} placed by {facts['spawn']}"
 
 
 def _langchain() -> str:

@@ -1,17 +1,15 @@
-"""Measures one cell of the table in a process of its own; started by `__main__`, JSON both ways."""
+"""Measures one cell of the table, in a process of its own; started by `__main__`."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from functools import partial
 from typing import Any
 
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.errors import AgentCgroupError
-from benchmarks.harness.machine import resident_mb
+from benchmarks.harness.cells import Job, serve
 from benchmarks.harness.sampling import Rhythm, Variant, sample, summary
 from benchmarks.isolation.pools import Run, opened
 from benchmarks.isolation.tools import TOOLS, Tool
@@ -20,13 +18,11 @@ from benchmarks.isolation.tools import TOOLS, Tool
 _DENSE = Rhythm(gap=0, warm=1, counted=5)
 
 
-def main() -> None:
-    """Read what to measure from the first argument, write what came out to stdout."""
-    job: dict[str, Any] = json.loads(sys.argv[1])
+def measure(job: Job) -> dict[str, Any]:
+    """Return the figures of each way to run the job's tool."""
     tool = TOOLS[job["tool"]]
     gap = job["gap_ms"] / 1000
     rhythm = Rhythm(gap=gap, warm=0, counted=1) if gap else _DENSE
-    ballast = bytearray(b"\1") * (job["parent_mb"] << 20)
     with contextlib.ExitStack() as stack:
         session = agentcgroup.register(config={"workers": {"max": 12}})
         stack.callback(agentcgroup.unregister)
@@ -34,12 +30,7 @@ def main() -> None:
         variants = [_variant(name, run, tool, session) for name, run in runs.items()]
         seconds = sample(variants, rhythm, job["runs"])
         _check(session)
-    result = job | {
-        "resident_mb": resident_mb(),
-        "variants": {name: summary(taken) for name, taken in seconds.items()},
-    }
-    del ballast
-    print(json.dumps(result))
+    return {"variants": {name: summary(taken) for name, taken in seconds.items()}}
 
 
 def _variant(name: str, run: Run, tool: Tool, session: Session) -> Variant:
@@ -66,4 +57,4 @@ def _check(session: Session) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(measure)

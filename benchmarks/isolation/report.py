@@ -1,15 +1,15 @@
-"""The table, and the files it is kept in: results/NAME.json, and RESULTS.md made of all of them."""
+"""The table, and the goals in it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import machine
+from benchmarks.harness.report import Report, Result, head, milliseconds, row
 from benchmarks.isolation.tools import TOOLS
 
-FOLDER = Path(__file__).parent
-_RESULTS = FOLDER / "results"
+_FOLDER = Path(__file__).parent
 
 #: Microseconds that a trivial call may take more than a direct one.
 GOAL_US = 500
@@ -33,28 +33,17 @@ of which is not counted.
 """
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Keep a result under `name` and write RESULTS.md anew."""
-    _RESULTS.mkdir(exist_ok=True)
-    (_RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    kept = {file.stem: json.loads(file.read_text()) for file in sorted(_RESULTS.glob("*.json"))}
-    sections = [f"## {stem}\n\n{table(one)}" for stem, one in kept.items()]
-    (FOLDER / "RESULTS.md").write_text("\n".join([_HEAD, *sections]))
-
-
-def table(result: dict[str, Any]) -> str:
+def table(result: Result) -> str:
     """Return a result as Markdown."""
-    machine = result["machine"]
+    facts = result["machine"]
     lines = [
-        f"{machine['date']}, Linux {machine['kernel']}, {machine['cpus']} CPUs"
-        f" ({machine['processor']}), {machine['memory_mb']} MB; Python {machine['python']},"
-        f" agentcgroup {machine['agentcgroup']};"
-        f" cgroup controllers: {', '.join(machine['controllers']) or 'none'};"
-        f" workers placed by {machine['spawn']}"
-        f"{'; under a real-time priority' if machine.get('realtime') else ''}.",
+        machine.described(
+            facts,
+            f"Python {facts['python']}, agentcgroup {facts['agentcgroup']}",
+            machine.placing(facts, "workers"),
+        ),
         "",
-        "| tool | way | runs | median ms | p95 ms | more than direct, ms | goal |",
-        "|---|---|--:|--:|--:|--:|---|",
+        *head("tool", "way", "runs:", "median ms:", "p95 ms:", "more than direct, ms:", "goal"),
     ]
     for cell in result["cells"]:
         lines += _rows(cell)
@@ -66,9 +55,17 @@ def _rows(cell: dict[str, Any]) -> list[str]:
     gap = f"{cell['gap_ms']:g} ms apart" if cell["gap_ms"] else "dense"
     title = f"{TOOLS[cell['tool']].title}, parent + {cell['parent_mb']} MB, {gap}"
     return [
-        f"| {title} | {name} | {figures['runs']} | {figures['median_us'] / 1000:.3f}"
-        f" | {figures['p95_us'] / 1000:.3f} | {(figures['median_us'] - direct) / 1000:.3f}"
-        f" | {_verdict(cell, name)} |"
+        row(
+            [
+                title,
+                name,
+                figures["runs"],
+                milliseconds(figures["median_us"]),
+                milliseconds(figures["p95_us"]),
+                milliseconds(figures["median_us"] - direct),
+                _verdict(cell, name),
+            ]
+        )
         for name, figures in cell["variants"].items()
     ]
 
@@ -91,3 +88,6 @@ def _verdict(cell: dict[str, Any], name: str) -> str:
     faster = [other for other, median in others.items() if median < ours]
     said.append(f"slower than {', '.join(faster)}" if faster else "fastest")
     return "; ".join(said)
+
+
+REPORT = Report(_HEAD, table, _FOLDER / "results", _FOLDER / "RESULTS.md")

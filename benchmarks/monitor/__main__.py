@@ -11,19 +11,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from agentcgroup import _native, cgroup
 from agentcgroup.cgroup import Cgroup
 from benchmarks.harness import machine
-from benchmarks.monitor import report
-from benchmarks.monitor.report import VARIANTS
+from benchmarks.harness.report import Result
+from benchmarks.monitor.report import REPORT, VARIANTS
 
 
 def main() -> None:
-    """Measure and print; save where asked to."""
+    """Measure, or load what was measured; print, and save where asked to."""
     options = _parser().parse_args()
+    REPORT.finish(options, partial(_measure, options))
+
+
+def _measure(options: argparse.Namespace) -> Result:
     where = machine.facts()
     with _holder() as tell, _box() as box:
         inode = os.stat(box.path).st_ino
@@ -31,27 +35,23 @@ def main() -> None:
             "processes of a call": lambda: _processes(box, options.processes),
             "ping-pong of others": lambda: _ping_pong(options.trips),
         }
-        measured: dict[str, dict[str, list[float]]] = {
+        taken: dict[str, dict[str, list[float]]] = {
             name: {variant: [] for variant in VARIANTS} for name in works
         }
         for at in range(options.rounds):
-            for variant in VARIANTS[at % 3 :] + VARIANTS[: at % 3]:
+            first = at % len(VARIANTS)
+            for variant in VARIANTS[first:] + VARIANTS[:first]:
                 tell(*(["off"] if variant == "off" else ["open", variant, inode]))
                 for name, work in works.items():
-                    measured[name][variant].append(work())
+                    taken[name][variant].append(work())
         tell("open", "default", inode)
         ends = statistics.median(tell("ends", 1000) for _ in range(options.rounds))
-    result = {
+    return {
         "machine": where,
         "rounds": options.rounds,
-        "cells": {name: _compared(times) for name, times in measured.items()},
+        "cells": {name: _compared(times) for name, times in taken.items()},
         "begin_and_end_us": round(ends * 1e6, 2),
     }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    if options.save:
-        report.save(options.save, result)
-    print(report.table(result))
 
 
 def _processes(box: Cgroup, times: int) -> float:
@@ -146,8 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=21, help="turns of each variant (21)")
     parser.add_argument("--processes", type=int, default=200, help="started in each turn (200)")
     parser.add_argument("--trips", type=int, default=20000, help="of the ping-pong (20000)")
-    parser.add_argument("--save", metavar="NAME", help="keep the result in benchmarks/results")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    REPORT.add_options(parser)
     return parser
 
 

@@ -1,13 +1,13 @@
-"""The table, and the files it is kept in: results/monitor/NAME.json, and RESULTS.md of them all."""
+"""The table, and the goals in it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+
+from benchmarks.harness import machine
+from benchmarks.harness.report import Report, Result, head, row
 
 _FOLDER = Path(__file__).parent
-_RESULTS = _FOLDER.parent / "results" / "monitor"
 
 VARIANTS = ("off", "default", "full")
 #: The most that each may cost in the default detail.
@@ -28,35 +28,25 @@ of one variant's time by that without a monitor in the same round.
 """
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Keep a result under `name` and write RESULTS.md anew."""
-    _RESULTS.mkdir(parents=True, exist_ok=True)
-    (_RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    kept = {file.stem: json.loads(file.read_text()) for file in sorted(_RESULTS.glob("*.json"))}
-    sections = [f"## {stem}\n\n{table(one)}" for stem, one in kept.items()]
-    (_FOLDER / "RESULTS.md").write_text("\n".join([_HEAD, *sections]))
-
-
-def table(result: dict[str, Any]) -> str:
+def table(result: Result) -> str:
     """Return a result as Markdown."""
-    machine = result["machine"]
     lines = [
-        f"{machine['date']}, Linux {machine['kernel']}, {machine['cpus']} CPUs"
-        f" ({machine['processor']}), {machine['memory_mb']} MB; {result['rounds']} rounds"
-        f"{'; under a real-time priority' if machine.get('realtime') else ''}.",
+        machine.described(result["machine"], f"{result['rounds']} rounds"),
         "",
-        "| work | off | default | full | goal for default |",
-        "|---|--:|--:|--:|---|",
+        *head("work", *(f"{variant}:" for variant in VARIANTS), "goal for default"),
     ]
     for name, cell in result["cells"].items():
         figures = [f"{cell[each]['us']:.2f} us, {cell[each]['ratio']:.3f}" for each in VARIANTS]
         goal = _judged(cell["default"]["ratio"], _GOALS[name], f"{_GOALS[name]:.2f}")
-        lines.append(f"| {name} | {' | '.join(figures)} | {goal} |")
+        lines.append(row([name, *figures, goal]))
     ends = result["begin_and_end_us"]
     goal = _judged(ends, _GOAL_ENDS_US, f"{_GOAL_ENDS_US} us")
-    lines.append(f"| begin and end of a call |  | {ends:.2f} us |  | {goal} |")
+    lines.append(row(["begin and end of a call", "", f"{ends:.2f} us", "", goal]))
     return "\n".join([*lines, ""])
 
 
 def _judged(figure: float, goal: float, text: str) -> str:
     return f"{text}: {'met' if figure <= goal else 'not met'}"
+
+
+REPORT = Report(_HEAD, table, _FOLDER.parent / "results" / "monitor", _FOLDER / "RESULTS.md")

@@ -2,5 +2,5 @@
 
 Needs the memory controller; without it on this machine, run it in a virtual machine:
 
-    python -m tests.lab run --kernel 7.2 --memory 3G -- .venv/bin/python -m benchmarks.neighbours
+    make bench-neighbours
 """

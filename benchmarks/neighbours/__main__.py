@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from typing import Any, Final
 
 import agentcgroup
 from agentcgroup import Session
+from benchmarks.harness.report import head, milliseconds, row
+from benchmarks.harness.sampling import summary
 from tests.frameworks.conformance.driver import Driver, load
 
 _COLUMNS: Final = ("langchain-sync", "autogen-agent", "crewai-native")
@@ -39,19 +40,19 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8, help=f"of {_CALLS} calls each (8)")
     parser.add_argument("columns", nargs="*", metavar="PATH", help=f"of {', '.join(_COLUMNS)}")
     options = parser.parse_args()
-    print("| path | neighbour | calls | median ms | p95 ms | median ratio | its kills |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    times = ("calls:", "median ms:", "p95 ms:", "median ratio:")
+    print("\n".join(head("path", "neighbour", *times, "its kills:")))
     for column in options.columns or _COLUMNS:
-        for row in _measured(column, options.turns):
-            print(f"| {column} | {' | '.join(row)} |", flush=True)
+        for cells in _measured(column, options.turns):
+            print(row([column, *cells]), flush=True)
 
 
-def _measured(column: str, turns: int) -> Iterator[tuple[str, ...]]:
+def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
     driver = load(column)
     limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
     with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
         if "memory" not in session.place.controllers:
-            sys.exit("no memory controller here; `python -m benchmarks.neighbours` in the lab")
+            sys.exit("this machine has no memory controller in cgroup v2: make bench-neighbours")
         seconds: dict[str, list[float]] = {name: [] for name in _NEIGHBOURS}
         for turn in range(1 + turns):
             for name in random.sample(list(_NEIGHBOURS), len(_NEIGHBOURS)):
@@ -59,11 +60,11 @@ def _measured(column: str, turns: int) -> Iterator[tuple[str, ...]]:
                 if turn:  # the first fills caches
                     seconds[name] += taken
         kills = {name: _kills(session, name) for name in _NEIGHBOURS}
-    alone = statistics.median(seconds["alone"])
-    for name, taken in seconds.items():
-        median, p95 = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
-        figures = f"{median * 1e3:.1f}", f"{p95 * 1e3:.1f}", f"{median / alone:.3f}"
-        yield name, str(len(taken)), *figures, kills[name]
+    figures = {name: summary(taken) for name, taken in seconds.items()}
+    for name, its in figures.items():
+        ratio = its["median_us"] / figures["alone"]["median_us"]
+        times = milliseconds(its["median_us"]), milliseconds(its["p95_us"])
+        yield name, its["runs"], *times, f"{ratio:.3f}", kills[name]
 
 
 def _turn(driver: Driver, session: Session, name: str) -> list[float]:

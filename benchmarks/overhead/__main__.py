@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from benchmarks.harness import machine
-from benchmarks.overhead import report
+from benchmarks.harness.cells import Job, measured
+from benchmarks.harness.report import Result
 from benchmarks.overhead.launchers import LAUNCHERS
+from benchmarks.overhead.report import REPORT
 
 _EPILOG = """\
 examples:
@@ -39,23 +38,23 @@ Read the ratios: they compare runs that took turns in one process. The times are
 def main() -> None:
     """Measure, or load what was measured; print, and save where asked to."""
     options = _parser().parse_args()
-    if options.load:
-        result = json.loads(options.load.read_text())
-    else:
-        result = {"machine": machine.facts(), "cells": [_cell(job) for job in _jobs(options)]}
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    if options.save:
-        report.save(options.save, result)
-    print(report.table(result))
+    REPORT.finish(options, partial(_measure, options))
 
 
-def _jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(options: argparse.Namespace) -> Result:
+    jobs = _jobs(options)
+    return {
+        "machine": machine.facts(),
+        "cells": [measured("benchmarks.overhead.worker", job, _prefix()) for job in jobs],
+    }
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
     runs, parents, gaps = options.runs, options.parents, options.gaps
     if options.quick:
         runs, parents, gaps = 10, [50], [0.0]
     # Ten times as many of a call that takes a tenth of the time of the fastest process.
-    inline = {"tool": "inline", "parent_mb": 0, "runs": 10 * runs}
+    inline: Job = {"tool": "inline", "parent_mb": 0, "runs": 10 * runs}
     launches = [
         {"tool": "launch", "parent_mb": size, "gap_ms": gap, "runs": runs}
         | {"launchers": options.launchers}
@@ -63,17 +62,6 @@ def _jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
         for gap in gaps
     ]
     return [job for job in (inline, *launches) if options.tool in (None, job["tool"])]
-
-
-def _cell(job: dict[str, Any]) -> dict[str, Any]:
-    """Measure one cell in a process of its own."""
-    print(f"measuring {job} ...", file=sys.stderr)
-    command = [*_prefix(), sys.executable, "-m", "benchmarks.overhead.worker", json.dumps(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"the worker failed with status {done.returncode}; what it says is above")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 def _prefix() -> list[str]:
@@ -118,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"what to compare with; '' for nothing ({','.join(LAUNCHERS)})",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
-    parser.add_argument("--load", type=Path, metavar="FILE", help="take this result; no measuring")
-    parser.add_argument("--save", metavar="NAME", help="keep the result in benchmarks/results")
+    REPORT.add_options(parser)
     return parser
 
 

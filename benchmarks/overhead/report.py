@@ -1,13 +1,14 @@
-"""The table, and the files it is kept in: results/NAME.json, and RESULTS.md made of all of them."""
+"""The table, and the goals in it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent.parent
-_RESULTS = FOLDER / "results"
+from benchmarks.harness import machine
+from benchmarks.harness.report import Report, Result, head, milliseconds, row
+
+_FOLDER = Path(__file__).parent.parent
 
 #: What a call may take, in times of the same work without us.
 GOALS = {"inline": 1.05, "launch": 1.10}
@@ -32,28 +33,27 @@ call of the tool to its result; gc is on, as users have it.
 """
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Keep a result under `name` and write RESULTS.md anew."""
-    _RESULTS.mkdir(exist_ok=True)
-    (_RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    kept = {file.stem: json.loads(file.read_text()) for file in sorted(_RESULTS.glob("*.json"))}
-    sections = [f"## {stem}\n\n{table(one)}" for stem, one in kept.items()]
-    (FOLDER / "RESULTS.md").write_text("\n".join([_HEAD, *sections]))
-
-
-def table(result: dict[str, Any]) -> str:
+def table(result: Result) -> str:
     """Return a result as Markdown."""
-    machine = result["machine"]
+    facts = result["machine"]
     lines = [
-        f"{machine['date']}, Linux {machine['kernel']}, {machine['cpus']} CPUs"
-        f" ({machine['processor']}), {machine['memory_mb']} MB; Python {machine['python']},"
-        f" langchain-core {machine['langchain_core']}, agentcgroup {machine['agentcgroup']};"
-        f" cgroup controllers: {', '.join(machine['controllers']) or 'none'};"
-        f" children placed by {machine['spawn']}"
-        f"{'; under a real-time priority' if machine.get('realtime') else ''}.",
+        machine.described(
+            facts,
+            f"Python {facts['python']}, langchain-core {facts['langchain_core']}, agentcgroup"
+            f" {facts['agentcgroup']}",
+            machine.placing(facts, "children"),
+        ),
         "",
-        "| tool | variant | runs | median ms | p95 ms | median ratio | p95 ratio | goal |",
-        "|---|---|--:|--:|--:|--:|--:|---|",
+        *head(
+            "tool",
+            "variant",
+            "runs:",
+            "median ms:",
+            "p95 ms:",
+            "median ratio:",
+            "p95 ratio:",
+            "goal",
+        ),
     ]
     for cell in result["cells"]:
         lines += _rows(cell)
@@ -70,16 +70,16 @@ def _rows(cell: dict[str, Any]) -> list[str]:
         columns = [
             _title(cell),
             name,
-            str(figures["runs"]),
-            f"{figures['median_us'] / 1000:.3f}",
-            f"{figures['p95_us'] / 1000:.3f}",
+            figures["runs"],
+            milliseconds(figures["median_us"]),
+            milliseconds(figures["p95_us"]),
             f"{ratio:.3f}",
             f"{figures['p95_us'] / plain['p95_us']:.3f}",
             verdict if name == "agentcgroup" else "",
         ]
-        rows.append(f"| {' | '.join(columns)} |")
+        rows.append(row(columns))
     for name, why in cell["missing"].items():
-        rows.append(f"| {_title(cell)} | {name} | not measured: {why} | | | | | |")
+        rows.append(row([_title(cell), name, f"not measured: {why}", *[""] * 5]))
     return rows
 
 
@@ -88,3 +88,6 @@ def _title(cell: dict[str, Any]) -> str:
         return "starts nothing"
     gap = f"{cell['gap_ms']:g} ms apart" if cell["gap_ms"] else "one after the other"
     return f"/bin/true, parent + {cell['parent_mb']} MB, {gap}"
+
+
+REPORT = Report(_HEAD, table, _FOLDER / "results", _FOLDER / "RESULTS.md")

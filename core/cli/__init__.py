@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -33,9 +33,19 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # slow to import, and mostly for nothing
+
+        typer.echo(f"agentcgroup {version('agentcgroup')}")
+        raise typer.Exit
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; `arguments` stand for those of the process."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    # The other commands need not be imported, unless to be listed.
+    commands = words[:1] if words and words[0] in COMMANDS else COMMANDS
     app = typer.Typer(
         help="Give every tool call of an AI agent its own Linux cgroup.",
         add_completion=False,
@@ -44,16 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        # A callback keeps typer from making the only command it sees the whole program.
-        callback=lambda: None,
+        callback=_options,
     )
-    for name in words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS:
+    for name in commands:
         _add(app, name)
     try:
         app(args=words, prog_name="agentcgroup")
     except AgentCgroupError as error:
         print(f"agentcgroup: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command.
+
+    That it is there also keeps typer from making the only command it sees the whole program.
+    """
 
 
 def _add(app: typer.Typer, name: str) -> None:

@@ -16,7 +16,7 @@ def command(
         str | None, typer.Option(help="Configuration; default: the one a program would use.")
     ] = None,
 ) -> None:
-    """Kill the processes and remove the cgroups of runs whose own process has died.
+    """End and remove what runs have left whose own process has died.
 
     \b
     agentcgroup clean --dry-run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Annotated
 
 import typer
@@ -43,6 +42,12 @@ mode = "auto"
 # detail = "default"        # full: BPF programs on the scheduler and on memory charging too
 # escape = "return"         # a process that leaves its call is brought back; kill: ends the call
 
+# The processes that wait for the tools of isolation = "process": docs/isolation.md
+[workers]
+# min = 1                   # stay ready however long no tool has asked for one
+# max = 8                   # stand ready at most; those at work are not counted
+# idle = "1m"               # then one that nobody has asked for is ended
+
 # The three levels nest: a call lives inside its agent, an agent inside the run.
 [limits.run]              # all agents of the process together
 # memory_max = "75%"
@@ -58,6 +63,7 @@ mode = "auto"
 # timeout = "10m"
 # More keys, all with the kernel's meaning:
 # memory_high = "768M"      # above this the kernel slows the call down
+# memory_swap_max = "1G"    # 0 beside a memory_max, of which swap would make none
 # cpu_max = "200%"          # of one CPU
 # cpu_weight = 100          # share of contended CPU, 1 to 10000
 # io_weight = 100
@@ -135,5 +141,5 @@ def init(
     except FileExistsError:
         raise ConfigError("is there already; --force replaces it", file=FILE) from None
     except OSError as error:
-        raise ConfigError(f"cannot write it: {os.strerror(error.errno or 0)}", file=FILE) from None
+        raise ConfigError(f"cannot write it: {error.strerror}", file=FILE) from None
     print(f"wrote {FILE}; try: agentcgroup explain --tool run_tests")

@@ -15,9 +15,12 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from agentcgroup.settings import MonitorTable
 
 __all__ = ["command"]
 
@@ -59,7 +62,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Say what is enforced on this machine, what is not and why, and what would change it.
+    """Say what is enforced here, what is not, and what would change it.
 
     \b
     agentcgroup doctor
@@ -92,6 +95,8 @@ def command(
 
 
 def _findings(config: str | None) -> Iterator[Finding]:
+    from agentcgroup.config import load
+
     yield Finding("Python", "yes", f"{platform.python_version()} ({sys.executable})")
     kernel = f"{platform.system()} {platform.release()}"
     if sys.platform != "linux":
@@ -100,17 +105,17 @@ def _findings(config: str | None) -> Iterator[Finding]:
         yield Finding("kernel", "no", f"{kernel} has no cgroups.", NOT_LINUX.fix)
         return
     yield Finding("kernel", "yes", kernel)
-    yield from _place(config)
+    loaded = load(config)
+    yield from _place(loaded.cgroup_root)
     yield _spawning()
-    yield from _monitor(config)
+    yield from _monitor(loaded.monitor)
     yield from _frameworks()
 
 
-def _place(config: str | None) -> Iterator[Finding]:
+def _place(cgroup_root: str | None) -> Iterator[Finding]:
     from agentcgroup.cgroup import find
-    from agentcgroup.config import load
 
-    place = find(load(config).cgroup_root)
+    place = find(cgroup_root)
     if place.base is None:
         yield Finding("cgroup v2", "no", "tools run without a cgroup of their own.")
     else:
@@ -139,12 +144,10 @@ _SEEN = {
 }
 
 
-def _monitor(config: str | None) -> Iterator[Finding]:
+def _monitor(asked: MonitorTable) -> Iterator[Finding]:
     """Say by trying which source there is, and what is missing in it and in those before it."""
-    from agentcgroup.config import load
     from agentcgroup.monitor.choice import choose
 
-    asked = load(config).monitor
     if asked.backend == "off":
         detail = "off: records have the figures of the cgroup's files alone."
         yield Finding("monitor", "yes", detail, '[monitor] backend = "auto".', enforces=False)
@@ -205,8 +208,10 @@ def _missing_seams(name: str, adapter: ModuleType) -> list[str]:
     try:
         adapter.install()
         modules = importlib.import_module(f"agentcgroup.adapters.{name}.seams").MODULES
-        if not _import_any(modules):
-            ear.heard.append(f"none of {', '.join(modules)} can be imported.")
+        refused = _import_all(modules)
+        if len(refused) == len(modules):
+            why = "; ".join(dict.fromkeys(refused.values()))
+            ear.heard.append(f"{', '.join(refused)} cannot be imported ({why}).")
     finally:
         logger.removeHandler(ear)
     return ear.heard
@@ -224,15 +229,17 @@ class _Ear(logging.Handler):
         self.heard.append(f"{record.getMessage().removeprefix('agentcgroup: ')}.")
 
 
-def _import_any(modules: Iterable[str]) -> bool:
-    """Import what is there of them; some belong to other versions or to extras."""
-    imported = 0
+def _import_all(modules: Iterable[str]) -> dict[str, str]:
+    """Import them, and say which cannot be, and why: some belong to other versions or extras."""
+    refused = {}
     for module in modules:
-        # What a framework prints at its start is no part of the report.
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
-            importlib.import_module(module)
-            imported += 1
-    return imported > 0
+        try:
+            # What a framework prints at its start is no part of the report.
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
+        except Exception as error:  # a framework's own
+            refused[module] = f"{type(error).__name__}: {error}"
+    return refused
 
 
 # -- the report ---------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def command(
         bool, typer.Option("--record", help="Print the call's record as JSON on stderr.")
     ] = False,
 ) -> None:
-    """Run one command as one call: its own cgroup, its limits, nothing left behind.
+    """Run one command as one call, with its own cgroup and limits.
 
     \b
     agentcgroup exec --memory-max 512M --timeout 90s -- make test
@@ -79,8 +79,8 @@ def command(
         status = 127 if isinstance(error, FileNotFoundError) else 126
     api.unregister()  # the record is there when all is cleared away
     done = call.record
-    if done.reason == "leftovers":
-        _say(feedback.sentence(done) or "")
+    if done.reason == "leftovers" and (sentence := feedback.sentence(done)):
+        _say(sentence)
     if record:
         typer.echo(json.dumps(done.to_dict()), err=True)
     raise typer.Exit(status)

@@ -24,7 +24,7 @@ def command(
         str | None, typer.Option(help="Configuration; default: the one the program would use.")
     ] = None,
 ) -> None:
-    """Run a program with every tool call contained, without a line of code in it.
+    """Run a program, unchanged, with every tool call contained.
 
     \b
     agentcgroup run app.py --its-own-option

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from agentcgroup.cgroup import Cgroup
@@ -27,9 +26,9 @@ from agentcgroup.records import Program
 from agentcgroup.scope import start_thread
 
 if TYPE_CHECKING:
-    from agentcgroup.monitor.bpf import SlotSwitches
+    from agentcgroup.monitor.bpf import Lent
 
-__all__ = ["HURRY", "PATIENCE", "Monitor", "Seen", "Watched"]
+__all__ = ["HURRY", "PATIENCE", "Monitor", "Watched"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -46,28 +45,6 @@ sys.path.insert(0, sys.argv.pop(1))
 from agentcgroup.monitor.helper import main
 main()
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a source saw of one call, by the names of `CallRecord`; None is not known."""
-
-    monitor: str
-    processes_started: int | None = None
-    programs: tuple[Program, ...] | None = None
-    programs_left_out: int | None = None
-    escapes: int | None = None
-    run_delay_s: float | None = None
-    memory_charged_bytes: int | None = None
-    reclaim_s: float | None = None
-    memory_high_s: float | None = None
-    files_opened: int | None = None
-    net_rx_bytes: int | None = None
-    net_tx_bytes: int | None = None
-
-    def figures(self) -> dict[str, Any]:
-        """Return all of it, for the record."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Watched(Protocol):
@@ -133,7 +110,7 @@ class Monitor:
         self._why = ""
         self._socket: socket.socket | None = None
         self._board: Board | None = None
-        self._switches: SlotSwitches | None = None
+        self._lent: Lent | None = None
         self._seated: dict[int, Watched] = {}
         self._enclosed: dict[int, Watched] = {}
         self._fetched: dict[int, threading.Event] = {}
@@ -153,6 +130,11 @@ class Monitor:
             self.state = "starting"
         start_thread(self._work, "monitor")
 
+    @property
+    def _watching(self) -> bool:
+        """Whether there is a source, or may be one yet."""
+        return self.state in ("new", "starting", "on")
+
     def wait(self, timeout: float) -> bool:
         """Wait until it is known whether there is a source, `timeout` seconds at most."""
         self._decided.wait(timeout)
@@ -163,12 +145,12 @@ class Monitor:
         with self._lock:
             self.state = "closed"
             ours, self._socket = self._socket, None
-            switches, self._switches = self._switches, None
+            lent, self._lent = self._lent, None
             board, self._board = self._board, None
         if board is not None:
             board.close()
-        if switches is not None:
-            switches.close()
+        if lent is not None:
+            lent.close()
         if ours is not None:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
@@ -237,9 +219,13 @@ class Monitor:
 
     def made(self, cgroup: Cgroup) -> None:
         """Say that a cgroup was made for a call, before anything is in it."""
+        if not self._watching:
+            return
         number = cgroup.id
-        self._homes[number] = cgroup.path
-        if self.state == "on":
+        with self._lock:  # a cgroup is announced once: by us, or by `_ready`
+            self._homes[number] = cgroup.path
+            ready = self.state == "on"
+        if ready:
             self._announce(number, cgroup.path)
         if len(self._homes) >= self._prune_at:
             self._prune()
@@ -249,40 +235,48 @@ class Monitor:
         """Forget cgroups that were removed with no call ever asking for them, as spares are."""
         for number, path in tuple(self._homes.items()):
             if not os.path.exists(path) and self._homes.pop(number, None) is not None:
-                self._send({"do": "forget", "id": number})
+                self._ask_end(number, ())
 
-    def seen(self, cgroup: Cgroup, started: Sequence[int], patience: float) -> Seen | None:
-        """Return what happened in a cgroup whose call is over; None where that is not known.
+    def seen(
+        self, cgroup: Cgroup, started: Sequence[int], patience: float
+    ) -> Mapping[str, Any] | None:
+        """Return what happened in a cgroup whose call is over, by the names of `CallRecord`.
+
+        None where that is not known; what a source cannot tell is left out.
 
         Args:
             cgroup: the call's.
             started: processes that were started in it, as far as they are known here.
             patience: seconds to wait for the helper to have caught up.
         """
+        if not self._watching:
+            return None
         number = cgroup.id
         if self._homes.pop(number, None) is None or self.state != "on":
             return None
         answered, answer = threading.Event(), list[wire.Message]()
         self._asked[number] = (answered, answer)
         try:
-            if not self._send({"do": "end", "id": number, "started": [*started]}):
+            if not self._ask_end(number, started):
                 return None
             # One that has not answered in time is not waited for as long again until it does.
             self._lagging = not answered.wait(HURRY if self._lagging else patience)
         finally:
             self._asked.pop(number, None)
             self._enclosed.pop(number, None)
-        return self._as_seen(answer[0]) if answer else None
+        return self._figures(answer[0]) if answer else None
 
-    def _as_seen(self, answer: wire.Message) -> Seen | None:
-        assert self.source is not None
+    def _ask_end(self, number: int, started: Sequence[int]) -> bool:
+        return self._send({"do": "end", "id": number, "started": [*started]})
+
+    def _figures(self, answer: wire.Message) -> Mapping[str, Any] | None:
         known = {key: value for key, value in answer.items() if key not in ("is", "id")}
         if not known:
             return None
         if "programs" in known:
             known["programs"] = tuple(Program(**one) for one in known["programs"])
-        figures = _figures(known.pop("counters", {}))
-        return Seen(monitor=self.source, **known, **figures)
+        counted = _counted(known.pop("counters", {}))
+        return {"monitor": self.source, **known, **counted}
 
     # -- the helper ---------------------------------------------------------------------------
 
@@ -344,6 +338,8 @@ class Monitor:
                     call.stop("escape")
             case "end":
                 self._lagging = False
+                if self._lent is not None:
+                    self._lent.forget(message["id"])
                 asked = self._asked.get(message["id"])
                 if asked is not None:
                     asked[1].append(message)
@@ -377,13 +373,14 @@ class Monitor:
             self._over("off", None)
             return
         if "fds" in message and self._board is not None:
-            from agentcgroup.monitor.bpf import SlotSwitches
+            from agentcgroup.monitor.bpf import Lent
 
-            self._switches = SlotSwitches(message["slots"], message["fds"])
-            self._board.switches = self._switches
-        self.state = "on"
+            self._lent = self._board.switches = Lent(message["slots"], message["fds"])
+        with self._lock:
+            self.state = "on"
+            homes = tuple(self._homes.items())
         self.on_ready()
-        for number, path in tuple(self._homes.items()):
+        for number, path in homes:
             self._announce(number, path, late=True)
         if self._listeners:
             self._send({"do": "listen"})
@@ -427,7 +424,9 @@ class Monitor:
             logger.warning("agentcgroup: %s", why)
 
     def _announce(self, number: int, path: str, *, late: bool = False) -> None:
-        self._send({"do": "add", "id": number, "path": path, "late": late})
+        lent = self._lent
+        slot = 0 if lent is None else lent.follow(number)
+        self._send({"do": "add", "id": number, "path": path, "late": late, "slot": slot})
 
     def _send(self, message: wire.Message) -> bool:
         ours = self._socket
@@ -446,7 +445,7 @@ _FIGURES: Final = (
 )
 
 
-def _figures(counters: Mapping[str, int | None]) -> dict[str, Any]:
+def _counted(counters: Mapping[str, int | None]) -> dict[str, Any]:
     """Turn counters of the kernel into figures of a record; absent stays absent."""
     return {
         name: count * unit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
@@ -74,14 +74,17 @@ class Source(Protocol):
     sweeps: bool
     missing: Mapping[str, str]
 
-    def read(self) -> Sequence[Raw]:
-        """Return what has happened since the last time, in order; never waits."""
+    def read(self) -> Iterable[Raw]:
+        """Return what has happened since the last time and until now, in order; never waits.
+
+        What is told by the cgroups that are followed is made out as it is iterated over.
+        """
 
     def enroll(self, run: str) -> None:
         """Follow what is in the cgroup of the run, by path, and below it."""
 
-    def add(self, cgroup: int) -> None:
-        """Follow a call's cgroup and all below it, by id."""
+    def add(self, cgroup: int, slot: int = 0) -> None:
+        """Follow a call's cgroup and all below it, by id; with a `slot` the host does already."""
 
     def remove(self, cgroup: int) -> None:
         """Stop following it."""
@@ -93,7 +96,7 @@ class Source(Protocol):
         """
 
     def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return what the host makes switches of, to be sent to it: numbers, and descriptors."""
+        """Return what is for the host (see `bpf.Lent`), to be sent to it: slots and descriptors."""
 
     def close(self) -> None:
         """Let go of everything in the kernel."""
@@ -111,7 +114,7 @@ class OfAll:
     def enroll(self, run: str) -> None:
         """The run is told of like everything."""
 
-    def add(self, cgroup: int) -> None:
+    def add(self, cgroup: int, slot: int = 0) -> None:
         """As `enroll`."""
 
     def remove(self, cgroup: int) -> None:

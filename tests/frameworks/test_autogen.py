@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import autogen_agentchat.agents
@@ -33,6 +33,13 @@ from agentcgroup import LimitExceeded, Session
 from agentcgroup.adapters.autogen import seams
 from tests.scripted import autogen_model
 
+#: For the fixture `session`.
+FRAMEWORK = "autogen"
+RULES = [
+    {"tool": "slow*", "timeout": "0.5s"},
+    {"agent": "slow_runner", "timeout": "0.5s"},
+]
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No approval function set:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using LocalCommandLineCodeExecutor:UserWarning"),
@@ -42,17 +49,6 @@ pytestmark = [
 streams = pytest.mark.skipif(
     not hasattr(autogen_core.tools, "BaseStreamTool"), reason="AutoGen before 0.6.2 has no streams"
 )
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    rules = [
-        {"tool": "slow*", "timeout": "0.5s"},
-        {"agent": "slow_runner", "timeout": "0.5s"},
-    ]
-    session = agentcgroup.register("autogen", config={"rules": rules})
-    yield session
-    agentcgroup.unregister()
 
 
 def shell(command: str) -> str:

@@ -24,6 +24,10 @@ from agentcgroup import Session
 from agentcgroup.adapters.crewai import identity
 from tests.scripted import crewai_model
 
+#: For the fixture `session`.
+FRAMEWORK = "crewai"
+RULES = [{"tool": "slow*", "timeout": "0.5s"}]
+
 #: `ToolFailure` came with crewai 1.15.9.
 HAS_FAILURES = importlib.util.find_spec("crewai.tools.tool_failure") is not None
 #: The executor that was removed in 1.15.29 blocks the event loop while a native tool runs.
@@ -32,15 +36,6 @@ BLOCKS_THE_LOOP = importlib.util.find_spec("crewai.agents.agent_executor") is No
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
 
 both_ways = pytest.mark.parametrize("react", [False, True], ids=["native", "react"])
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    session = agentcgroup.register(
-        "crewai", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
-    )
-    yield session
-    agentcgroup.unregister()
 
 
 @pytest.fixture(autouse=True)

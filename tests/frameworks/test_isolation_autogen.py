@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -25,18 +24,14 @@ from agentcgroup import LimitExceeded, Session
 from agentcgroup.workers import inside
 from tests.scripted import Turn, autogen_model
 
+#: For the fixture `session`.
+FRAMEWORK = "autogen"
+RULES = [
+    {"tool": "*", "isolation": "process"},
+    {"tool": "inner_inline", "on_unshippable": "inline"},
+]
+
 _APP = os.getpid()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    rules = [
-        {"tool": "*", "isolation": "process"},
-        {"tool": "inner_inline", "on_unshippable": "inline"},
-    ]
-    session = agentcgroup.register("autogen", config={"rules": rules})
-    yield session
-    agentcgroup.unregister()
 
 
 class Point(BaseModel):

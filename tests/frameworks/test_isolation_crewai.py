@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,21 +15,17 @@ from agentcgroup import Session
 from agentcgroup.workers import inside
 from tests.scripted import Turn, crewai_model
 
+#: For the fixture `session`.
+FRAMEWORK = "crewai"
+RULES = [
+    {"tool": "*", "isolation": "process"},
+    {"tool": "search", "reuse": 10},
+]
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"),  # its own affair
     pytest.mark.timeout(300),  # a tool class brings all of CrewAI to its worker
 ]
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    rules = [
-        {"tool": "*", "isolation": "process"},
-        {"tool": "search", "reuse": 10},
-    ]
-    session = agentcgroup.register("crewai", config={"rules": rules})
-    yield session
-    agentcgroup.unregister()
 
 
 def elsewhere(a: int) -> str:

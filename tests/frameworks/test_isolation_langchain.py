@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ClassVar
 
@@ -28,20 +27,15 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 from pydantic import BaseModel, PrivateAttr
 
-import agentcgroup
 from agentcgroup import Session
 from agentcgroup.workers import inside
 from tests.scripted import Turn, langchain_model
 
+#: For the fixture `session`.
+FRAMEWORK = "langchain"
+RULES = [{"tool": "*", "isolation": "process"}]
+
 _APP = os.getpid()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    config = {"rules": [{"tool": "*", "isolation": "process"}]}
-    session = agentcgroup.register("langchain", config=config)
-    yield session
-    agentcgroup.unregister()
 
 
 class Counter(BaseTool):

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import langgraph.types
@@ -24,17 +23,12 @@ import agentcgroup
 from agentcgroup import Session
 from tests.scripted import langchain_model
 
+#: For the fixture `session`.
+FRAMEWORK = "langchain"
+RULES = [{"tool": "slow*", "timeout": "0.5s"}]
+
 #: Tells the sleeps of these tests from all others on this machine.
 _PID = os.getpid()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    session = agentcgroup.register(
-        "langchain", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
-    )
-    yield session
-    agentcgroup.unregister()
 
 
 @tool

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,21 +14,15 @@ from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
-import agentcgroup
 from agentcgroup import Session
 from tests.scripted import langchain_model
 
+#: For the fixture `session`.
+FRAMEWORK = "langchain"
+RULES = [{"tool": "slow*", "timeout": "0.5s"}]
+
 #: Tells the sleeps of these tests from all others on this machine.
 _PID = os.getpid()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    session = agentcgroup.register(
-        "langchain", config={"rules": [{"tool": "slow*", "timeout": "0.5s"}]}
-    )
-    yield session
-    agentcgroup.unregister()
 
 
 @tool

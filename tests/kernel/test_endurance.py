@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import agentcgroup
 from agentcgroup import Session
+from tests.crowd import cgroups_at_once
 from tests.kernel.support import processes_below
 
 
@@ -47,27 +47,6 @@ def test_calls_in_a_row_leave_no_cgroup_living_or_dying(
 
 def test_calls_at_once_each_have_their_cgroup(registered: Callable[..., Session]) -> None:
     session = registered()
-    together = threading.Barrier(101)
-    seen: list[str] = []
-
-    def one() -> None:
-        with (
-            agentcgroup.call("cat") as call,
-            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child,
-        ):
-            assert call.enclosure is not None
-            assert call.enclosure.cgroup is not None
-            seen.append(call.enclosure.cgroup.path)
-            together.wait()
-            assert child.stdin is not None
-            child.stdin.close()
-
-    threads = [threading.Thread(target=one) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    together.wait()
-    for thread in threads:
-        thread.join()
-    assert len(set(seen)) == 100
+    assert len(cgroups_at_once(100)) == 100
     assert [record.outcome for record in session.records] == ["ok"] * 100
     assert processes_below(session) == []

@@ -1,4 +1,4 @@
-"""A cgroup to work in, on whatever cgroup v2 this machine has."""
+"""A cgroup to work in, on whatever cgroup v2 this machine has, and a folder to start from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,14 @@ def box() -> Iterator[Cgroup]:
     finally:
         cgroup.remove()
         cgroup.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a working directory with nothing in it, and no configuration of a user's."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    return folder

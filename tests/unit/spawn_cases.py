@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import json
 import multiprocessing
 import os
@@ -325,39 +326,14 @@ def in_pool(method: str) -> str:
         return pool.submit(where).result()
 
 
-@case
-def multiprocessing_fork() -> str:
-    return in_process("fork")
-
-
-@case
-def multiprocessing_spawn() -> str:
-    return in_process("spawn")
-
-
-@case
-def multiprocessing_forkserver() -> str:
-    return in_process("forkserver")
+for start_method in ("fork", "spawn", "forkserver"):
+    CASES[f"multiprocessing_{start_method}"] = functools.partial(in_process, start_method)
+    CASES[f"process_pool_{start_method}"] = functools.partial(in_pool, start_method)
 
 
 @case
 def multiprocessing_forkserver_twice() -> str:
     return in_process("forkserver") + in_process("forkserver")
-
-
-@case
-def process_pool_fork() -> str:
-    return in_pool("fork")
-
-
-@case
-def process_pool_spawn() -> str:
-    return in_pool("spawn")
-
-
-@case
-def process_pool_forkserver() -> str:
-    return in_pool("forkserver")
 
 
 @case

@@ -15,6 +15,8 @@ import pytest
 from agentcgroup.cgroup import Cgroup, run_name
 from tests.nobody import AS_NOBODY
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 _SUPERVISOR = """
 import subprocess, sys
 import agentcgroup
@@ -24,15 +26,6 @@ with agentcgroup.call("sleep"):
     print(child.pid, session.branch().cgroup.path, flush=True)
     child.wait()
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing in it, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
 
 
 @contextlib.contextmanager
@@ -112,7 +105,12 @@ def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
     """A subtree delegated to nobody, with what root's dead run left in it."""
     pid, start, rest = run_name().removeprefix("agentcgroup.run-").split("-", 2)
     orphan = box.child(f"agentcgroup.run-{pid}-{int(start) + 1}-{rest}")  # of no living process
-    with contextlib.closing(orphan), subprocess.Popen(["sleep", "3600"]) as child:
+    with (
+        contextlib.closing(orphan),
+        subprocess.Popen(["sleep", "3600"]) as child,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(child.kill)
         orphan.join(child.pid)
         for name in ("", "cgroup.procs", "cgroup.subtree_control"):
             os.chown(f"{box.path}/{name}", 65534, 65534)
@@ -122,7 +120,6 @@ def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
         assert done.stderr.startswith(f"cannot remove {orphan.path}: ")
         assert child.poll() is None
-        child.kill()
 
 
 def test_without_a_cgroup_there_is_nothing_to_clean() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,9 @@ from agentcgroup.cli import main
 from agentcgroup.cli.config import TEMPLATE
 from agentcgroup.config import load, schema
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
 
 
 class Cli:
@@ -44,6 +38,10 @@ class Cli:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
+
+
+def test_the_version_is_the_distributions(cli: Cli) -> None:
+    assert cli("--version") == (0, f"agentcgroup {version('agentcgroup')}\n", "")
 
 
 def test_check_says_which_file_is_good(cli: Cli) -> None:
@@ -100,7 +98,7 @@ def test_everything_init_only_shows_is_right_too() -> None:
     assert {rule.tool for rule in config.rules} == {"run_tests", "start_server", "load_csv", None}
     for key in ("memory_max", "memory_oom_group", "pids_max", "timeout"):
         assert getattr(config.limits.call, key) == getattr(plain.limits.call, key)
-    for key in ("mode", "background", "records_max"):
+    for key in ("mode", "background", "records_max", "workers", "monitor"):
         assert getattr(config, key) == getattr(plain, key)
 
 
@@ -184,9 +182,9 @@ def test_an_unknown_command_gets_the_nearest(cli: Cli) -> None:
     assert "No such command 'confg'" in said
 
 
-def test_the_installed_command_starts_without_a_traceback(nowhere: Path) -> None:
+def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
     """The console script, in a process of its own, over a broken file."""
-    (nowhere / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
+    (folder / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
     script = Path(sysconfig.get_path("scripts")) / "agentcgroup"
     done = subprocess.run(
         [sys.executable, script, "config", "check"], capture_output=True, text=True, check=False

@@ -16,16 +16,9 @@ from typing import Any
 import pexpect
 import pytest
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 _EXEC = [sys.executable, "-m", "agentcgroup", "exec"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing in it, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
 
 
 @pytest.fixture

@@ -42,13 +42,9 @@ sys.exit(len(sys.argv) - 1)
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing in it, and no configuration of a user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
+def no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks nowhere that a test does not name."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return tmp_path
 
 
 def _run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -62,13 +62,9 @@ NOTHING = []
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    # Where no tool's own folder is on the path but this one, as for the command.
-    (tmp_path / "app.py").write_text(_APP)
-    return tmp_path
+def app_file(folder: Path) -> None:
+    """Where no tool's own folder is on the path but this one, as for the command."""
+    (folder / "app.py").write_text(_APP)
 
 
 def _doctor(*words: str) -> subprocess.CompletedProcess[str]:

@@ -18,20 +18,9 @@ Write = Callable[[str], str]
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no configuration of a user's."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("AGENTCGROUP_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    return folder
-
-
-@pytest.fixture
-def write(nowhere: Path) -> Write:
+def write(folder: Path) -> Write:
     def write(text: str) -> str:
-        (nowhere / "agentcgroup.toml").write_text(text, encoding="utf-8")
+        (folder / "agentcgroup.toml").write_text(text, encoding="utf-8")
         return "agentcgroup.toml"
 
     return write
@@ -47,7 +36,7 @@ def errors(config: Any) -> list[str]:
 # --- where it is found ------------------------------------------------------------------------
 
 
-def test_without_any_file_the_defaults_hold(nowhere: Path) -> None:
+def test_without_any_file_the_defaults_hold(folder: Path) -> None:
     config = load()
     assert find() is None
     assert config == Config()
@@ -59,7 +48,7 @@ def test_without_any_file_the_defaults_hold(nowhere: Path) -> None:
 
 
 def test_the_first_file_found_is_the_configuration(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files are made from the last place looked at to the first; each hides those before."""
 
@@ -70,9 +59,9 @@ def test_the_first_file_found_is_the_configuration(
     user.parent.mkdir(parents=True)
     user.write_text("records_max = 1")
     assert found() == 1
-    (nowhere / "pyproject.toml").write_text("[tool.agentcgroup]\nrecords_max = 2")
+    (folder / "pyproject.toml").write_text("[tool.agentcgroup]\nrecords_max = 2")
     assert found() == 2
-    (nowhere / "agentcgroup.toml").write_text("records_max = 3")
+    (folder / "agentcgroup.toml").write_text("records_max = 3")
     assert found() == 3
     named = tmp_path / "named.toml"
     named.write_text("records_max = 4")
@@ -85,14 +74,14 @@ def test_the_first_file_found_is_the_configuration(
     assert load(Config(records_max=7)).records_max == 7
 
 
-def test_files_are_not_merged(nowhere: Path) -> None:
-    (nowhere / "pyproject.toml").write_text('[tool.agentcgroup]\nmode = "off"')
-    (nowhere / "agentcgroup.toml").write_text("records_max = 3")
+def test_files_are_not_merged(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text('[tool.agentcgroup]\nmode = "off"')
+    (folder / "agentcgroup.toml").write_text("records_max = 3")
     assert load().mode == "auto"
 
 
 def test_the_home_of_configurations_is_dot_config_by_default(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     # The XDG specification has relative paths ignored.
@@ -103,26 +92,26 @@ def test_the_home_of_configurations_is_dot_config_by_default(
     assert find() == str(file)
 
 
-def test_a_pyproject_that_never_names_us_is_not_ours_to_refuse(nowhere: Path) -> None:
-    (nowhere / "pyproject.toml").write_text("this is not TOML")
+def test_a_pyproject_that_never_names_us_is_not_ours_to_refuse(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text("this is not TOML")
     assert load() == Config()
-    (nowhere / "pyproject.toml").write_text('[project]\nname = "uses-agentcgroup"')
+    (folder / "pyproject.toml").write_text('[project]\nname = "uses-agentcgroup"')
     assert load() == Config()
 
 
-def test_a_pyproject_has_its_lines_too(nowhere: Path) -> None:
-    (nowhere / "pyproject.toml").write_text(
+def test_a_pyproject_has_its_lines_too(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(
         '[project]\nname = "x"\n\n[tool.agentcgroup.limits.call]\npids_max = "many"\n'
     )
     (line,) = errors(None)
     assert line.startswith("pyproject.toml:5: limits.call.pids_max: 'many' is not a count")
-    (nowhere / "pyproject.toml").write_text("[project]\n")
+    (folder / "pyproject.toml").write_text("[project]\n")
     assert errors("pyproject.toml") == ["pyproject.toml: has no table [tool.agentcgroup]"]
-    (nowhere / "pyproject.toml").write_text("[tool]\nagentcgroup = 1\n")
+    (folder / "pyproject.toml").write_text("[tool]\nagentcgroup = 1\n")
     assert errors(None) == ["pyproject.toml:2: tool.agentcgroup: is not a table"]
 
 
-def test_a_dict_has_the_shape_of_the_file(nowhere: Path) -> None:
+def test_a_dict_has_the_shape_of_the_file(folder: Path) -> None:
     config = load({"limits": {"call": {"memory_max": "1G", "cpu_max": "150%"}}})
     assert config.limits.call.memory_max == 1024**3
     assert config.limits.call.cpu_max == (150_000, 100_000)
@@ -130,7 +119,7 @@ def test_a_dict_has_the_shape_of_the_file(nowhere: Path) -> None:
     assert line.startswith("config=: limits.call.memory_max: '1X' is not a size")
 
 
-def test_a_configuration_stays_as_it_is(nowhere: Path) -> None:
+def test_a_configuration_stays_as_it_is(folder: Path) -> None:
     config = load({})
     with pytest.raises(ValueError, match="frozen"):
         config.mode = "off"
@@ -142,7 +131,7 @@ def test_two_loads_of_a_file_are_equal(write: Write) -> None:
     assert load(file) != load({})
 
 
-def test_relative_paths_start_at_the_folder_of_the_file(nowhere: Path, tmp_path: Path) -> None:
+def test_relative_paths_start_at_the_folder_of_the_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('records = "calls.jsonl"')
     assert load(tmp_path / "a.toml").records == str(tmp_path / "calls.jsonl")
     (tmp_path / "a.toml").write_text('records = "/var/log/calls.jsonl"')
@@ -154,7 +143,7 @@ def test_relative_paths_start_at_the_folder_of_the_file(nowhere: Path, tmp_path:
 
 
 def test_a_file_that_is_not_there_is_an_error_when_it_was_named(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert errors("no.toml") == ["no.toml: cannot read it: No such file or directory"]
     monkeypatch.setenv("AGENTCGROUP_CONFIG", "/no/such.toml")
@@ -164,8 +153,8 @@ def test_a_file_that_is_not_there_is_an_error_when_it_was_named(
     assert load() == Config()
 
 
-def test_what_is_no_text_file_is_refused(nowhere: Path) -> None:
-    (nowhere / "folder").mkdir()
+def test_what_is_no_text_file_is_refused(folder: Path) -> None:
+    (folder / "folder").mkdir()
     assert errors("folder") == ["folder: cannot read it: Is a directory"]
     os.mkfifo("pipe")
     assert errors("pipe") == ["pipe: cannot read it: it is not a regular file"]
@@ -175,7 +164,7 @@ def test_what_is_no_text_file_is_refused(nowhere: Path) -> None:
     assert errors("huge.toml") == ["huge.toml: is larger than 1 MiB: this is not a configuration"]
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_taken(nowhere: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_taken(folder: Path) -> None:
     Path("windows.toml").write_bytes(b'\xef\xbb\xbfmode = "off"\r\n[limits.call]\r\npids_max = 0')
     (line,) = errors("windows.toml")
     assert line.startswith("windows.toml:3: limits.call.pids_max")

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
+from tests.crowd import cgroups_at_once
 
 
 @pytest.fixture
@@ -72,31 +72,7 @@ def test_a_thousand_calls_at_once(session: Session) -> None:
     """All have their cgroup at the same time, and none is left after."""
     _true()
     cgroups, descriptors = _cgroups(session), _descriptors()
-    together = threading.Barrier(1001)
-    seen: list[str] = []
-
-    def one() -> None:
-        with (
-            agentcgroup.call("cat") as call,
-            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child,
-        ):
-            assert call.enclosure is not None
-            assert call.enclosure.cgroup is not None
-            seen.append(call.enclosure.cgroup.path)
-            together.wait()
-            together.wait()
-            assert child.stdin is not None
-            child.stdin.close()
-
-    threads = [threading.Thread(target=one) for _ in range(1000)]
-    for thread in threads:
-        thread.start()
-    together.wait()
-    at_once = [path for path in seen if os.path.exists(path)]
-    together.wait()
-    for thread in threads:
-        thread.join()
-    assert len(set(at_once)) == 1000
+    assert len(cgroups_at_once(1000)) == 1000
     assert _cgroups(session) == cgroups
     assert _descriptors() == descriptors
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -144,6 +145,20 @@ def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session
 
 
 # -- what it says -----------------------------------------------------------------------------
+
+
+def test_it_may_put_something_of_its_own_for_stdout(session: Session) -> None:
+    @agentcgroup.isolate
+    def mute() -> str:
+        class Silence:
+            def write(self, _text: str) -> None:
+                pass
+
+        sys.stdout = Silence()  # type: ignore[assignment]  # as tools do
+        print("nothing")
+        return "done"
+
+    assert mute() == "done"
 
 
 def test_what_it_prints_and_logs_comes_out_here_in_order(
@@ -292,7 +307,7 @@ def test_what_registers_inside_changes_nothing(session: Session) -> None:
 
 
 def test_processes_started_here_and_the_worker_share_the_cgroup(session: Session) -> None:
-    from agentcgroup.isolation import isolated
+    from agentcgroup import isolation
 
     def inside() -> str:
         with open("/proc/self/cgroup") as file:
@@ -300,11 +315,11 @@ def test_processes_started_here_and_the_worker_share_the_cgroup(session: Session
 
     with agentcgroup.call("both") as call:
         first = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
-        assert isolated(call, inside)() == first.stdout
+        assert isolation.run(call, inside, (), {}) == first.stdout
         then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
         assert then.stdout == first.stdout
     with agentcgroup.call("both") as call:
-        seen = isolated(call, inside)()
+        seen = isolation.run(call, inside, (), {})
         then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
         assert then.stdout == seen != first.stdout
     assert [record.isolation for record in session.records] == ["process"] * 2

@@ -34,7 +34,7 @@ LATE = "time limit of 500ms (timeout)"
 HANGS = "echo half; sleep 600 & setsid sleep 600; exit 3"
 
 
-def _ask(tool: str, **arguments: Any) -> list[tuple[str, dict[str, Any]]]:
+def _ask(tool: str, /, **arguments: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(tool, arguments)]
 
 
@@ -72,6 +72,15 @@ def test_async_tool(driver: Driver, session: Session) -> None:
     assert told.text.startswith("late\n")
     assert _is_in(told.text, record)
     assert _names(record) == (driver.framework, "coder", "later", "ok")
+
+
+def test_any_argument_name(driver: Driver, session: Session) -> None:
+    """A tool names its arguments as it likes."""
+    names = ("body", "call", "answer", "original", "session", "tool")
+    arguments = {name: name.upper() for name in names}
+    reply = driver.run(driver.build(_ask("letter", **arguments), "done", tools=[tools.letter]))
+    assert [told.text for told in reply.told] == ["BODY CALL ANSWER ORIGINAL SESSION TOOL"]
+    assert [_names(record)[2:] for record in session.records] == [("letter", "ok")]
 
 
 def test_subprocess_tool(driver: Driver, session: Session) -> None:

@@ -16,6 +16,11 @@ def add(a: int, b: int) -> str:
     return str(a + b)
 
 
+def letter(body: str, call: str, answer: str, original: str, session: str, tool: str) -> str:
+    """Write, with arguments that are called as things of ours are."""
+    return " ".join((body, call, answer, original, session, tool))
+
+
 async def later(text: str) -> str:
     """Say it from a process that is awaited."""
     process = await asyncio.create_subprocess_exec(
