@@ -50,6 +50,7 @@ class Call:
         stopped: why it was stopped, None while it was not.
         outcome, reason: how it ended; outcome is None until then.
         used: what its sync body used inline, None where nobody could tell.
+        charged: bytes of memory that threads working for it were charged, None as `used`.
         isolation: where the tool's body runs, "process" once a worker has been asked to.
         died: how that worker ended before the body did, None while it did not.
         unshippable: what kept the body, or its result, from its way to a worker or back.
@@ -60,6 +61,7 @@ class Call:
         "_record",
         "_seen",
         "agent",
+        "charged",
         "died",
         "enclosure",
         "ended",
@@ -110,6 +112,7 @@ class Call:
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
         self.used: Used | None = None
+        self.charged: int | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
@@ -332,5 +335,6 @@ class Call:
             cgroup=None if enclosure is None else enclosure.path,
             thread_cpu_s=None if used is None else used[0] / 1e9,
             memory_growth_bytes=None if used is None else used[1] * 1024,
+            thread_memory_charged_bytes=None if used is None else self.charged,
             isolation=self.isolation,
         )

@@ -95,6 +95,9 @@ class CallRecord:
         memory_growth_bytes: estimate for such a tool: by how much the peak of the process's
             resident memory rose meanwhile, whichever thread was to blame (getrusage's ru_maxrss);
             0 where it stayed below an earlier peak.
+        thread_memory_charged_bytes: for such a tool, exactly: memory charged to the threads that
+            worked for it, given back or not (try_charge_memcg); None but by ``libbpf`` in full
+            detail, and for a process in the root cgroup, which is charged nothing.
         isolation: where the tool's own code ran: ``inline``, or ``process`` for a worker.
     """
 
@@ -131,6 +134,7 @@ class CallRecord:
     cgroup: str | None = None
     thread_cpu_s: float | None = None
     memory_growth_bytes: int | None = None
+    thread_memory_charged_bytes: int | None = None
     isolation: Isolated = "inline"
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from agentcgroup.cgroup.limits import MAX, Limits, Quantity
 from agentcgroup.cgroup.meter import Meter
 from agentcgroup.cgroup.owner import Reaped, is_run, orphans, reap, run_name
 from agentcgroup.cgroup.place import Place, bases, find, teardown
+from agentcgroup.cgroup.probe import is_charged
 from agentcgroup.cgroup.problems import Problem
 from agentcgroup.cgroup.stats import Events, Usage
 from agentcgroup.cgroup.whereabouts import Whereabouts
@@ -25,6 +26,7 @@ __all__ = [
     "Whereabouts",
     "bases",
     "find",
+    "is_charged",
     "is_run",
     "orphans",
     "reap",

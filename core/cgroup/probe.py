@@ -8,7 +8,7 @@ from typing import Final
 
 from agentcgroup.cgroup import files
 
-__all__ = ["Facts", "Mount", "controls", "delegated_above", "probe"]
+__all__ = ["Facts", "Mount", "controls", "delegated_above", "is_charged", "probe"]
 
 #: What systemd sets on the cgroup of a unit with Delegate=yes; user.* since version 251.
 _DELEGATE_XATTRS: Final = ("user.delegate", "trusted.delegate")
@@ -73,6 +73,15 @@ def probe() -> Facts:
         systemd=os.path.isdir("/run/systemd/system"),
         uid=os.geteuid(),
     )
+
+
+def is_charged() -> bool:
+    """Say whether this process's memory is charged to a cgroup v2: what is in the root is not."""
+    facts = probe()
+    mount, path = facts.mount, facts.own_path
+    if mount is None or path is None or "memory" in facts.v1_controllers:
+        return False
+    return not (mount.true_root and path == mount.point)
 
 
 def controls(path: str) -> bool:

@@ -46,17 +46,21 @@ class Switches(Protocol):
     def switch(self, seat: int, on: bool) -> None:
         """Turn it on or off."""
 
+    def charged(self, seat: int) -> int | None:
+        """Return the bytes of memory charged to its thread while it was on; None: not counted."""
+
 
 class Sitting:
     """One call in the seat of the thread it began in."""
 
-    __slots__ = ("_seat", "began", "cgroup", "number")
+    __slots__ = ("_charged", "_seat", "began", "cgroup", "number")
 
     def __init__(self, seat: _Seat, number: int) -> None:
         self._seat = seat
         self.number = number
         self.cgroup = 0
         self.began = time.monotonic_ns()
+        self._charged = seat.charged()
         seat.sittings.append(self)
         seat.show(self)
 
@@ -69,6 +73,11 @@ class Sitting:
     def found(self) -> bool:
         """Say whether the helper has found a child of this call outside."""
         return self._seat.words[self._seat.at + _FOUND] == self.number
+
+    def charged(self) -> int | None:
+        """Return the bytes of memory charged to the thread since; None: not counted."""
+        now = self._seat.charged()
+        return None if now is None or self._charged is None else now - self._charged
 
     def leave(self) -> None:
         """Give the seat back to the call that had it before."""
@@ -99,6 +108,10 @@ class _Seat:
         words[at + _CALL] = sitting.number
         if self._switches is not None:
             self._switches.switch(at // _WORDS, sitting.number != 0)
+
+    def charged(self) -> int | None:
+        """Return the bytes of memory charged to the thread in calls so far; None: not counted."""
+        return None if self._switches is None else self._switches.charged(self.at // _WORDS)
 
     def leave(self, sitting: Sitting) -> None:
         """Take a call away, from wherever among those here."""

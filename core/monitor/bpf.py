@@ -36,6 +36,7 @@ _HOMES: Final = 2048
 _NOWHERE: Final = 1 << 63
 #: Words of one call's counters; the first one is its slot, 0 while nothing counts there.
 _WORDS: Final = layout.CALL.size // 8
+_CHARGED: Final = 1 + layout.COUNTERS.index("memory_charged_bytes")
 
 _KINDS: Final[Mapping[str, Literal["fork", "exec", "exit", "oom", "outside", "moved"]]] = {
     "fork": "fork",
@@ -154,8 +155,15 @@ class Lent:
     It is the `board.Switches`, too.
     """
 
-    def __init__(self, slots: Sequence[int], fds: Sequence[int]) -> None:
-        """Take over what `Bpf.lent` returned; all switches are off then."""
+    def __init__(self, slots: Sequence[int], fds: Sequence[int], *, charges: bool) -> None:
+        """Take over what `Bpf.lent` returned; all switches are off then.
+
+        Args:
+            slots: of seats and for cgroups.
+            fds: of the maps.
+            charges: the kernel counts what memory is charged to a thread.
+        """
+        self._charges = charges
         calls, self._threads, cgroups = fds
         self._announcer = Announcer(slots[_SEATS:], calls, cgroups)
         memory = kernel.map_shared(calls, layout.CALLS_BYTES, writable=True)
@@ -198,6 +206,12 @@ class Lent:
         if seat < len(self._slots):
             at, slot = self._slots[seat]
             self._words[at] = slot if on else 0
+
+    def charged(self, seat: int) -> int | None:
+        """Return the bytes of memory charged to a thread in calls so far; None: not counted."""
+        if not self._charges or seat >= len(self._slots):
+            return None
+        return self._words[self._slots[seat][0] + _CHARGED]
 
     def close(self) -> None:
         """Close the descriptors; the memory lives on while there are seats."""

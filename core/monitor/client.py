@@ -7,6 +7,7 @@ thread starts the helper and reads what it says.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from agentcgroup.cgroup import Cgroup
+from agentcgroup.cgroup import Cgroup, is_charged
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.board import Board, Sitting
 from agentcgroup.monitor.events import Event
@@ -51,6 +52,7 @@ class Watched(Protocol):
     """What the monitor knows of a call; `calls.Call` is the real one."""
 
     number: int
+    charged: int | None
 
     @property
     def id(self) -> str:
@@ -189,12 +191,14 @@ class Monitor:
             yield
         finally:
             if sitting is not None:
+                _charge(call, sitting)
                 sitting.leave()
 
     def leave(self, call: Watched, sitting: Sitting) -> None:
         """Say that a call ends; waits until a child of its that was found outside is in."""
         if sitting.found():
             self._fetching(call.number).wait(PATIENCE)
+        _charge(call, sitting)
         sitting.leave()
         self._seated.pop(call.number, None)
         self._fetched.pop(call.number, None)
@@ -375,7 +379,11 @@ class Monitor:
         if "fds" in message and self._board is not None:
             from agentcgroup.monitor.bpf import Lent
 
-            self._lent = self._board.switches = Lent(message["slots"], message["fds"])
+            asked = self._start["detail"] == "full"
+            counted = asked and "memory_charged_bytes" not in message["missing"]
+            charges = counted and is_charged()
+            lent = Lent(message["slots"], message["fds"], charges=charges)
+            self._lent = self._board.switches = lent
         with self._lock:
             self.state = "on"
             homes = tuple(self._homes.items())
@@ -452,6 +460,17 @@ def _counted(counters: Mapping[str, int | None]) -> dict[str, Any]:
         for name, counter, unit in _FIGURES
         if (count := counters.get(counter)) is not None
     }
+
+
+def _charge(call: Watched | None, sitting: Sitting) -> None:
+    """Add what memory a thread was charged while it worked for a call.
+
+    Nothing of a thread that runs an event loop, where other calls have their turns meanwhile.
+    """
+    charged = sitting.charged()
+    if call is None or charged is None or asyncio._get_running_loop() is not None:
+        return
+    call.charged = charged + (call.charged or 0)
 
 
 def _nothing() -> None:

@@ -59,13 +59,14 @@ def main() -> None:
 
 def _serve(control: socket.socket, board: View, start: wire.Message, host: int) -> None:
     source, refused = choose(start["backend"], start["detail"], stop=not start["joins"])
-    told = {"is": "ready", "source": source and source.name, "refused": refused}
+    told: dict[str, Any] = {"is": "ready", "source": source and source.name, "refused": refused}
     if source is None:
         wire.send(control, told)
         return
     with contextlib.closing(source):
         slots, fds = source.lent()
-        if wire.send(control, {**told, "slots": [*slots]}, fds):
+        told |= {"slots": [*slots], "missing": [*source.missing]}
+        if wire.send(control, told, fds):
             Helper(control, source, board, start).run(host)
 
 

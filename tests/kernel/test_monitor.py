@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import mmap
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import agentcgroup
 from agentcgroup import Session
+from agentcgroup.cgroup import Cgroup, Whereabouts
 from tests import escape_cases
 from tests.escape_cases import WAYS, escapes
 from tests.kernel.support import MiB, record_tells_what_ran
@@ -119,3 +124,51 @@ def test_memory_high_is_seen_as_time(registered: Register) -> None:
     assert 0 < record.memory_high_s < record.duration_s
     assert record.reclaim_s is not None
     assert record.reclaim_s > 0
+
+
+@contextlib.contextmanager
+def _out_of_the_root() -> Iterator[None]:
+    """Be in a cgroup of our own meanwhile: what is in the root is charged nothing."""
+    own = Whereabouts().of(os.getpid())
+    with contextlib.closing(Cgroup.open(own or "")) as before:
+        leaf = before.child("test-of-charges")
+        leaf.join(os.getpid())
+        try:
+            yield
+        finally:
+            before.join(os.getpid())
+            leaf.remove()
+            leaf.close()
+
+
+def _take(size: int) -> None:
+    for _ in range(2):
+        with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
+            for at in range(0, size, mmap.PAGESIZE):
+                block[at] = 1
+
+
+@pytest.mark.timeout(600)
+def test_memory_charged_to_the_threads_of_an_inline_tool(registered: Register) -> None:
+    """Given back or not; to those that work for the call, and for no other one meanwhile."""
+
+    def by_another(size: int) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_take, size).result()
+
+    async def awaited() -> None:
+        async with agentcgroup.call("awaited"):
+            _take(16 * MiB)
+
+    with _out_of_the_root():
+        session = _watched(registered(monitor={"backend": "libbpf", "detail": "full"}))
+        for body in (_take, by_another):
+            for size in (1, 16 * MiB):
+                agentcgroup.isolate("tool")(body)(size)
+        asyncio.run(awaited())
+        *told, shared = [record.thread_memory_charged_bytes for record in session.records]
+        agentcgroup.unregister()  # the helper lives where we do
+    idle, took, idle_pool, pool_took = [count for count in told if count is not None]
+    assert 32 * MiB <= took - idle < 34 * MiB
+    assert 32 * MiB <= pool_took - idle_pool < 34 * MiB
+    assert shared is None
