@@ -2,8 +2,9 @@
 
 Theory of operation: a worker that stands ready has been born in a fresh cgroup below the branch of
 an agent, with the limits of a kind of call written; taking it is taking it off a **shelf** (one per
-branch and set of limits), and nothing of the kernel is asked. What was taken is put back behind the
-calls. A call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
+branch and set of limits), and nothing of the kernel is asked. It is woken as the call begins
+(`alert`), so that it is awake when the body comes. What was taken is put back behind the calls. A
+call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
 empty has it made larger by one, so that a burst finds what the last one lacked; shelves that nobody
 asks for shrink.
 """
