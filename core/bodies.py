@@ -181,11 +181,11 @@ def run(
         kwargs: those by name.
         crossing: takes an argument, returns what goes to the worker in its place.
     """
-    from agentcgroup import isolation  # only who isolates pays for the import
+    from agentcgroup.isolation import run as run_there  # only who isolates pays for the import
 
     try:
         there, named = _crossed(args, kwargs, crossing)
-        returned = isolation.run(call, body.sent(), there, named)
+        returned = run_there(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return body.function(*args, **kwargs)
@@ -200,11 +200,11 @@ async def arun(
     crossing: Crossing | None = None,
 ) -> Any:
     """As `run`, for an async body."""
-    from agentcgroup import isolation
+    from agentcgroup.isolation import arun as run_there
 
     try:
         there, named = _crossed(args, kwargs, crossing)
-        returned = await isolation.arun(call, body.sent(), there, named)
+        returned = await run_there(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return await body.function(*args, **kwargs)

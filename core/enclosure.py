@@ -296,9 +296,10 @@ class Enclosure:
         """Say whether nothing lives here but workers that have done their work."""
         if not self._guests:
             return not held.populated()
-        if self._branch is not None or not all(guest.done for guest in self._guests):
+        resting = {guest.pid for guest in self._guests if guest.done}
+        if self._branch is not None or len(resting) < len(self._guests):
             return False
-        return {guest.pid for guest in self._guests}.issuperset(held.procs())
+        return resting.issuperset(held.procs())
 
     def remove(self) -> None:
         """Remove the cgroup; whatever is in it dies."""

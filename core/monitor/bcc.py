@@ -13,13 +13,14 @@ import contextlib
 import errno
 import glob
 import importlib.util
+import mmap
 import os
 import platform
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -50,7 +51,9 @@ _MAP_CREATE: Final = 0
 _RING_BUFFER: Final = 27
 
 #: struct event of `compiler`; behind it, in an exec, is the path of the program.
-_EVENT: Final = struct.Struct("=QQIIIIIi")
+_EVENT: Final = struct.Struct("=QQIIIIi")
+#: What the map `lost` holds.
+_COUNT: Final = struct.Struct("=Q")
 _KINDS: Final[tuple[Literal["fork", "exec", "exit", "oom"], ...]] = ("fork", "exec", "exit", "oom")
 
 
@@ -70,35 +73,27 @@ class Bcc(OfAll):
                 of BCC, or no headers of the kernel.
         """
         _check_kernel()
-        self.fd, *self._links = _attached(_module())
-        self._ring = Ring(self.fd, compiler.PAGES * os.sysconf("SC_PAGESIZE"))
+        self.fd, lost, *self._links = _attached(_module())
+        self._ring = Ring(self.fd, compiler.PAGES * mmap.PAGESIZE)
+        self._shared = kernel.map_shared(lost, mmap.PAGESIZE, writable=False)
+        os.close(lost)
         self._lost = 0
 
     def read(self) -> Sequence[Raw]:
         """Return what has happened since the last time."""
-        return [event for record in self._ring.drain() for event in self._decoded(record)]
+        found = [_decoded(record) for record in self._ring.drain()]
+        (lost,) = _COUNT.unpack_from(self._shared)
+        if lost != self._lost:
+            self._lost = lost
+            found.append(Raw("lost", 0.0))
+        return found
 
     def close(self) -> None:
         """Take the programs off."""
         self._ring.close()
+        self._shared.close()
         for fd in (self.fd, *self._links):
             os.close(fd)
-
-    def _decoded(self, record: bytes) -> Iterator[Raw]:
-        time, cgroup, lost, kind, pid, parent, thread, status = _EVENT.unpack_from(record)
-        if lost != self._lost:
-            self._lost = lost
-            yield Raw("lost", time / 1e9)
-        yield Raw(
-            _KINDS[kind],
-            time / 1e9,
-            pid,
-            parent=parent,
-            thread=thread,
-            status=status,
-            program=_text(record[_EVENT.size :]),
-            cgroup=cgroup or None,
-        )
 
 
 def _check_kernel() -> None:
@@ -137,7 +132,7 @@ def _module() -> str:
 
 
 def _attached(module: str) -> list[int]:
-    """Return the descriptors of the ring buffer and of what is attached."""
+    """Return the descriptors of the ring buffer, of the lost, and of what is attached."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-I", "-S", compiler.__file__, module, str(theirs.fileno())]
@@ -156,7 +151,7 @@ def _attached(module: str) -> list[int]:
             raise Unavailable(f"BCC's compiler cannot be run: {error}") from error
         if done.returncode:
             raise _explained(done.stdout.decode(errors="replace"))
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1 + len(compiler.TRACEPOINTS))
+        _, fds, _, _ = socket.recv_fds(ours, 1, 2 + len(compiler.TRACEPOINTS))
     return fds
 
 
@@ -174,6 +169,20 @@ def _explained(told: str) -> Unavailable:
         return Unavailable(f"the library of BCC cannot be loaded: {last}", _INSTALL)
     lines = [line for line in told.splitlines() if "error:" in line] or [last]
     return Unavailable(f"BCC cannot load our programs: {lines[0].strip()}")
+
+
+def _decoded(record: bytes) -> Raw:
+    time, cgroup, kind, pid, parent, thread, status = _EVENT.unpack_from(record)
+    return Raw(
+        _KINDS[kind],
+        time / 1e9,
+        pid,
+        parent=parent,
+        thread=thread,
+        status=status,
+        program=_text(record[_EVENT.size :]),
+        cgroup=cgroup or None,
+    )
 
 
 def _text(name: bytes) -> str | None:

@@ -42,7 +42,6 @@ enum { FORK, EXEC, EXIT, OOM };
 struct event {
 	u64 time_ns;
 	u64 cgroup;	/* that a newborn is in */
-	u32 lost;	/* events before it */
 	u32 kind;
 	u32 pid;
 	u32 parent;
@@ -54,18 +53,16 @@ struct event {
 #define WITHOUT_PROGRAM offsetof(struct event, program)
 
 BPF_RINGBUF_OUTPUT(events, PAGES);
-BPF_ARRAY(lost, u32, 1);
+/* How many events found no room, in memory that the reader shares. */
+BPF_F_TABLE("array", int, u64, lost, 1, BPF_F_MMAPABLE);
 
 static inline void tell(struct event *event, u32 size)
 {
-	int first = 0;
-	u32 *before = lost.lookup(&first);
+	int only = 0;
 
 	event->time_ns = bpf_ktime_get_ns();
-	if (before)
-		event->lost = *before;
-	if (events.ringbuf_output(event, size, 0) && before)
-		lock_xadd(before, 1);
+	if (events.ringbuf_output(event, size, 0))
+		lost.atomic_increment(only);
 }
 
 RAW_TRACEPOINT_PROBE(sched_process_fork)
@@ -133,12 +130,13 @@ RAW_TRACEPOINT_PROBE(mark_victim)
 
 
 def main() -> None:
-    """Compile, attach, and send the ring buffer's descriptor and those of what is attached."""
+    """Compile, attach, and send the descriptors of both maps and of what is attached."""
     module = _load(sys.argv[1])
     programs = module.BPF(text=_SOURCE, cflags=[f"-DPAGES={PAGES}", "-w"])
     links = [programs.raw_tracepoint_fds[name.encode()] for name in TRACEPOINTS]
     with socket.socket(fileno=int(sys.argv[2])) as reader:
-        socket.send_fds(reader, [b"."], [programs["events"].map_fd, *links])
+        maps = [programs[name].map_fd for name in ("events", "lost")]
+        socket.send_fds(reader, [b"."], [*maps, *links])
     os._exit(0)  # not by way of what BCC does at the end: it takes off what it has attached
 
 

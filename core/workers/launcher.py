@@ -112,7 +112,8 @@ class Launcher:
         with self._lock:
             try:
                 return self._ask(cgroup)
-            except BrokenPipeError:  # it has just ended; its keeper will say so
+            except (BrokenPipeError, ConnectionResetError):
+                # It has just ended, with requests unread perhaps; its keeper will say so.
                 self._control = None
                 return self._ask(cgroup)
 
@@ -157,6 +158,7 @@ class Launcher:
             socket.send_fds(control, [zygote.SPAWN, request], fds)
         except OSError:
             del self._living[number]
+            ours.close()
             raise
         finally:
             theirs.close()
@@ -221,8 +223,12 @@ class Launcher:
             if time.monotonic() - self._paused >= self._pause:
                 self._paused = time.monotonic()
                 self._on_pause()
-            with contextlib.suppress(TimeoutError):
+            try:
                 return control.recv(zygote.REPORT.size)
+            except TimeoutError:
+                continue
+            except ConnectionResetError:  # ended with a request of ours unread
+                return b""
 
     def _hear(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
         worker = living.get(number)

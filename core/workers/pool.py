@@ -2,7 +2,8 @@
 
 Theory of operation: a worker that stands ready has been born in a fresh cgroup below the branch of
 an agent, with the limits of a kind of call written; taking it is taking it off a **shelf** (one per
-branch and set of limits), and nothing of the kernel is asked. What was taken is put back behind the
+branch and set of limits), and nothing of the kernel is asked. It is woken as soon as the call begins
+(`alert`), so that it is awake when the body comes. What was taken is put back behind the
 calls. A call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
 empty has it made larger by one, so that a burst finds what the last one lacked; shelves that nobody
 asks for shrink.
@@ -102,12 +103,14 @@ class Pool:
 
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
         """Put a worker where the next call of the same tool finds it, cgroup and all."""
+        dropped: Worker | None = worker
         with self._lock:
             worker.alert = False
-            shelf = self._shelf((branch, limits, tool))
-            shelf.ready.append(worker)
-            crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
-            dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
+            if not self._closed:
+                shelf = self._shelf((branch, limits, tool))
+                shelf.ready.append(worker)
+                crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
+                dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
         if dropped is not None:
             self.drop(dropped)
 
@@ -223,8 +226,10 @@ class Pool:
     def _alert(worker: Worker) -> None:
         if not worker.alert:  # a second one would tell it nothing, and the socket may be full
             worker.alert = True
-            with contextlib.suppress(OSError):  # dead: whoever takes it finds that out
+            try:
                 worker.channel.send(ALERT, ())
+            except OSError as error:
+                logger.debug("agentcgroup: a worker that stood ready has gone: %s", error)
 
     def _reserve(self, kind: _Kind) -> _Shelf | None:
         """Return the shelf of this kind when another worker is to stand on it, having made room."""

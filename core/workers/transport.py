@@ -185,7 +185,8 @@ class Channel:
         except OSError:
             return None
         finally:
-            self._socket.sendmsg((_HEAD.pack(answer, 0, _HERE, 0),))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died meanwhile
+                self._socket.sendmsg((_HEAD.pack(answer, 0, _HERE, 0),))
         return Message(offer.kind, pickle, buffers)
 
     def shut(self) -> None:

@@ -7,7 +7,6 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import inspect
 import os
@@ -128,8 +127,10 @@ async def _await(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, or something of the tool's own
+        try:
             stream.flush()
+        except Exception:
+            continue  # closed, or something of the tool's own
 
 
 def _tell_learned(channel: Channel, known: set[str]) -> None:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 MODES = ("clone3", "vfork", "fork")
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _CLONE3, _CLOSE_RANGE = 435, 436
-_ALLOW, _ENOSYS = 0x7FFF0000, 0x00050000 | 38
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
-def deny_clone3() -> None:
-    """Answer ENOSYS to clone3 and close_range, as Docker's default seccomp profile once did."""
+def deny(calls: Sequence[int], error: int) -> None:
+    """Have these system calls answered with an errno, in this thread and what it starts."""
     load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     program = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in (
             (load, 0, 0, 0),  # seccomp_data.nr
-            (equal, 1, 0, _CLONE3),
-            (equal, 0, 1, _CLOSE_RANGE),
-            (answer, 0, 0, _ENOSYS),
+            *((equal, len(calls) - at, 0, call) for at, call in enumerate(calls)),
             (answer, 0, 0, _ALLOW),
+            (answer, 0, 0, _ERRNO | error),
         )
     )
     buffer = ctypes.create_string_buffer(program)
@@ -38,6 +39,11 @@ def deny_clone3() -> None:
     ):
         if libc.prctl(option, value, extra, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
+
+
+def deny_clone3() -> None:
+    """Answer ENOSYS to clone3 and close_range, as Docker's default seccomp profile once did."""
+    deny((_CLONE3, _CLOSE_RANGE), errno.ENOSYS)
 
 
 def run_python(mode: str, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import platform
+import select
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
 from agentcgroup.workers.shipping import pack, unpack
 from agentcgroup.workers.transport import INLINE, LARGE, Channel, Message
+from tests.unit.spawn_modes import deny
+
+_PROCESS_VM_READV = {"x86_64": 310, "aarch64": 270}[platform.machine()]
 
 
 @pytest.fixture(params=["read from memory", "by descriptor"])
@@ -24,10 +31,18 @@ def ends(
         yield [near, far]
 
 
-def _through(ends: list[Channel], thing: object) -> object:
+def _through(
+    ends: list[Channel], thing: object, prepare: Callable[[], object] = lambda: None
+) -> object:
+    """Send a thing to a thread that has prepared itself, and return what it got."""
     near, far = ends
     got: list[Message | None] = []
-    receiver = threading.Thread(target=lambda: got.append(far.receive()))
+
+    def receive() -> None:
+        prepare()
+        got.append(far.receive())
+
+    receiver = threading.Thread(target=receive)
     receiver.start()
     near.send(b"x", *pack(thing))
     receiver.join()
@@ -85,13 +100,23 @@ def test_what_was_sent_before_an_end_is_read_after_it(ends: list[Channel]) -> No
         far.send(b"c", [b""])
 
 
-def test_where_memory_may_not_be_read_it_goes_another_way(
-    ends: list[Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("agentcgroup.workers.remote.pull", refused)
+def test_where_memory_may_not_be_read_it_goes_another_way(ends: list[Channel]) -> None:
     data = os.urandom(1 << 20)
-    assert _through(ends, data) == data
+    assert _through(ends, data, lambda: deny([_PROCESS_VM_READV], errno.EPERM)) == data
     assert not Channel._readable
+
+
+def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
+    near, socket = Channel.pair()
+    with closing(near), closing(Channel(socket)) as far:
+        sender = os.fork()
+        if sender == 0:
+            try:
+                near.send(b"x", *pack(os.urandom(1 << 20)))  # waits until it is taken
+            finally:
+                os._exit(0)
+        near.close()
+        select.select([far], [], [])
+        os.kill(sender, signal.SIGKILL)
+        os.waitpid(sender, 0)
+        assert far.receive() is None
