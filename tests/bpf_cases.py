@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentcgroup import _native
-from agentcgroup.bpf import Counters, CountersView, Event, Monitor
+from agentcgroup.bpf import Announcer, Counters, CountersView, Event, Monitor
 from agentcgroup.bpf.programs import PROGRAMS
 from agentcgroup.cgroup import Cgroup
 
@@ -312,6 +312,23 @@ def a_call_that_is_over_counts_nothing_any_more(monitor: Monitor, box: Cgroup) -
         time.sleep(0.2)
         found = counters(monitor, stranger)
         assert found.cpu_ns == found.exits == 0
+
+
+@case
+def a_call_counts_before_the_monitor_has_heard_of_it(monitor: Monitor, box: Cgroup) -> None:
+    announcer = Announcer(monitor.lend(1), monitor.counters_fd, os.dup(monitor.cgroups_fd))
+    with contextlib.closing(announcer):
+        slot = announcer.add(inode(box))
+        assert slot is not None
+        assert announcer.add(inode(box.child("more"))) is None
+        assert done(born_in(box, "/bin/true")) == 0
+        monitor.adopt(slot, inode(box))
+        assert counters(monitor, slot).processes_started == 1
+        monitor.remove(slot)
+        announcer.give_back(slot)
+        following = announcer.add(inode(box))
+        assert following not in (None, slot)
+        assert monitor.read(slot) is None
 
 
 @case
