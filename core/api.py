@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from agentcgroup import estimates, execution, feedback, scope, spawn, workers
-from agentcgroup.bodies import Body, placed
+from agentcgroup import bodies, estimates, execution, feedback, scope, spawn, workers
+from agentcgroup.bodies import Body
 from agentcgroup.calls import Call
 from agentcgroup.config import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
-from agentcgroup.frameworks import adapter, installed
+from agentcgroup.frameworks import adapters
 from agentcgroup.records import CallRecord
 from agentcgroup.session import Session, registered, set_active
 
@@ -58,10 +58,10 @@ def register(
             config is active already.
         CgroupUnavailable: mode is ``enforce`` and this machine cannot.
     """
-    adapters = [adapter(name) for name in frameworks or installed()]
+    asked = adapters(*frameworks)
     session = begin(config)
-    for one in adapters:
-        one.install()
+    for adapter in asked:
+        adapter.install()
     return session
 
 
@@ -183,7 +183,7 @@ class call:
     ) -> None:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
-            self._call.used = begin, estimates.read()
+            self._call.used = estimates.since(begin)
         scope.current.reset(self._token)
         self._call.finish(error)
         self._raise(error)
@@ -227,29 +227,34 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
     def decorate(function: F) -> F:
         name = tool if isinstance(tool, str) else function.__name__
+        body = Body(function)
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def arun(*args: Any, **kwargs: Any) -> Any:
                 async with call(name, agent=agent, **limits) as opened:
-                    return await _placed(opened, function)(*args, **kwargs)
+                    if _isolating(opened):
+                        return await bodies.arun(opened, body, args, kwargs)
+                    return await function(*args, **kwargs)
 
             return cast(F, arun)
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             with call(name, agent=agent, **limits) as opened:
-                return _placed(opened, function)(*args, **kwargs)
+                if _isolating(opened):
+                    return bodies.run(opened, body, args, kwargs)
+                return function(*args, **kwargs)
 
         return cast(F, run)
 
     return decorate
 
 
-def _placed(opened: Call, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` as it is to be run in a call: as it is, or by a worker process."""
-    return placed(opened, Body(function)) if opened.session.working else function
+def _isolating(opened: Call) -> bool:
+    """Say whether the body of a call goes to a worker process."""
+    return opened.policy.isolation == "process" and opened.session.working
 
 
 def _exceeded(record: CallRecord) -> LimitExceeded:

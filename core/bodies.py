@@ -23,7 +23,7 @@ from agentcgroup.bound import Method
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable
 
-__all__ = ["Body", "Crossing", "StandIn", "is_a", "keep_inline", "metered", "placed"]
+__all__ = ["Body", "Crossing", "StandIn", "arun", "is_a", "keep_inline", "metered", "placed", "run"]
 
 #: Takes what an argument is in the app, returns what goes to the worker in its place.
 Crossing = Callable[[Any], Any]
@@ -60,7 +60,7 @@ class StandIn:
         delattr(self.__dict__["_agentcgroup_tool"], name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Body:
     """The body of a tool.
 
@@ -89,12 +89,17 @@ class Body:
         """Return the body that is a method of the tool."""
         return cls(getattr(tool, name), tool, left, barred, name)
 
-    @property
+    @functools.cached_property
     def is_async(self) -> bool:
         """Whether it is awaited: a coroutine function, or an object that is called like one."""
         function = self.function
         called = getattr(function, "__call__", None)  # noqa: B004 - not whether, but how
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+    @functools.cached_property
+    def _streams(self) -> bool:
+        function = self.function
+        return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
     def sent(self) -> Callable[..., Any]:
         """Return what is sent to the worker.
@@ -104,7 +109,7 @@ class Body:
         """
         if self.barred is not None:
             raise self.barred
-        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
+        if self._streams:
             what = f"the result of function {self.function.__name__!r}"
             raise Unshippable(what, "a generator", "it lives where it runs")
         if self.tool is None:
@@ -134,56 +139,84 @@ def is_a(value: object, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-def placed(call: Call, body: Body, crossing: Crossing = _unchanged) -> Callable[..., Any]:
+def placed(call: Call, body: Body, crossing: Crossing | None = None) -> Callable[..., Any]:
     """Return what to run in place of the body of the call's tool.
 
     Where the policy does not say process it is that itself. Else it has the same signature, is a
-    coroutine function if the body is one, and raises as `isolation.isolated` does; a change that
-    the body makes to its tool is lost, which is said once.
+    coroutine function if the body is one, and runs it as `run` and `arun` do.
+    """
+    if call.policy.isolation != "process":
+        return body.function
+    function = body.function
+    if body.is_async:
+
+        @functools.wraps(function)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return await arun(call, body, args, kwargs, crossing)
+
+        return awaited
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return run(call, body, args, kwargs, crossing)
+
+    return called
+
+
+def run(
+    call: Call,
+    body: Body,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    crossing: Crossing | None = None,
+) -> Any:
+    """Run the sync body of the call's tool in a worker process.
+
+    A change that the body makes to its tool is lost, which is said once. Raises as `isolation.run`.
 
     Args:
         call: the call.
         body: its tool's body.
+        args: its arguments.
+        kwargs: those by name.
         crossing: takes an argument, returns what goes to the worker in its place.
     """
-    if call.policy.isolation != "process":
-        return body.function
-    from agentcgroup.isolation import aisolated, isolated  # only who isolates pays for the import
+    from agentcgroup import isolation  # only who isolates pays for the import
 
-    function = body.function
+    try:
+        there, named = _crossed(args, kwargs, crossing)
+        returned = isolation.run(call, body.sent(), there, named)
+    except Unshippable as error:
+        keep_inline(call, error)
+        return body.function(*args, **kwargs)
+    return _received(call, body, returned)
 
-    def crossed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        return [crossing(arg) for arg in args], {k: crossing(arg) for k, arg in kwargs.items()}
 
-    if body.is_async:
+async def arun(
+    call: Call,
+    body: Body,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    crossing: Crossing | None = None,
+) -> Any:
+    """As `run`, for an async body."""
+    from agentcgroup import isolation
 
-        @functools.wraps(function)
-        async def arun(*args: Any, **kwargs: Any) -> Any:
-            try:
-                there, named = crossed(args, kwargs)
-                returned = await aisolated(call, body.sent())(*there, **named)
-            except Unshippable as error:
-                keep_inline(call, error)
-                return await function(*args, **kwargs)
-            return _received(call, body, returned)
+    try:
+        there, named = _crossed(args, kwargs, crossing)
+        returned = await isolation.arun(call, body.sent(), there, named)
+    except Unshippable as error:
+        keep_inline(call, error)
+        return await body.function(*args, **kwargs)
+    return _received(call, body, returned)
 
-        return arun
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            there, named = crossed(args, kwargs)
-            returned = isolated(call, body.sent())(*there, **named)
-        except Unshippable as error:
-            keep_inline(call, error)
-            return function(*args, **kwargs)
-        return _received(call, body, returned)
-
-    return run
+def _crossed(
+    args: tuple[Any, ...], kwargs: dict[str, Any], crossing: Crossing | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if crossing is None:
+        return args, kwargs
+    return tuple(map(crossing, args)), {key: crossing(arg) for key, arg in kwargs.items()}
 
 
 def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,7 +232,7 @@ def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         finally:
-            call.used = begin, estimates.read()
+            call.used = estimates.since(begin)
 
     return run
 

@@ -10,16 +10,17 @@ to the model carries the figures.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from agentcgroup import feedback
 from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.enclosure import Enclosure
 from agentcgroup.enforcement import verdict
 from agentcgroup.errors import LimitExceeded, Unshippable
-from agentcgroup.estimates import Span, memory_growth_bytes, thread_cpu_s
+from agentcgroup.estimates import Used
 from agentcgroup.monitor.board import Sitting
-from agentcgroup.monitor.client import HURRY, PATIENCE, Seen
+from agentcgroup.monitor.client import HURRY, PATIENCE
 from agentcgroup.policy import Policy
 from agentcgroup.records import CallRecord, Isolated, Outcome
 from agentcgroup.tree import Branch
@@ -108,13 +109,13 @@ class Call:
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.enclosure: Enclosure | None = None
-        self.used: Span | None = None
+        self.used: Used | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
         self.refused = False
         self._record: CallRecord | None = None
-        self._seen: Seen | None = None
+        self._seen: Mapping[str, Any] | None = None
         self.sitting: Sitting | None = None  # where the monitor sees it
 
     @property
@@ -321,10 +322,10 @@ class Call:
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
             oom_kills=None if enclosure is None else enclosure.oom_kills(),
-            **({} if self._seen is None else self._seen.figures()),
+            **(self._seen or {}),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
-            thread_cpu_s=None if used is None else thread_cpu_s(used),
-            memory_growth_bytes=None if used is None else memory_growth_bytes(used),
+            thread_cpu_s=None if used is None else used[0] / 1e9,
+            memory_growth_bytes=None if used is None else used[1] * 1024,
             isolation=self.isolation,
         )

@@ -53,37 +53,32 @@ class Answer(Protocol):
         """
 
 
-def run(call: Call, answer: Answer, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Run a sync body as `call`; returns its result, or the answer when a limit spoke.
-
-    What is ours comes by position alone, here and below: a tool may name its arguments as it likes.
-    """
+def run(call: Call, answer: Answer, body: Callable[[], Any]) -> Any:
+    """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
     token = current.set(call)
     begin = estimates.read()
     try:
-        result = body(*args, **kwargs)
+        result = body()
     except BaseException as error:
-        call.used = begin, estimates.read()
+        call.used = estimates.since(begin)
         current.reset(token)
         call.finish(error)
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
-    call.used = begin, estimates.read()
+    call.used = estimates.since(begin)
     current.reset(token)
     if call.finish():
         return _answered(call, answer, result, None)
     return result
 
 
-async def arun(
-    call: Call, answer: Answer, body: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
-) -> Any:
+async def arun(call: Call, answer: Answer, body: Callable[[], Awaitable[Any]]) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
     expiry = Expiry.of(call)
     token = current.set(call)
     try:
-        result = await body(*args, **kwargs)
+        result = await body()
     except BaseException as error:
         current.reset(token)
         expired = await afinish(call, expiry, error)
@@ -100,14 +95,14 @@ async def arun(
 
 
 async def astream(
-    call: Call, body: Callable[..., AsyncGenerator[T, None]], /, *args: Any, **kwargs: Any
+    call: Call, body: Callable[[], AsyncGenerator[T, None]]
 ) -> AsyncGenerator[T, None]:
     """Run an async generator as `call`; what it has yielded cannot be taken back.
 
     Raises:
         LimitExceeded: a limit ended the call.
     """
-    stream = body(*args, **kwargs)
+    stream = body()
     expiry: Expiry | None = None
     error: BaseException | None = None
     try:
@@ -160,7 +155,7 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     return cancelled and expired
 
 
-async def cancelling(body: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
+async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
     """Await a body that runs its tool in a thread: when it is cancelled, the call in there ends.
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
@@ -168,7 +163,7 @@ async def cancelling(body: Callable[..., Awaitable[T]], /, *args: Any, **kwargs:
     calls = _Started(started.get())
     token = started.set(calls)
     try:
-        return await body(*args, **kwargs)
+        return await body()
     except asyncio.CancelledError:
         calls.cancel()
         raise
@@ -177,14 +172,14 @@ async def cancelling(body: Callable[..., Awaitable[T]], /, *args: Any, **kwargs:
 
 
 async def cancelling_stream(
-    body: Callable[..., AsyncGenerator[T, None]], /, *args: Any, **kwargs: Any
+    body: Callable[[], AsyncGenerator[T, None]],
 ) -> AsyncGenerator[T, None]:
     """Iterate a body that runs its tools in tasks of their own: given up, the calls in there end.
 
     As `cancelling`, for an async generator.
     """
     calls = _Started(started.get())
-    stream = body(*args, **kwargs)
+    stream = body()
     try:
         while True:
             yield await _step(stream.__anext__, started, calls)

@@ -13,7 +13,7 @@ from typing import Final, Protocol, cast
 
 from agentcgroup.errors import ConfigError
 
-__all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Adapter", "adapter", "installed"]
+__all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Adapter", "adapters"]
 
 #: Framework to the top-level module whose presence says that it is installed.
 FRAMEWORKS: Final[Mapping[str, str]] = {
@@ -33,23 +33,34 @@ class Adapter(Protocol):
         """Hook the framework's seams once it is imported; never imports it. Idempotent."""
 
 
-def installed() -> list[str]:
-    """Return the frameworks with an adapter of ours that are installed."""
-    return [name for name, module in FRAMEWORKS.items() if importlib.util.find_spec(module)]
+def adapters(*names: str) -> list[Adapter]:
+    """Import the adapters of these frameworks: of ours, or, for other names, of entry points.
 
-
-def adapter(name: str) -> Adapter:
-    """Import an adapter: one of ours, or, for a name that is not, an installed entry point.
+    Without a name all of ours whose framework is installed.
 
     Raises:
-        ConfigError: the framework is unknown or not installed, or the adapter cannot be loaded.
+        ConfigError: a framework is unknown or not installed, or its adapter cannot be loaded.
     """
+    if not names:
+        return [_ours(name) for name in FRAMEWORKS if _is_installed(name)]
+    return [_named(name) for name in names]
+
+
+def _named(name: str) -> Adapter:
     if name not in FRAMEWORKS:
         return _third_party(name)
-    if importlib.util.find_spec(FRAMEWORKS[name]) is None:
+    if not _is_installed(name):
         raise ConfigError(
             f"{name} is not installed: pip install 'agentcgroup[{name}]'", file="register()"
         )
+    return _ours(name)
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(FRAMEWORKS[name]) is not None
+
+
+def _ours(name: str) -> Adapter:
     return cast(Adapter, importlib.import_module(f"agentcgroup.adapters.{name}"))
 
 

@@ -1,17 +1,15 @@
 """A tool's body in a worker process: ``isolation = "process"``.
 
-`isolated` and `aisolated` give a function with the same signature that has its body run in a worker
-in the call's cgroup, and waits: the sync one by blocking its own thread and no other, the async one
-on its event loop. The worker is taken when the function is called, not when it is wrapped.
+`run` and `arun` send a function to a worker in the call's cgroup and wait for what comes of it: the
+sync one by blocking its own thread and no other, the async one on its event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 from agentcgroup import workers
 from agentcgroup.calls import Call
@@ -21,85 +19,80 @@ from agentcgroup.workers.launcher import Worker
 from agentcgroup.workers.transport import INLINE, Channel, Message, Offer
 from agentcgroup.workers.worker import BAGGAGE, CALL, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
 
-__all__ = ["aisolated", "isolated"]
-
-T = TypeVar("T")
+__all__ = ["arun", "run"]
 
 #: Seconds in which the end of a worker is told by the process that made it, which may be at an
 #: import that takes long.
 _TOLD_WITHIN: Final = 30.0
 
 
-def isolated(call: Call, function: Callable[..., T]) -> Callable[..., T]:
-    """Return `function` with its body run in a worker process in the cgroup of `call`.
+def run(
+    call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run `function` in a worker process in the cgroup of `call`.
 
-    It returns what the body returns and raises what it raises, with the worker's traceback as the
-    cause. State that the body changes in its closure, in its instance or in a module is lost.
+    Returns what it returns and raises what it raises, with the worker's traceback as the cause.
+    State that it changes in its closure, in its instance or in a module is lost.
 
-    The returned function raises:
+    Raises:
         Unshippable: the function, an argument or the result cannot be pickled.
         WorkerDied: the worker ended before the body did; the call's record says of what.
         LimitExceeded: the call is over already.
         CgroupUnavailable: no worker can be made.
     """
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> T:
-        if workers.inside():
-            return function(*args, **kwargs)
-        visit = _Visit(call, function, args, kwargs, is_async=False)
-        visit.begin()
-        try:
-            visit.send()
-            visit.sent()
-            while True:
-                message = visit.worker.channel.receive()
-                if message is None:
-                    visit.worker.ended.wait(_TOLD_WITHIN)
-                    raise visit.died()
-                if visit.is_answer(message):
-                    return cast(T, visit.answer(message))
-        except BaseException:
-            visit.abandon()
-            raise
-
-    return run
+    if workers.inside():
+        return function(*args, **kwargs)
+    visit = _Visit(call, function, args, kwargs, is_async=False)
+    visit.begin()
+    try:
+        visit.send()
+        visit.sent()
+        while True:
+            message = visit.worker.channel.receive()
+            if message is None:
+                visit.worker.ended.wait(_TOLD_WITHIN)
+                raise visit.died()
+            if visit.is_answer(message):
+                return visit.answer(message)
+    except BaseException:
+        visit.abandon()
+        raise
 
 
-def aisolated(call: Call, function: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-    """As `isolated` for a coroutine function: the worker runs it in a fresh event loop.
+async def arun(
+    call: Call,
+    function: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """As `run` for a coroutine function: the worker runs it in a fresh event loop.
 
     A cancellation of the await ends the worker.
     """
-
-    @functools.wraps(function)
-    async def run(*args: Any, **kwargs: Any) -> T:
-        if workers.inside():
-            return await function(*args, **kwargs)
-        visit = _Visit(call, function, args, kwargs, is_async=True)
-        visit.begin()
-        try:
-            if visit.size > INLINE:  # waits until the worker has it
-                await asyncio.to_thread(visit.send)
-            else:
-                visit.send()
-            visit.sent()
-            message = await _answer_of(visit)
-            if message is None:
-                await _told(visit.worker)
-                raise visit.died()
-            return cast(T, visit.answer(message))
-        except BaseException:
-            visit.abandon()
-            raise
-
-    return run
+    if workers.inside():
+        return await function(*args, **kwargs)
+    visit = _Visit(call, function, args, kwargs, is_async=True)
+    visit.begin()
+    try:
+        if visit.size() > INLINE:  # waits until the worker has it
+            await asyncio.to_thread(visit.send)
+        else:
+            visit.send()
+        visit.sent()
+        message = await _answer_of(visit)
+        if message is None:
+            await _told(visit.worker)
+            raise visit.died()
+        return visit.answer(message)
+    except BaseException:
+        visit.abandon()
+        raise
 
 
 class _Visit:
     """One body on its way to a worker and back."""
 
-    __slots__ = ("_baggage", "_call", "_parcel", "size", "worker")
+    __slots__ = ("_baggage", "_call", "_parcel", "worker")
 
     worker: Worker
 
@@ -117,7 +110,10 @@ class _Visit:
         except Exception as error:
             raise shipping.blame(error, function, args, kwargs) from error
         self._call = call
-        self.size = shipping.weight(self._parcel)
+
+    def size(self) -> int:
+        """Return how many bytes are to be sent."""
+        return shipping.weight(self._parcel)
 
     def begin(self) -> None:
         """Take a worker."""
@@ -153,7 +149,8 @@ class _Visit:
 
     def answer(self, message: Message) -> Any:
         """Return the result, or raise what the body raised."""
-        self.worker.born.wait(_TOLD_WITHIN)  # an answer may overtake the news of its sender's birth
+        if self.worker.pid is None:  # an answer may overtake the news of its sender's birth
+            self.worker.born.wait(_TOLD_WITHIN)
         self.worker.done = True
         if message.kind == RESULT:
             return shipping.unpack(message.pickle, buffers=message.buffers)

@@ -239,7 +239,6 @@ class Session:
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
-        self.monitor.start()
         call = Call(
             self,
             next(self._numbers),
@@ -251,7 +250,9 @@ class Session:
             tool_call_id,
             key,
         )
-        call.sitting = self.monitor.sit(call)
+        if self.monitor.state != "off":
+            self.monitor.start()
+            call.sitting = self.monitor.sit(call)
         noted = scope.started.get()
         if noted is not None:
             noted.append(call)

@@ -90,7 +90,11 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
                 os.waitpid(pid, 0)
     records = session.records[-rounds:]
     assert brought == rounds
-    assert [record.escapes for record in records].count(0) == 0
+    # Of a daemon the process in between, and itself where that forked before it was brought in;
+    # a call that leaves one is settled in a hurry, which the helper may be too late for.
+    expected = {1, 2, None} if way == "by_double_fork" else {1}
+    told = Counter(record.escapes for record in records)
+    assert told.keys() <= expected, told
     assert {record.outcome for record in records} == {"ok"}
 
 
@@ -123,9 +127,7 @@ def left(session: Session, rounds: int) -> None:
                 child.kill()
                 child.communicate()
     assert back == rounds
-    # More than once where the kernel did not take it at once.
-    told = Counter(record.escapes for record in session.records[-rounds:])
-    assert {None, 0}.isdisjoint(told), told
+    assert Counter(record.escapes for record in session.records[-rounds:]) == {1: rounds}
 
 
 def left_and_the_call_ends(session: Session) -> CallRecord:

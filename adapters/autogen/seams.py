@@ -203,11 +203,15 @@ def _run_json_stream(
         session = active()
         arguments = signature.bind(self, *args, **kwargs).arguments
         call = None if session is None else _open(session, self, arguments)
+
+        def steps() -> AsyncGenerator[Any, None]:
+            return _steps(original, self, *args, **kwargs)
+
         if call is None:
-            stream = _steps(original, self, *args, **kwargs)
+            stream = steps()
         else:
             _heed(arguments.get("cancellation_token"), call)
-            stream = execution.astream(call, _steps, original, self, *args, **kwargs)
+            stream = execution.astream(call, steps)
         async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
@@ -289,7 +293,7 @@ def _on_messages_stream(
         if active() is None:
             stream = original(*args, **kwargs)
         else:
-            stream = execution.cancelling_stream(original, *args, **kwargs)
+            stream = execution.cancelling_stream(lambda: original(*args, **kwargs))
         async with contextlib.aclosing(stream):
             async for event in stream:
                 yield event

@@ -37,10 +37,10 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         if call is None:
             return original(self, *args, **kwargs)
 
-        def body(*args: Any, **kwargs: Any) -> Any:
+        def body() -> Any:
             return original(stand_in(call, self), *args, **kwargs)
 
-        return execution.run(call, answer, body, *args, **kwargs)
+        return execution.run(call, answer, body)
 
     return run
 
@@ -53,10 +53,10 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         if call is None:
             return await original(self, *args, **kwargs)
 
-        async def body(*args: Any, **kwargs: Any) -> Any:
+        async def body() -> Any:
             return await original(stand_in(call, self), *args, **kwargs)
 
-        return await execution.arun(call, answer, body, *args, **kwargs)
+        return await execution.arun(call, answer, body)
 
     return arun
 
@@ -89,7 +89,7 @@ def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def kickoff(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(original, self, *args, **kwargs)
+        return await execution.cancelling(lambda: original(self, *args, **kwargs))
 
     return kickoff
 

@@ -36,10 +36,10 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         if call is None:
             return original(self, *args, **kwargs)
 
-        def body(*args: Any, **kwargs: Any) -> Any:
+        def body() -> Any:
             return original(stand_in(call, self, kwargs), *args, **kwargs)
 
-        return execution.run(call, answer, body, *args, **kwargs)
+        return execution.run(call, answer, body)
 
     return run
 
@@ -52,10 +52,10 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         if call is None:
             return await original(self, *args, **kwargs)
 
-        async def body(*args: Any, **kwargs: Any) -> Any:
+        async def body() -> Any:
             return await original(stand_in(call, self, kwargs), *args, **kwargs)
 
-        return await execution.arun(call, answer, body, *args, **kwargs)
+        return await execution.arun(call, answer, body)
 
     return arun
 
@@ -67,7 +67,7 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def ainvoke(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None or getattr(self, "coroutine", None) is not None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(original, self, *args, **kwargs)
+        return await execution.cancelling(lambda: original(self, *args, **kwargs))
 
     return ainvoke
 

@@ -79,10 +79,10 @@ def find(root: str | None = None) -> Place:
         return _nothing(problems.INSIDE_RAY)
     given = root or os.environ.get(ROOT_VARIABLE)
     if _inside_a_run(facts):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
-        return _first_that_works((_nested,))
+        return _first_that_works((_nested,), facts)
     if given:
-        return _first_that_works((functools.partial(_given, given),))
-    return _first_that_works(_WAYS)
+        return _first_that_works((functools.partial(_given, given),), facts)
+    return _first_that_works(_WAYS, facts)
 
 
 def teardown(place: Place) -> None:
@@ -108,10 +108,9 @@ def bases(place: Place) -> list[str]:
     return sorted(glob.glob(f"{glob.escape(os.path.dirname(place.base))}/{systemd.NAME}-*.scope"))
 
 
-def _first_that_works(ways: tuple[_Way, ...]) -> Place:
+def _first_that_works(ways: tuple[_Way, ...], facts: Facts) -> Place:
     failed: tuple[Problem, ...] = ()
     for way in ways:
-        facts = probe.probe()  # anew each time, since the way before may have moved us
         try:
             place = way(facts)
             if place is not None:
@@ -122,7 +121,10 @@ def _first_that_works(ways: tuple[_Way, ...]) -> Place:
             failed += (error.problem,)
         except OSError as error:
             failed += (problems.failed(error),)
-    return _nothing(*(failed or (problems.no_way(probe.probe()),)))
+        else:
+            continue
+        facts = probe.probe()  # what failed may have moved us
+    return _nothing(*(failed or (problems.no_way(facts),)))
 
 
 def _proved(place: Place, facts: Facts) -> Place:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 from agentcgroup.cgroup.probe import probe
 
 __all__ = ["Whereabouts"]
 
 #: What the kernel writes behind the path of a cgroup that was removed (seq_puts of cgroup.c).
-_DELETED = " (deleted)"
+_DELETED: Final = " (deleted)"
+#: Seconds that a fork may take from where its child can be seen to where it is in its cgroup.
+_BIRTH: Final = 0.1
 
 
 class Whereabouts:
@@ -15,6 +20,7 @@ class Whereabouts:
 
     def __init__(self) -> None:
         self._mount = probe().mount
+        self._root = "" if self._mount is None else self._mount.locate("/") or ""
 
     def of(self, pid: int) -> str | None:
         """Return the directory of a process's cgroup; a zombie still has one.
@@ -30,3 +36,25 @@ class Whereabouts:
             if line.startswith("0::") and self._mount is not None and not line.endswith(_DELETED):
                 return self._mount.locate(line[3:]) or ""
         return None
+
+    def of_newborn(self, pid: int) -> str | None:
+        """As `of`, for a process whose fork may not be done yet: waits for that.
+
+        Until then its cgroup reads as the root: copy_process() in the kernel's fork.c tells the
+        process connector before it calls cgroup_post_fork(). One that has run is born.
+        """
+        deadline = time.monotonic() + _BIRTH
+        while (path := self.of(pid)) in ("", self._root) and time.monotonic() < deadline:
+            if _has_run(pid):
+                return self.of(pid)
+            time.sleep(0.0002)
+        return path
+
+
+def _has_run(pid: int) -> bool:
+    """Say whether a process has had a CPU, by the third figure of its schedstat."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            return file.read().split()[2] != b"0"
+    except OSError:
+        return True  # it is gone

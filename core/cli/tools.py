@@ -193,15 +193,15 @@ def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list
     """Send a body to workers and back without running it; return the seconds of each time."""
     if session is None:
         return []
+    from agentcgroup import isolation
     from agentcgroup.bound import silent
-    from agentcgroup.isolation import isolated
 
     seconds: list[float] = []
     for _ in range(1 + _TRIPS):
         call = session.start("python", None, name, overrides={"isolation": "process"})
         begin = time.perf_counter()
         try:
-            isolated(call, silent)(sent)
+            isolation.run(call, silent, (sent,), {})
         finally:
             seconds.append(time.perf_counter() - begin)
             call.finish()

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from agentcgroup.cgroup import Cgroup
@@ -29,7 +28,7 @@ from agentcgroup.scope import start_thread
 if TYPE_CHECKING:
     from agentcgroup.monitor.bpf import SlotSwitches
 
-__all__ = ["HURRY", "PATIENCE", "Monitor", "Seen", "Watched"]
+__all__ = ["HURRY", "PATIENCE", "Monitor", "Watched"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -46,28 +45,6 @@ sys.path.insert(0, sys.argv.pop(1))
 from agentcgroup.monitor.helper import main
 main()
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a source saw of one call, by the names of `CallRecord`; None is not known."""
-
-    monitor: str
-    processes_started: int | None = None
-    programs: tuple[Program, ...] | None = None
-    programs_left_out: int | None = None
-    escapes: int | None = None
-    run_delay_s: float | None = None
-    memory_charged_bytes: int | None = None
-    reclaim_s: float | None = None
-    memory_high_s: float | None = None
-    files_opened: int | None = None
-    net_rx_bytes: int | None = None
-    net_tx_bytes: int | None = None
-
-    def figures(self) -> dict[str, Any]:
-        """Return all of it, for the record."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Watched(Protocol):
@@ -153,6 +130,11 @@ class Monitor:
             self.state = "starting"
         start_thread(self._work, "monitor")
 
+    @property
+    def _watching(self) -> bool:
+        """Whether there is a source, or may be one yet."""
+        return self.state in ("new", "starting", "on")
+
     def wait(self, timeout: float) -> bool:
         """Wait until it is known whether there is a source, `timeout` seconds at most."""
         self._decided.wait(timeout)
@@ -237,6 +219,8 @@ class Monitor:
 
     def made(self, cgroup: Cgroup) -> None:
         """Say that a cgroup was made for a call, before anything is in it."""
+        if not self._watching:
+            return
         number = cgroup.id
         self._homes[number] = cgroup.path
         if self.state == "on":
@@ -251,14 +235,20 @@ class Monitor:
             if not os.path.exists(path) and self._homes.pop(number, None) is not None:
                 self._send({"do": "forget", "id": number})
 
-    def seen(self, cgroup: Cgroup, started: Sequence[int], patience: float) -> Seen | None:
-        """Return what happened in a cgroup whose call is over; None where that is not known.
+    def seen(
+        self, cgroup: Cgroup, started: Sequence[int], patience: float
+    ) -> Mapping[str, Any] | None:
+        """Return what happened in a cgroup whose call is over, by the names of `CallRecord`.
+
+        None where that is not known; what a source cannot tell is left out.
 
         Args:
             cgroup: the call's.
             started: processes that were started in it, as far as they are known here.
             patience: seconds to wait for the helper to have caught up.
         """
+        if not self._watching:
+            return None
         number = cgroup.id
         if self._homes.pop(number, None) is None or self.state != "on":
             return None
@@ -272,17 +262,16 @@ class Monitor:
         finally:
             self._asked.pop(number, None)
             self._enclosed.pop(number, None)
-        return self._as_seen(answer[0]) if answer else None
+        return self._figures(answer[0]) if answer else None
 
-    def _as_seen(self, answer: wire.Message) -> Seen | None:
-        assert self.source is not None
+    def _figures(self, answer: wire.Message) -> Mapping[str, Any] | None:
         known = {key: value for key, value in answer.items() if key not in ("is", "id")}
         if not known:
             return None
         if "programs" in known:
             known["programs"] = tuple(Program(**one) for one in known["programs"])
-        figures = _figures(known.pop("counters", {}))
-        return Seen(monitor=self.source, **known, **figures)
+        counted = _counted(known.pop("counters", {}))
+        return {"monitor": self.source, **known, **counted}
 
     # -- the helper ---------------------------------------------------------------------------
 
@@ -446,7 +435,7 @@ _FIGURES: Final = (
 )
 
 
-def _figures(counters: Mapping[str, int | None]) -> dict[str, Any]:
+def _counted(counters: Mapping[str, int | None]) -> dict[str, Any]:
     """Turn counters of the kernel into figures of a record; absent stays absent."""
     return {
         name: count * unit

@@ -85,7 +85,7 @@ class Helper:
         self._control = control
         self._source = source
         self._joins = bool(start["joins"])
-        self._ledger = Ledger(start["host"], start["run"], Whereabouts().of)
+        self._ledger = Ledger(start["host"], start["run"], Whereabouts().of_newborn)
         self._ledger.on_unknown = self._pull
         self._ledger.on_outside = self._outside
         self._net = Net(self._ledger, board)

@@ -33,7 +33,9 @@ class Home:
         started: processes that began in it, those of calls inside too.
         programs: what they ran and how that ended, the first of them.
         left_out: programs beyond.
-        escapes: processes found outside.
+        escapes: stays of its processes outside: each from when it is found there until it is seen
+            back in.
+        outside: processes that were found outside, and not seen back in yet.
         counted: the source's counters have all of it.
         counters: of calls inside that are over; with `count` its own too.
         released: its processes may go elsewhere.
@@ -47,6 +49,7 @@ class Home:
         "id",
         "left_out",
         "members",
+        "outside",
         "path",
         "programs",
         "released",
@@ -62,6 +65,7 @@ class Home:
         self.programs: list[dict[str, Any]] = []
         self.left_out = 0
         self.escapes = 0
+        self.outside: set[int] = set()
         self.counted = True
         self.counters: dict[str, int | None] = {}
         self.released = False
@@ -70,6 +74,14 @@ class Home:
     def holds(self, path: str) -> bool:
         """Say whether a cgroup is this one or below."""
         return path == self.path or path.startswith(self.path + "/")
+
+    def missed(self, pid: int) -> bool:
+        """Note a process that is found outside; say whether that is news."""
+        known = pid in self.outside
+        if not known:
+            self.escapes += 1
+            self.outside.add(pid)
+        return not known
 
     def begin(self, pid: int, parent: int) -> None:
         """Note a process, which runs what its parent does."""
@@ -95,6 +107,7 @@ class Home:
             how = ("signal", status & 0x7F) if status & 0x7F else ("exit_code", status >> 8 & 0xFF)
             running.entry.update([how])
         del self.members[pid]
+        self.outside.discard(pid)
 
     def _list(self, pid: int, running: _Running, program: str) -> None:
         running.program = program
@@ -144,7 +157,7 @@ class Ledger:
         Args:
             host: its pid.
             run: path of its run's cgroup: what is in there was put there.
-            where: gives the cgroup of a pid; see `Whereabouts`.
+            where: gives the cgroup of a pid; see `Whereabouts.of_newborn`.
         """
         self._host = host
         self._run = run + "/"
@@ -261,6 +274,7 @@ class Ledger:
             del self._strays[pid]
             home.absorb(stray)
             home.members |= stray.members
+            home.outside |= stray.outside
             for member in living:
                 self._members[member] = home
         return living

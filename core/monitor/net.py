@@ -48,19 +48,20 @@ class Net:
         home = self._ledger.get(cgroup)
         if home is not None:
             number = 0
+            home.missed(event.pid)
             self._bring(home, event.pid)
         else:
             home = self._ledger.stray(event.pid)
+            home.missed(event.pid)
             self._board.mark(seat, number)
             if self.harbour is not None:
                 _move(event.pid, self.harbour)
-        home.escapes += 1
         let_go(event)
         return home, number
 
     def born_of_member(self, home: Home, event: Raw) -> None:
         """Bring a child of a member in, which was born outside."""
-        home.escapes += 1
+        home.missed(event.pid)
         self._bring(home, event.pid)
         let_go(event)
 
@@ -78,18 +79,25 @@ class Net:
             _signal(member, signal.SIGKILL)
 
     def check(self, home: Home, pid: int) -> bool:
-        """Bring a member back if it has left; say whether it had."""
+        """Bring a member back if it has left; say whether that is news."""
         path = None if home.released else self._ledger.where(pid)
-        if path is None or home.holds(path):
+        if path is None:
             return False
-        home.escapes += 1
+        if home.holds(path):
+            home.outside.discard(pid)
+            return False
+        news = home.missed(pid)
         self._bring(home, pid)
-        return True
+        return news
 
     def _bring(self, home: Home, pid: int) -> None:
         # With calls inside, a call's own processes live in a leaf (see `agentcgroup.enclosure`).
         if not _move(pid, home.path):
             _move(pid, f"{home.path}/self")
+        # To move one that is dying is no error and does nothing (cgroup_migrate_add_task()).
+        path = self._ledger.where(pid)
+        if path is not None and home.holds(path):
+            home.outside.discard(pid)
 
 
 def let_go(event: Raw) -> None:

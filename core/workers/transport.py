@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,9 +53,14 @@ _REFUSED: Final = b"-"
 Buffer = memoryview | bytes
 
 _FD: Final = array.array("i", [0]).itemsize
+#: Arguments of recvmsg, for one descriptor that comes along. Numbers: each time that enumerations
+#: are put together a dozen functions of Python run.
+_ROOM_FOR_FD: Final = socket.CMSG_SPACE(_FD) if sys.platform == "linux" else 0
+_WAIT: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_DO_NOT_WAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0)) | _WAIT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make it at three times the cost
 class Message:
     """What one side tells the other.
 
@@ -142,11 +148,9 @@ class Channel:
         """
         if self._early:
             return self._early.popleft()
-        flags = 0 if wait else socket.MSG_DONTWAIT
+        flags = _WAIT if wait else _DO_NOT_WAIT
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(
-                _LONGEST, socket.CMSG_SPACE(_FD), flags | socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary, _, _ = self._socket.recvmsg(_LONGEST, _ROOM_FOR_FD, flags)
         except ConnectionResetError:  # gone with a message of ours unread
             return None
         if not data:

@@ -39,7 +39,8 @@ _LAYERS = (
     "records",
     "processes",
     "cgroup",
-    "_native bound estimates hooks units errors",
+    "bound estimates hooks units errors",
+    "_native",
 )
 _RANK = {name: rank for rank, line in enumerate(_LAYERS) for name in line.split()}
 

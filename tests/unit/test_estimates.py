@@ -50,19 +50,28 @@ def test_cpu_time_is_that_of_the_tools_thread(session: Session) -> None:
 
 
 _GROWS = """
+import sys, time
+if sys.argv[1] == "without":
+    sys.modules["agentcgroup._native"] = None
 import agentcgroup
 session = agentcgroup.register(config={})
 for size in (64, 32):
     with agentcgroup.call("grows"):
         bytearray(size << 20)
-print(*[record.memory_growth_bytes for record in session.records])
+with agentcgroup.call("busy"):
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+assert session.records[-1].thread_cpu_s >= 0.05
+print(*[record.memory_growth_bytes for record in session.records[:2]])
 """
 
 
-def test_memory_growth_is_that_of_the_peak() -> None:
+@pytest.mark.parametrize("extension", ["with", "without"])
+def test_memory_growth_is_that_of_the_peak(extension: str) -> None:
     """In a process of its own: a peak is for life, and outlives even the exec that starts it."""
     done = subprocess.run(
-        ["/bin/sh", "-c", '"$0" -c "$1" && true', sys.executable, _GROWS],
+        ["/bin/sh", "-c", '"$0" -c "$1" "$2" && true', sys.executable, _GROWS, extension],
         capture_output=True,
         text=True,
         check=True,
@@ -88,7 +97,7 @@ def test_a_tool_that_raises_has_its_figures_too(session: Session) -> None:
 
 def test_an_adapters_sync_call_has_them(session: Session) -> None:
     opened = session.start("langchain", None, "busy")
-    execution.run(opened, lambda _record, result, _error: result, burn, 0.02)
+    execution.run(opened, lambda _record, result, _error: result, lambda: burn(0.02))
     record = last(session)
     assert record.thread_cpu_s is not None
     assert record.thread_cpu_s >= 0.02

@@ -292,7 +292,7 @@ def test_what_registers_inside_changes_nothing(session: Session) -> None:
 
 
 def test_processes_started_here_and_the_worker_share_the_cgroup(session: Session) -> None:
-    from agentcgroup.isolation import isolated
+    from agentcgroup import isolation
 
     def inside() -> str:
         with open("/proc/self/cgroup") as file:
@@ -300,11 +300,11 @@ def test_processes_started_here_and_the_worker_share_the_cgroup(session: Session
 
     with agentcgroup.call("both") as call:
         first = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
-        assert isolated(call, inside)() == first.stdout
+        assert isolation.run(call, inside, (), {}) == first.stdout
         then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
         assert then.stdout == first.stdout
     with agentcgroup.call("both") as call:
-        seen = isolated(call, inside)()
+        seen = isolation.run(call, inside, (), {})
         then = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
         assert then.stdout == seen != first.stdout
     assert [record.isolation for record in session.records] == ["process"] * 2
