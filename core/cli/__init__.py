@@ -8,6 +8,7 @@ A module named in `COMMANDS` has ``command``, the function of the command, or ``
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -35,9 +36,7 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from agentcgroup import __version__
-
-        typer.echo(f"agentcgroup {__version__}")
+        typer.echo(f"agentcgroup {importlib.metadata.version('agentcgroup')}")
         raise typer.Exit
 
 
