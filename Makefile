@@ -4,7 +4,7 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-native test-versions test-kernel test-kernels lab-deps
+.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps test-native test-versions test-kernel test-kernels lab-deps
 
 # A virtualenv with the package (editable) and all that the tests need.
 install: .venv/installed
@@ -18,7 +18,7 @@ lint: install
 	$(PYTHON) -m mypy
 
 # What runs on any Linux, without controllers.
-test-native: install
+test-native: install test-deps
 	$(PYTHON) -m pytest tests/unit tests/frameworks
 
 # The same tests of the frameworks against the oldest releases that are supported; `nox --list` has
@@ -67,12 +67,18 @@ bench-neighbours: install lab-deps
 # What the tests and the virtual machine need of the system: QEMU, virtiofsd (in
 # qemu-system-common up to Debian 12), and systemd, which is started in namespaces of its own.
 NEEDED := pgrep dbus-daemon /lib/systemd/systemd
-lab-deps: install
+lab-deps: install test-deps
 	@{ command -v $(NEEDED) && $(PYTHON) -m tests.lab check; } >/dev/null 2>&1 || { \
 	    $(SUDO) apt-get update --quiet=2; \
 	    $(SUDO) apt-get install --yes --no-install-recommends procps systemd dbus qemu-system-x86 \
 	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common); }
 	@$(PYTHON) -m tests.lab check
+
+# BCC of the distribution, which the monitor can use; without the headers of this machine's kernel.
+test-deps:
+	@test -e /usr/lib/python3/dist-packages/bcc/libbcc.py || { \
+	    $(SUDO) apt-get update --quiet=2; \
+	    $(SUDO) apt-get install --yes --no-install-recommends python3-bpfcc; }
 
 # What building needs of the system: a C compiler, Python's headers and its venv; for the BPF
 # programs clang, and libbpf to load them. The package does without the compilers, its tests do not.

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from agentcgroup.bpf.layout import Counters, Event
 from agentcgroup.bpf.loader import Facts, facts
-from agentcgroup.bpf.monitor import CountersView, Monitor, Slots
+from agentcgroup.bpf.monitor import Announcer, CountersView, Monitor, Slots
 from agentcgroup.errors import BpfUnavailable
 
 __all__ = [
+    "Announcer",
     "BpfUnavailable",
     "Counters",
     "CountersView",

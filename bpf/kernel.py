@@ -39,6 +39,8 @@ _NUMBERS: Final = {
 }
 _MAP_UPDATE_ELEM: Final = 2
 _MAP_DELETE_ELEM: Final = 3
+_ANY: Final = 0
+_NOEXIST: Final = 1
 _PROG_RUN: Final = 10
 _RAW_TRACEPOINT_OPEN: Final = 17
 _LINK_CREATE: Final = 28
@@ -83,17 +85,21 @@ def _call(command: int, block: ctypes.Array[ctypes.c_char]) -> int:
     return result
 
 
-def update(fd: int, key: int, value: int, *, key_size: int = 4) -> None:
-    """Set an element of a map of integers to the u32 `value`."""
-    set_element(fd, _bytes(key, key_size), _bytes(value, 4))
+def update(fd: int, key: int, value: int, *, key_size: int = 4, new: bool = False) -> None:
+    """Set an element of a map of integers to the u32 `value`; `new`: leave one that is there."""
+    with contextlib.suppress(FileExistsError):
+        set_element(fd, _bytes(key, key_size), _bytes(value, 4), _NOEXIST if new else _ANY)
 
 
 def set_element(
-    fd: int, key: ctypes.Array[ctypes.c_char], value: ctypes.Array[ctypes.c_char]
+    fd: int,
+    key: ctypes.Array[ctypes.c_char],
+    value: ctypes.Array[ctypes.c_char],
+    flags: int = 0,
 ) -> None:
     """Set an element of a map."""
     at, to = ctypes.addressof(key), ctypes.addressof(value)
-    bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, at, to, 0))
+    bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, at, to, flags))
 
 
 def delete(fd: int, key: int, *, key_size: int = 4) -> None:

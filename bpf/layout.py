@@ -152,6 +152,18 @@ class Event:
     stopped: bool = False
 
 
+def begin_call(calls: mmap.mmap, slot: int) -> None:
+    """Give a place in the array `calls` to a slot, with all its counters at zero."""
+    at = slot % MAX_CALLS * CALL.size
+    calls[at : at + CALL.size] = bytes(CALL.size)
+    SLOT.pack_into(calls, at, slot)
+
+
+def end_call(calls: mmap.mmap, slot: int) -> None:
+    """Have nothing count for a slot any more."""
+    SLOT.pack_into(calls, slot % MAX_CALLS * CALL.size, 0)
+
+
 def decode_call(calls: mmap.mmap, slot: int, absent: Collection[str]) -> Counters | None:
     """Read the counters of a slot from the array `calls`, None if it is another's or nobody's."""
     owner, *numbers = CALL.unpack_from(calls, slot % MAX_CALLS * CALL.size)

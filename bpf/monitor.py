@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from agentcgroup.bpf.programs import PROGRAMS, Detail, absent_counters
 from agentcgroup.bpf.ring import Ring
 from agentcgroup.errors import BpfUnavailable
 
-__all__ = ["CountersView", "Monitor", "Slots"]
+__all__ = ["Announcer", "CountersView", "Monitor", "Slots"]
 
 _NO_NETWORK = "sits on no cgroup yet: watch_network() was not called"
 
@@ -64,12 +64,12 @@ def _absent(programs: Mapping[str, str | None], features: int) -> frozenset[str]
 class Slots:
     """Gives out the numbers of calls; what is given back is used again as late as possible.
 
-    The process that asks for a call to be watched may hold these, too, and tell the monitor the
-    slot, so that it need not wait for the answer.
+    The process that asks for a call to be watched may hold some, too, so that it need not wait for
+    the answer: see `Monitor.lend` and `Announcer`.
     """
 
-    def __init__(self) -> None:
-        self._free = deque(range(layout.MAX_CALLS, 2 * layout.MAX_CALLS))
+    def __init__(self, free: Iterable[int] = range(layout.MAX_CALLS, 2 * layout.MAX_CALLS)) -> None:
+        self._free = deque(free)
 
     def take(self) -> int:
         """Return a slot.
@@ -91,6 +91,55 @@ class Slots:
         self._free.append(following if following < 1 << 32 else first)
 
 
+class Announcer:
+    """Has calls watched from another process, without waiting for the monitor's.
+
+    That has to be told (`Monitor.adopt`, `Monitor.remove`), but need not have heard yet when the
+    first process is born. Other threads may use it meanwhile.
+    """
+
+    def __init__(self, slots: Sequence[int], counters_fd: int, cgroups_fd: int) -> None:
+        """Take over what was lent.
+
+        Args:
+            slots: from `Monitor.lend`.
+            counters_fd: `Monitor.counters_fd`, or a copy; not needed any more afterwards.
+            cgroups_fd: `Monitor.cgroups_fd`, or a copy, which `close` closes.
+        """
+        self._slots = Slots(slots)
+        self._calls = kernel.map_shared(counters_fd, layout.CALLS_BYTES, writable=True)
+        self._cgroups = cgroups_fd
+
+    def add(self, cgroup_id: int) -> int | None:
+        """Watch a cgroup; as `Monitor.add`. Returns its slot, None when none is left.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        try:
+            slot = self._slots.take()
+        except BpfUnavailable:
+            return None
+        layout.begin_call(self._calls, slot)
+        try:
+            kernel.update(self._cgroups, cgroup_id, slot, key_size=8)
+        except OSError:
+            layout.end_call(self._calls, slot)
+            self._slots.give_back(slot)
+            raise
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """Take a slot back that the monitor's process has removed."""
+        self._slots.give_back(slot)
+
+    def close(self) -> None:
+        """Watch no more calls; twice is no error."""
+        cgroups, self._cgroups = self._cgroups, -1
+        if cgroups >= 0:
+            os.close(cgroups)
+
+
 @dataclass(slots=True)
 class _Watched:
     """What was told the kernel of one call; `own`: its slot is from the monitor's own."""
@@ -105,7 +154,8 @@ class Monitor:
 
     Attributes:
         counters_fd: the counters, for a `CountersView` in another process.
-        threads_fd: what `add_thread` writes, for a process that cannot wait until it is told us.
+        cgroups_fd, threads_fd: what `add` and `add_thread` write, for a process that cannot wait
+            until it is told us.
         features: what this kernel keeps of a task, for the same.
         stops: whether what is born outside its call's cgroup is stopped; older kernels need a
             trampoline for it.
@@ -141,7 +191,7 @@ class Monitor:
         with contextlib.ExitStack() as stack:
             self._maps = {name: _kept(stack, fd) for name, fd in loaded.maps.items()}
             self.fd, self.counters_fd = self._maps["events"], self._maps["calls"]
-            self.threads_fd = self._maps["threads"]
+            self.cgroups_fd, self.threads_fd = self._maps["cgroups"], self._maps["threads"]
             self._ring = stack.enter_context(contextlib.closing(Ring(self.fd, layout.RING_BYTES)))
             self._calls = stack.enter_context(
                 kernel.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)
@@ -185,37 +235,47 @@ class Monitor:
         at = slot % layout.MAX_CALLS * layout.CALL.size
         if layout.SLOT.unpack_from(self._calls, at) != (0,):
             raise ValueError(f"slot {slot} is in use")
-        self._calls[at : at + layout.CALL.size] = bytes(layout.CALL.size)
-        layout.SLOT.pack_into(self._calls, at, slot)
+        layout.begin_call(self._calls, slot)
         self._watched[slot] = _Watched(own=slot_hint is None)
+        self._watched[slot].cgroups.add(cgroup_id)
         try:
-            self.add_child(slot, cgroup_id)
+            kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8)
         except OSError as error:
             self.remove(slot)
             raise BpfUnavailable(f"The kernel does not watch another cgroup ({error}).") from error
         return slot
 
+    def lend(self, count: int) -> list[int]:
+        """Return slots that are an `Announcer`'s from now on."""
+        return [self._slots.take() for _ in range(count)]
+
+    def adopt(self, slot: int, cgroup_id: int) -> None:
+        """Take over a call that an `Announcer` has begun to watch."""
+        self._watched[slot] = _Watched(own=False, cgroups={cgroup_id})
+
     def add_child(self, slot: int, cgroup_id: int) -> None:
         """Watch one more cgroup as part of a call: those that were there before `add`.
+
+        One that was announced as another call's stays that one's.
 
         Raises:
             KeyError: the slot is not in use.
             OSError: as many cgroups are watched as can be.
         """
         self._watched[slot].cgroups.add(cgroup_id)
-        kernel.update(self._maps["cgroups"], cgroup_id, slot, key_size=8)
+        kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8, new=True)
 
     def remove(self, slot: int) -> None:
         """Watch a call no longer; processes that are left count nowhere. Twice is no error."""
         watched = self._watched.pop(slot, None)
         if watched is None:
             return
-        layout.SLOT.pack_into(self._calls, slot % layout.MAX_CALLS * layout.CALL.size, 0)
+        layout.end_call(self._calls, slot)
         # What lies below them names a slot that is gone, and is forgotten as it is removed.
         for cgroup_id in watched.cgroups:
-            kernel.delete(self._maps["cgroups"], cgroup_id, key_size=8)
+            kernel.delete(self.cgroups_fd, cgroup_id, key_size=8)
         for tid in watched.threads:
-            kernel.delete(self._maps["threads"], tid)
+            kernel.delete(self.threads_fd, tid)
         if watched.own:
             self._slots.give_back(slot)
 

@@ -123,6 +123,11 @@ class Call:
         """The call's id in its record."""
         return f"{self.session.id}-{self.number}"
 
+    @property
+    def kept_for(self) -> str | None:
+        """For what later calls its worker is kept; None where a worker serves one."""
+        return f"{self.framework}:{self.tool}" if self.policy.reuse > 1 else None
+
     # -- while it runs ------------------------------------------------------------------------
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:

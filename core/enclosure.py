@@ -145,7 +145,7 @@ class Enclosure:
         """Take one with its cgroup where the call has none yet, else have one born in it."""
         taken: Worker | None = None
         reuse = self._call.policy.reuse
-        tool = f"{self._call.framework}:{self._call.tool}" if reuse > 1 else None
+        tool = self._call.kept_for
 
         def with_cgroup(above: Branch) -> Cgroup:
             nonlocal taken
@@ -267,22 +267,22 @@ class Enclosure:
         The processes in it are no longer this call's, which met `events`. What it has used is read
         behind it, or at the latest when the next one takes the worker.
         """
+        call, tool = self._call, self._call.kept_for
         guest = self._guests[0] if self._guests else None
-        if guest is None or not guest.stays or guest.meter is None or self._home is None:
+        if tool is None or guest is None or not guest.stays or guest.meter is None:
             return False
-        call = self._call
+        home = self._home
         with self._lock:
             held = self.cgroup
             single = len(self._guests) == 1 and self._branch is None and call.stopped is None
-            if held is None or not single or not self._only_guests(held):
+            if held is None or home is None or not single or not self._only_guests(held):
                 return False
             guest.pids_max += events.pids_max or 0
             guest.settle = functools.partial(self._settle, guest.meter, held)
             self._left = guest.settle, events
             self.cgroup = self._leaf = None
             self._guests = []
-        tool = f"{call.framework}:{call.tool}"
-        call.session.workers().give_back(guest, self._home, call.policy.limits, tool)
+        call.session.workers().give_back(guest, home, call.policy.limits, tool)
         return True
 
     def _settle(self, meter: Meter, held: Cgroup) -> Usage:

@@ -74,7 +74,7 @@ class CallRecord:
         io_write_bytes: bytes written to block devices (io.stat).
         throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
         oom_kills: processes the OOM killer counted, 0 where none and measured.
-        monitor: which source filled what is below, ``libbpf`` or ``procs``; None when
+        monitor: which source filled what is below, ``libbpf``, ``procs`` or ``bcc``; None when
             there was none, or it came too late to see all of the call.
         processes_started: processes, not threads, that began in it (sched_process_fork).
         programs: what these executed, the first 64 (sched_process_exec, sched_process_exit).

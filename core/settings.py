@@ -57,7 +57,7 @@ Background = Literal["kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
 OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
-Backend = Literal["auto", "libbpf", "procs", "off"]
+Backend = Literal["auto", "libbpf", "procs", "bcc", "off"]
 
 # --- values -----------------------------------------------------------------------------------
 
@@ -527,8 +527,10 @@ class MonitorTable(Table):
         default="off",
         description=(
             "Where events come from. 'libbpf': BPF programs (CAP_BPF and CAP_PERFMON); 'procs': "
-            "the kernel's process connector (CAP_NET_ADMIN); 'auto': the first of these that works "
-            "here, else the cgroup's files alone; 'off': those alone."
+            "the kernel's process connector (CAP_NET_ADMIN); 'bcc': BPF programs that the "
+            "distribution's BCC compiles here, for kernels without BTF (python3-bpfcc and the "
+            "kernel's headers); 'auto': the first of these that works here, else the cgroup's "
+            "files alone; 'off': those alone."
         ),
     )
     detail: Literal["default", "full"] = Field(

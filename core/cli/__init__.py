@@ -8,7 +8,6 @@ A module named in `COMMANDS` has ``command``, the function of the command, or ``
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -36,7 +35,9 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 
 def _say_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"agentcgroup {importlib.metadata.version('agentcgroup')}")
+        from importlib.metadata import version  # slow to import, and mostly for nothing
+
+        typer.echo(f"agentcgroup {version('agentcgroup')}")
         raise typer.Exit
 
 

@@ -38,7 +38,7 @@ mode = "auto"
 
 # What looks at calls from within the kernel, where that is asked for and allowed.
 [monitor]
-# backend = "off"           # libbpf, procs, or auto: libbpf, else procs, else neither
+# backend = "off"           # libbpf, procs, bcc, or auto: the first of these that works here
 # detail = "default"        # full: BPF programs on the scheduler and on memory charging too
 # escape = "return"         # a process that leaves its call is brought back; kill: ends the call
 

@@ -140,6 +140,7 @@ def _spawning() -> Finding:
 _SEEN = {
     "libbpf": "BPF programs: processes, their ends, escapes, the kernel's counters",
     "procs": "the process connector: processes, their ends, escapes; no counters of the kernel",
+    "bcc": "BPF programs compiled here: processes, their ends, escapes",
 }
 
 

@@ -11,7 +11,7 @@ The books are one provider beside the cgroup's own files. What they lack is None
 `CallRecord.monitor` names the source that filled it. A helper that cannot start, or dies, costs
 these figures and nothing else; that is said once.
 
-The modules here are ordered: client, helper > choice > bpf, procs > net >
+The modules here are ordered: client, helper > choice > bpf, procs, bcc > compiler, net >
 ledger > source > board, events, wire.
 Nothing is imported here, since the helper has to start in milliseconds.
 """

@@ -1,9 +1,13 @@
 """The BPF programs of `agentcgroup.bpf` as a source.
 
 Theory of operation: every call's cgroup has a slot of its own, which is what its events and
-counters go by. The run's cgroup has one too, which the kernel hands down to whatever is made below:
-a call's cgroup that is announced a moment too late has its first process seen under that one, and
-is then told by the id of the cgroup. Its counters lack that process, and are not given.
+counters go by. The helper lends the host slots and the kernel's map of cgroups, and the host itself
+enters a cgroup there as it is made, before anything can be born in it.
+
+The run's cgroup has a slot too, which the kernel hands down to whatever is made below. So a cgroup
+for which the host has none left, or which it may not enter, is followed as well, once the helper
+has heard of it: what was born before is seen under the run's slot and told by the id of the cgroup
+that it is in. The counters lack it, and are not given.
 
 A thread of the host that is in a call lends its doings to the slot of its seat (`board`): the
 kernel then knows a child that it makes, wherever that is born. The host itself switches such a slot
@@ -14,18 +18,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
-from agentcgroup.bpf import BpfUnavailable, Counters, Event, kernel, layout
+from agentcgroup.bpf import Announcer, BpfUnavailable, Counters, Event, kernel, layout
 from agentcgroup.bpf import Monitor as Programs
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.monitor.source import Raw, Unavailable
 
-__all__ = ["Bpf", "SlotSwitches"]
+__all__ = ["Bpf", "Lent"]
 
 #: Threads of the host that can be in calls at once, as far as the kernel knows.
 _SEATS: Final = 512
+#: Slots that the host gives to cgroups by itself: calls at once, and cgroups made ahead of need.
+_HOMES: Final = 2048
 #: Cgroups of their slots: ids that no cgroup has (kernfs counts them from 1).
 _NOWHERE: Final = 1 << 63
 #: Words of one call's counters; the first one is its slot, 0 while nothing counts there.
@@ -64,21 +70,26 @@ class Bpf:
         self._slots: dict[int, int] = {}  # by cgroup
         self._cgroups: dict[int, int] = {}  # by slot
         self._seats = {self._programs.add(_NOWHERE + seat): seat for seat in range(_SEATS)}
+        self._homes = self._programs.lend(_HOMES)
 
-    def read(self) -> Sequence[Raw]:
+    def read(self) -> Iterator[Raw]:
         """Return what has happened since the last time."""
-        return [
+        return (
             self._translated(event, kind)
             for event in self._programs.poll(0)
             if (kind := _KINDS.get(event.kind)) is not None
-        ]
+        )
 
-    def add(self, cgroup: int) -> None:
+    def add(self, cgroup: int, slot: int = 0) -> None:
         """Follow a cgroup and all that is made below it from now on."""
         try:
-            slot = self._slots[cgroup] = self._programs.add(cgroup)
+            if slot:
+                self._programs.adopt(slot, cgroup)
+            else:
+                slot = self._programs.add(cgroup)
         except BpfUnavailable:
             return  # of more calls at once nothing is known
+        self._slots[cgroup] = slot
         self._cgroups[slot] = cgroup
 
     def remove(self, cgroup: int) -> None:
@@ -99,6 +110,7 @@ class Bpf:
             for name in below:
                 cgroup = os.stat(os.path.join(folder, name)).st_ino
                 if cgroup not in self._slots:
+                    # The host may have given it a slot meanwhile, which it keeps.
                     self._programs.add_child(slot, cgroup)
         self._programs.watch_network(run)
 
@@ -109,8 +121,10 @@ class Bpf:
         return {} if found is None else _figures(found)
 
     def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the slots of seats, and the maps for `SlotSwitches`."""
-        return [*self._seats], [self._programs.counters_fd, self._programs.threads_fd]
+        """Return the slots of seats and those for cgroups, and the maps, all for `Lent`."""
+        programs = self._programs
+        fds = [programs.counters_fd, programs.threads_fd, programs.cgroups_fd]
+        return [*self._seats, *self._homes], fds
 
     def close(self) -> None:
         """Take the programs off."""
@@ -134,18 +148,40 @@ class Bpf:
         )
 
 
-class SlotSwitches:
-    """The host's side: the slots of its threads, in the memory shared with the kernel."""
+class Lent:
+    """The host's side: slots of its threads and of its cgroups, in memory shared with the kernel.
+
+    It is the `board.Switches`, too.
+    """
 
     def __init__(self, slots: Sequence[int], fds: Sequence[int]) -> None:
         """Take over what `Bpf.lent` returned; all switches are off then."""
-        calls, self._threads = fds
+        calls, self._threads, cgroups = fds
+        self._announcer = Announcer(slots[_SEATS:], calls, cgroups)
         memory = kernel.map_shared(calls, layout.CALLS_BYTES, writable=True)
         os.close(calls)
         self._words = memoryview(memory).cast("Q")
-        self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots]
+        self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots[:_SEATS]]
+        self._homes: dict[int, int] = {}
         for at, _ in self._slots:
             self._words[at] = 0
+
+    def follow(self, cgroup: int) -> int:
+        """Have what will be born in a cgroup counted for it; returns its slot, 0 for none."""
+        try:
+            slot = self._announcer.add(cgroup)
+        except OSError:  # no rights any more, or closed
+            return 0
+        if slot is None:
+            return 0
+        self._homes[cgroup] = slot
+        return slot
+
+    def forget(self, cgroup: int) -> None:
+        """Use the slot of a cgroup again, which the helper has stopped following."""
+        slot = self._homes.pop(cgroup, None)
+        if slot is not None:
+            self._announcer.give_back(slot)
 
     def lend(self, seat: int, thread: int) -> None:
         """Make a slot that of a thread."""
@@ -164,9 +200,10 @@ class SlotSwitches:
             self._words[at] = slot if on else 0
 
     def close(self) -> None:
-        """Close the descriptor; the memory lives on while there are seats."""
+        """Close the descriptors; the memory lives on while there are seats."""
         threads, self._threads = self._threads, -1
         os.close(threads)
+        self._announcer.close()
 
 
 def _missing(programs: Mapping[str, str | None], detail: str) -> dict[str, str]:

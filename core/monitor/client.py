@@ -26,7 +26,7 @@ from agentcgroup.records import Program
 from agentcgroup.scope import start_thread
 
 if TYPE_CHECKING:
-    from agentcgroup.monitor.bpf import SlotSwitches
+    from agentcgroup.monitor.bpf import Lent
 
 __all__ = ["HURRY", "PATIENCE", "Monitor", "Watched"]
 
@@ -110,7 +110,7 @@ class Monitor:
         self._why = ""
         self._socket: socket.socket | None = None
         self._board: Board | None = None
-        self._switches: SlotSwitches | None = None
+        self._lent: Lent | None = None
         self._seated: dict[int, Watched] = {}
         self._enclosed: dict[int, Watched] = {}
         self._fetched: dict[int, threading.Event] = {}
@@ -145,12 +145,12 @@ class Monitor:
         with self._lock:
             self.state = "closed"
             ours, self._socket = self._socket, None
-            switches, self._switches = self._switches, None
+            lent, self._lent = self._lent, None
             board, self._board = self._board, None
         if board is not None:
             board.close()
-        if switches is not None:
-            switches.close()
+        if lent is not None:
+            lent.close()
         if ours is not None:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
@@ -222,8 +222,10 @@ class Monitor:
         if not self._watching:
             return
         number = cgroup.id
-        self._homes[number] = cgroup.path
-        if self.state == "on":
+        with self._lock:  # a cgroup is announced once: by us, or by `_ready`
+            self._homes[number] = cgroup.path
+            ready = self.state == "on"
+        if ready:
             self._announce(number, cgroup.path)
         if len(self._homes) >= self._prune_at:
             self._prune()
@@ -233,7 +235,7 @@ class Monitor:
         """Forget cgroups that were removed with no call ever asking for them, as spares are."""
         for number, path in tuple(self._homes.items()):
             if not os.path.exists(path) and self._homes.pop(number, None) is not None:
-                self._send({"do": "forget", "id": number})
+                self._ask_end(number, ())
 
     def seen(
         self, cgroup: Cgroup, started: Sequence[int], patience: float
@@ -255,7 +257,7 @@ class Monitor:
         answered, answer = threading.Event(), list[wire.Message]()
         self._asked[number] = (answered, answer)
         try:
-            if not self._send({"do": "end", "id": number, "started": [*started]}):
+            if not self._ask_end(number, started):
                 return None
             # One that has not answered in time is not waited for as long again until it does.
             self._lagging = not answered.wait(HURRY if self._lagging else patience)
@@ -263,6 +265,9 @@ class Monitor:
             self._asked.pop(number, None)
             self._enclosed.pop(number, None)
         return self._figures(answer[0]) if answer else None
+
+    def _ask_end(self, number: int, started: Sequence[int]) -> bool:
+        return self._send({"do": "end", "id": number, "started": [*started]})
 
     def _figures(self, answer: wire.Message) -> Mapping[str, Any] | None:
         known = {key: value for key, value in answer.items() if key not in ("is", "id")}
@@ -333,6 +338,8 @@ class Monitor:
                     call.stop("escape")
             case "end":
                 self._lagging = False
+                if self._lent is not None:
+                    self._lent.forget(message["id"])
                 asked = self._asked.get(message["id"])
                 if asked is not None:
                     asked[1].append(message)
@@ -366,13 +373,14 @@ class Monitor:
             self._over("off", None)
             return
         if "fds" in message and self._board is not None:
-            from agentcgroup.monitor.bpf import SlotSwitches
+            from agentcgroup.monitor.bpf import Lent
 
-            self._switches = SlotSwitches(message["slots"], message["fds"])
-            self._board.switches = self._switches
-        self.state = "on"
+            self._lent = self._board.switches = Lent(message["slots"], message["fds"])
+        with self._lock:
+            self.state = "on"
+            homes = tuple(self._homes.items())
         self.on_ready()
-        for number, path in tuple(self._homes.items()):
+        for number, path in homes:
             self._announce(number, path, late=True)
         if self._listeners:
             self._send({"do": "listen"})
@@ -416,7 +424,9 @@ class Monitor:
             logger.warning("agentcgroup: %s", why)
 
     def _announce(self, number: int, path: str, *, late: bool = False) -> None:
-        self._send({"do": "add", "id": number, "path": path, "late": late})
+        lent = self._lent
+        slot = 0 if lent is None else lent.follow(number)
+        self._send({"do": "add", "id": number, "path": path, "late": late, "slot": slot})
 
     def _send(self, message: wire.Message) -> bool:
         ours = self._socket

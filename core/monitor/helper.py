@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from agentcgroup.cgroup import Cgroup, Whereabouts
@@ -33,7 +33,7 @@ _SWEEP: Final = 0.1
 #: Members of one call that are looked at in one sweep.
 _LOOKS: Final = 1000
 #: Seconds that a child may take to move itself, which waits for a grace period of the kernel.
-_JOINING: Final = 0.1
+_JOINING: Final = 1.0
 #: Events in one message.
 _NEWS: Final = 100
 
@@ -84,6 +84,7 @@ class Helper:
         control.setblocking(False)
         self._control = control
         self._source = source
+        self._host = start["host"]
         self._joins = bool(start["joins"])
         self._ledger = Ledger(start["host"], start["run"], Whereabouts().of_newborn)
         self._ledger.on_unknown = self._pull
@@ -104,16 +105,21 @@ class Helper:
             if host in {fd for fd, _ in poll.poll(self._pause())}:
                 return
             self._pull()
-            # After the messages: an answer has to have all that happened before the question.
-            for event in self._source.read():
+            # An answer has all that happened before the question: what is asked yet has to wait.
+            asked = len(self._messages)
+            events = self._source.read()
+            self._pull()  # where it has happened was announced before
+            for event in events:
                 self._enter(event)
             self._report()
-            while self._messages:
+            for _ in range(asked):
                 self._serve(self._messages.popleft())
             self._sweep()
 
     def _pause(self) -> float | None:
         """Return for how many ms there is nothing to look for by ourselves, None for ever."""
+        if self._messages:
+            return 0
         if not self._ledger.members or not (self._source.sweeps or self._listening):
             return None
         return _SWEEP * 1000
@@ -145,13 +151,13 @@ class Helper:
             wire.send(self._control, {"is": "events", "events": told})
 
     def _enter_outside(self, event: Raw) -> None:
-        if self._ledger.in_run(event.pid):
+        if self._ledger.in_run(self._ledger.where(event.pid) or ""):
             # It was put there, before that was announced, or has moved itself.
             self._enter(event._replace(kind="fork", home=None, cgroup=None))
             let_go(event)
             home = self._ledger.of(event.pid)
-            if home is not None:
-                home.counted = False  # the source has taken it for somebody else's
+            if home is not None and home.id == event.cgroup:
+                home.counted = False  # born there, but the source has taken it for another's
             return
         home = self._ledger.kin(event)
         if home is not None:
@@ -179,8 +185,6 @@ class Helper:
         match message["do"]:
             case "end":
                 wire.send(self._control, self._end(message["id"], message["started"]))
-            case "forget":
-                self._close(message["id"], (), {})
             case "release":
                 home = self._ledger.get(message["id"])
                 if home is not None:
@@ -195,7 +199,7 @@ class Helper:
 
     def _add(self, message: wire.Message) -> None:
         cgroup, path = message["id"], message["path"]
-        self._source.add(cgroup)
+        self._source.add(cgroup, message["slot"])
         present: list[int] = []
         if message["late"]:
             with contextlib.suppress(OSError), contextlib.closing(Cgroup.open(path)) as one:
@@ -207,7 +211,7 @@ class Helper:
             path = self._joined(event.pid)
             if path is None:  # it is gone: the host knows whose it was
                 return self._ledger.stray(event.pid)
-            if self._ledger.in_run(event.pid):
+            if self._ledger.in_run(path):
                 self._pull()
                 return self._ledger.at(path)
         found = self._net.born_outside(event)
@@ -219,13 +223,21 @@ class Helper:
         return home
 
     def _joined(self, pid: int) -> str | None:
-        """Return where a child is that moves itself as its first act; gives it the time for it."""
+        """Return where a child is that moves itself before it executes; gives it time for that."""
         deadline = time.monotonic() + _JOINING
-        while (path := self._ledger.where(pid)) is not None:
-            if self._ledger.in_run(pid) or time.monotonic() > deadline:
-                break
+        while True:
+            overdue = time.monotonic() > deadline or not self._is_copy(pid)
+            path = self._ledger.where(pid)  # after that: what has executed by then has moved before
+            if path is None or self._ledger.in_run(path) or overdue:
+                return path
             time.sleep(0.001)
-        return path
+
+    def _is_copy(self, pid: int) -> bool:
+        """Say whether a child still runs what the host does."""
+        try:
+            return os.path.samefile(f"/proc/{pid}/exe", f"/proc/{self._host}/exe")
+        except OSError:
+            return False
 
     def _sweep(self) -> None:
         """Look from time to time whether somebody has left: no event says so."""
@@ -251,7 +263,8 @@ class Helper:
             self._look_after(there)  # what is brought back now dies with the cgroup
         living = there is not None and bool(there.members)
         counters = self._source.counters(cgroup, living=living)
-        home = self._close(cgroup, started, counters)
+        self._source.remove(cgroup)
+        home = self._ledger.remove(cgroup, started, counters)
         told: dict[str, Any] = {"is": "end", "id": cgroup}
         if home is None:
             return told
@@ -264,12 +277,6 @@ class Helper:
             told["counters"] = home.counters if home.counted else {}
         told["escapes"] = home.escapes
         return told
-
-    def _close(
-        self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
-    ) -> Home | None:
-        self._source.remove(cgroup)
-        return self._ledger.remove(cgroup, started, counters)
 
 
 if __name__ == "__main__":

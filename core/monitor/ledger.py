@@ -301,9 +301,9 @@ class Ledger:
             home.counted = False
         return home
 
-    def in_run(self, pid: int) -> bool:
-        """Say whether a process is in a cgroup of the run: it was put there."""
-        return (self.where(pid) or "").startswith(self._run)
+    def in_run(self, path: str) -> bool:
+        """Say whether a cgroup is one of the run: what is in there was put there."""
+        return path.startswith(self._run)
 
     def _of_host(self, event: Raw) -> Home | None:
         """Return the home that a child of the host was born in, None where it is no call's."""
@@ -312,7 +312,7 @@ class Ledger:
             # It is gone, and only the host knows whose it was; `remove` hears of it.
             return self.stray(event.pid)
         home = self.at(path)
-        if home is None and path.startswith(self._run):
+        if home is None and self.in_run(path):
             self.on_unknown()
             home = self.at(path)
             if home is None:

@@ -15,11 +15,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Final
 
-from agentcgroup.monitor.source import Raw, Unavailable
+from agentcgroup.monitor.source import OfAll, Raw, Unavailable
 
 __all__ = ["Connector"]
 
@@ -47,12 +46,10 @@ _BUFFER: Final = 4 << 20
 _ANSWER: Final = 1.0
 
 
-class Connector:
+class Connector(OfAll):
     """The process connector as a source."""
 
     name = "procs"
-    sweeps = True
-    missing: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         """Subscribe.
@@ -82,23 +79,6 @@ class Connector:
             event = _decoded(message)
             if event is not None:
                 found.append(event)
-
-    def enroll(self, run: str) -> None:
-        """The connector tells of every process; who is whose is for the books."""
-
-    def add(self, cgroup: int) -> None:
-        """As `enroll`."""
-
-    def remove(self, cgroup: int) -> None:
-        """As `enroll`."""
-
-    def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:  # noqa: ARG002
-        """The connector counts nothing."""
-        return {}
-
-    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Nothing: the fork event has the thread."""
-        return (), ()
 
     def close(self) -> None:
         """Unsubscribe."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["Kind", "Raw", "Source", "Unavailable"]
+__all__ = ["Kind", "OfAll", "Raw", "Source", "Unavailable"]
 
 
 class Unavailable(Exception):
@@ -73,14 +74,17 @@ class Source(Protocol):
     sweeps: bool
     missing: Mapping[str, str]
 
-    def read(self) -> Sequence[Raw]:
-        """Return what has happened since the last time, in order; never waits."""
+    def read(self) -> Iterable[Raw]:
+        """Return what has happened since the last time and until now, in order; never waits.
+
+        What is told by the cgroups that are followed is made out as it is iterated over.
+        """
 
     def enroll(self, run: str) -> None:
         """Follow what is in the cgroup of the run, by path, and below it."""
 
-    def add(self, cgroup: int) -> None:
-        """Follow a call's cgroup and all below it, by id."""
+    def add(self, cgroup: int, slot: int = 0) -> None:
+        """Follow a call's cgroup and all below it, by id; with a `slot` the host does already."""
 
     def remove(self, cgroup: int) -> None:
         """Stop following it."""
@@ -92,7 +96,34 @@ class Source(Protocol):
         """
 
     def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return what the host makes switches of, to be sent to it: numbers, and descriptors."""
+        """Return what is for the host (see `bpf.Lent`), to be sent to it: slots and descriptors."""
 
     def close(self) -> None:
         """Let go of everything in the kernel."""
+
+
+class OfAll:
+    """What is common to sources that tell of every process on the machine, and count nothing.
+
+    Who is whose is for the books, and somebody has to look whether one has moved.
+    """
+
+    sweeps = True
+    missing: Mapping[str, str] = MappingProxyType({})
+
+    def enroll(self, run: str) -> None:
+        """The run is told of like everything."""
+
+    def add(self, cgroup: int, slot: int = 0) -> None:
+        """As `enroll`."""
+
+    def remove(self, cgroup: int) -> None:
+        """As `enroll`."""
+
+    def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:  # noqa: ARG002
+        """Return nothing."""
+        return {}
+
+    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return nothing: the fork event has the thread."""
+        return (), ()

@@ -46,6 +46,7 @@ class Worker:
         how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where that was
             none of its doing; None while it lives.
         ended: set when `how` is.
+        alert: it has been told that a call is about to come.
         done: it has answered all it was asked.
         calls: how many it has been given.
         stays: it waits for another call after the present one.
@@ -64,6 +65,7 @@ class Worker:
         self.how: str | None = None
         self.ended = threading.Event()
         self.born = threading.Event()
+        self.alert = False
         self.done = True
         self.calls = 0
         self.stays = False

@@ -24,7 +24,7 @@ from agentcgroup.settings import Workers
 from agentcgroup.tree import Branch, discard
 from agentcgroup.workers.launcher import Launcher, Worker
 from agentcgroup.workers.transport import Message
-from agentcgroup.workers.worker import LEARNED
+from agentcgroup.workers.worker import ALERT, LEARNED
 
 __all__ = ["Pool"]
 
@@ -88,9 +88,22 @@ class Pool:
             self.drop(one)
         return worker if worker is not None else self._make(branch, limits)
 
+    def alert(self, branch: Branch, limits: Limits, tool: str | None = None) -> None:
+        """Wake the worker that `take` would return, which is about to get a call.
+
+        By then it is at its best: it wakes up and goes through its paces on another processor.
+        """
+        with self._lock:  # which also keeps it from being closed
+            for kind in ((branch, limits, tool), (branch, limits, None)):
+                shelf = self._shelves.get(kind)
+                if shelf is not None and shelf.ready:
+                    self._alert(shelf.ready[-1])
+                    return
+
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
         """Put a worker where the next call of the same tool finds it, cgroup and all."""
         with self._lock:
+            worker.alert = False
             shelf = self._shelf((branch, limits, tool))
             shelf.ready.append(worker)
             crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
@@ -205,6 +218,13 @@ class Pool:
             raise
         worker.cgroup = cgroup
         return worker
+
+    @staticmethod
+    def _alert(worker: Worker) -> None:
+        if not worker.alert:  # a second one would tell it nothing, and the socket may be full
+            worker.alert = True
+            with contextlib.suppress(OSError):  # dead: whoever takes it finds that out
+                worker.channel.send(ALERT, ())
 
     def _reserve(self, kind: _Kind) -> _Shelf | None:
         """Return the shelf of this kind when another worker is to stand on it, having made room."""

@@ -7,19 +7,22 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import os
 import select
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pickle import PickleBuffer
 from typing import Any, Final, NoReturn
 
 from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.transport import Channel, Message
 
 __all__ = [
+    "ALERT",
     "BAGGAGE",
     "CALL",
     "FAILURE",
@@ -30,7 +33,9 @@ __all__ = [
     "serve",
 ]
 
-# Kinds of messages. To a worker: surroundings, a call, a call after which it may go.
+# Kinds of messages. To a worker: a call is about to come; its surroundings; a call; a call after
+# which it may go.
+ALERT: Final = b"!"
 BAGGAGE: Final = b"B"
 CALL: Final = b"c"
 LAST_CALL: Final = b"C"
@@ -60,11 +65,14 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
         _warm_up()
         gc.enable()
         while (message := channel.receive()) is not None:
+            if message.kind == ALERT:
+                _rehearse(here)
+                continue
             if message.kind == BAGGAGE:
                 carry.dress(shipping.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
                 continue
-            _answer(channel, message, here)
+            channel.send(*_outcome(message, here))
             _tell_learned(channel, known)
             if message.kind == LAST_CALL:
                 _step_aside(channel)
@@ -73,8 +81,12 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
         os._exit(0)
 
 
-def _answer(channel: Channel, message: Message, here: int) -> None:
-    """Run one call and send what came of it."""
+#: Kind, pieces and buffers of a message.
+_Answer = tuple[bytes, Sequence[bytes], Sequence[PickleBuffer]]
+
+
+def _outcome(message: Message, here: int) -> _Answer:
+    """Run one call and return what came of it."""
     ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
@@ -87,17 +99,13 @@ def _answer(channel: Channel, message: Message, here: int) -> None:
     except BaseException as error:
         _leave_forks(here)
         _flush()
-        channel.send(FAILURE if ran else UNSHIPPABLE, [carry.failure(error)])
-        return
+        return FAILURE if ran else UNSHIPPABLE, [carry.failure(error)], ()
     _leave_forks(here)
     _flush()
     try:
-        pieces, buffers = shipping.pack(result)
+        return RESULT, *shipping.pack(result)
     except Exception as error:
-        blamed = shipping.blame_result(error, result)
-        channel.send(UNSHIPPABLE, [carry.failure(blamed)])
-    else:
-        channel.send(RESULT, pieces, buffers)
+        return UNSHIPPABLE, [carry.failure(shipping.blame_result(error, result))], ()
 
 
 def _step_aside(channel: Channel) -> None:
@@ -120,7 +128,7 @@ async def _await(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+        with contextlib.suppress(Exception):  # closed, or something of the tool's own
             stream.flush()
 
 
@@ -138,13 +146,29 @@ def _keep_temporary_files_in(folder: str) -> None:
     tempfile.tempdir = None
 
 
+def _nothing() -> None:
+    """Do what a rehearsal is about."""
+
+
+_REHEARSED: Final = Message(CALL, b"".join(shipping.pack((_nothing, (), {}, False))[0]))
+
+
+def _rehearse(here: int) -> None:
+    """Go through a call of nothing, while the app packs the one that is about to come.
+
+    After a rest this code is no longer in the processor's caches: the first time takes it 300 us,
+    the second 50.
+    """
+    _outcome(_REHEARSED, here)
+
+
 def _warm_up() -> None:
     """Touch now what a call will touch: after a fork, each first write to a page copies it."""
     near, end = Channel.pair()
     far = Channel(end)
-    near.send(CALL, *shipping.pack((_flush, (), {}, False)))
+    near.send(CALL, [_REHEARSED.pickle])
     message = far.receive()
     assert message is not None
-    _answer(far, message, os.getpid())
+    far.send(*_outcome(message, os.getpid()))
     near.close()
     far.close()

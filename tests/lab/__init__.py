@@ -10,7 +10,9 @@ A test of memory limits, freezing or BPF is worth something only on the kernel t
 work, with every controller on and root's rights, and on more than the one kernel at hand.
 
 **Kernels** (kernels.py) are Debian's cloud kernels, the ones users run.  They are downloaded
-through the machine's own apt mirror and unpacked into a cache; nothing is installed.
+through the machine's own apt mirror and unpacked into a cache; nothing is installed.  Those in
+``kernels.WITH_HEADERS`` have their headers beside them, which the guest's environment names
+(BCC_KERNEL_SOURCE).
 
 **The root file system** is the host's ``/``, shared read-only over virtiofs: the guest sees the
 same Python, the same virtualenv and the same checkout at the same paths, nothing is built or

@@ -13,6 +13,9 @@ up to 6.18             linux-image-R (or -unsigned): image and modules
 6.19 to 7.0            linux-image-R: modules, linux-binary-R: image
 7.1 and newer          linux-modules-R, linux-binary[-unsigned]-R, linux-base-R: modules.builtin
 ====================== ====================================================================
+
+Of some the headers come along, which BCC compiles against: linux-headers-R, with what the kernel's
+configuration decides, upon linux-headers-R-common.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from pathlib import Path
 from tests.lab import initramfs
 
 LINES = ("6.1", "6.12", "7.2", "7.3")
+WITH_HEADERS = ("6.1",)
 SUITES = (
     "bookworm",
     "bookworm-backports",
@@ -102,9 +106,18 @@ def fetched(line: str) -> Kernel | None:
     return Kernel(**facts)
 
 
+def headers(kernel: Kernel) -> Path | None:
+    """The kernel's headers in the cache, as `BCC_KERNEL_SOURCE` wants them, or None."""
+    folder = cache_dir() / "headers" / kernel.line / kernel.version
+    return folder if folder.is_dir() else None
+
+
 def get(line: str) -> Kernel:
-    """The kernel of this line, fetched when it is not in the cache yet."""
-    return fetched(line) or fetch([line])[0]
+    """The kernel of this line, fetched when it or its headers are not in the cache yet."""
+    kernel = fetched(line)
+    if kernel and (line not in WITH_HEADERS or headers(kernel)):
+        return kernel
+    return fetch([line])[0]
 
 
 def fetch(lines: list[str], mirror: str | None = None) -> list[Kernel]:
@@ -119,7 +132,11 @@ def fetch(lines: list[str], mirror: str | None = None) -> list[Kernel]:
         if not busybox().exists():
             _fetch_busybox(apt, cache)
         candidates = _candidates(apt)
-        return [_fetch_line(apt, cache, line, candidates) for line in lines]
+        kernels = [_fetch_line(apt, cache, line, candidates) for line in lines]
+        for kernel in kernels:
+            if kernel.line in WITH_HEADERS and not headers(kernel):
+                _fetch_headers(apt, cache, kernel)
+        return kernels
 
 
 def _fetch_line(apt: _Apt, cache: Path, line: str, candidates: list[_Candidate]) -> Kernel:
@@ -175,6 +192,19 @@ def _describe(candidate: _Candidate, new: Path, final: Path) -> None:
         initrd=str(final / "initrd") if initrd else None,
     )
     (new / "kernel.json").write_text(json.dumps(asdict(kernel), indent=2))
+
+
+def _fetch_headers(apt: _Apt, cache: Path, kernel: Kernel) -> None:
+    """Unpack both packages into one tree: Debian's own makes of them one by absolute paths."""
+    common = kernel.release.replace("-cloud-amd64", "-common")
+    packages = [f"linux-headers-{part}" for part in (common, kernel.release)]
+    with _fresh(cache / "headers" / kernel.line) as new:
+        apt.unpack(tuple(f"{package}={kernel.version}" for package in packages), new / "root")
+        for package in packages:
+            for part in ("arch", "include"):
+                tree = new / "root" / "usr" / "src" / package / part
+                shutil.copytree(tree, new / kernel.version / part, dirs_exist_ok=True)
+        shutil.rmtree(new / "root")
 
 
 def _fetch_busybox(apt: _Apt, cache: Path) -> None:

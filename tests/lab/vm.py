@@ -158,6 +158,7 @@ def _write_settings(machine: Machine, share: Path) -> None:
 
 def _environment(machine: Machine) -> dict[str, str]:
     venv = CHECKOUT / ".venv" / "bin"
+    headers = kernels.headers(machine.kernel)
     return {
         "PATH": f"{venv}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/run/home",
@@ -168,6 +169,7 @@ def _environment(machine: Machine) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "AGENTCGROUP_LAB_KERNEL": machine.kernel.line,
+        **({"BCC_KERNEL_SOURCE": str(headers)} if headers else {}),
     }
 
 

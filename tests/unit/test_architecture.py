@@ -150,7 +150,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 #: Where BPF is one of several sources, and where it is reported on.
-_KNOW_BPF = {"agentcgroup.monitor.bpf", "agentcgroup.cli.doctor"}
+_KNOW_BPF = {"agentcgroup.monitor.bpf", "agentcgroup.monitor.bcc", "agentcgroup.cli.doctor"}
 
 
 def test_core_knows_no_adapter_no_bpf_and_no_framework() -> None:

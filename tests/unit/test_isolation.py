@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -144,6 +145,20 @@ def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session
 
 
 # -- what it says -----------------------------------------------------------------------------
+
+
+def test_it_may_put_something_of_its_own_for_stdout(session: Session) -> None:
+    @agentcgroup.isolate
+    def mute() -> str:
+        class Silence:
+            def write(self, _text: str) -> None:
+                pass
+
+        sys.stdout = Silence()  # type: ignore[assignment]  # as tools do
+        print("nothing")
+        return "done"
+
+    assert mute() == "done"
 
 
 def test_what_it_prints_and_logs_comes_out_here_in_order(

@@ -136,6 +136,27 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
     assert told[0].levelno == logging.WARNING
 
 
+def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
+    registered: Register, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the kernel: the host itself tells it of the cgroup."""
+    monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
+    session = registered()
+    (helper,) = _helpers(str(os.getpid()))
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            with agentcgroup.call("tool"):
+                subprocess.run(["true"])
+    finally:
+        os.kill(helper, signal.SIGCONT)
+    records = session.records
+    assert [record.processes_started for record in records] == [1] * 3
+    assert [record.escapes for record in records] == [0] * 3
+    counted = [record.run_delay_s is not None for record in records]
+    assert counted == [backend == "libbpf"] * 3
+
+
 def _programs() -> int:
     """Count the BPF programs that the kernel has."""
     shown = subprocess.run(

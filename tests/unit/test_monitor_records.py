@@ -185,17 +185,17 @@ def test_without_rights_the_files_alone_speak() -> None:
     assert "monitor" not in done.stderr
 
 
-def test_a_child_that_moves_itself_has_not_escaped(backend: str) -> None:
+def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> None:
     """Without the extension a child is born outside, and joins its cgroup as its first act."""
     code = (
         "import agentcgroup, subprocess, sys\n"
         "session = agentcgroup.register(config={'monitor': {'backend': sys.argv[1]}})\n"
         "session.monitor.start()\n"
         "assert session.monitor.wait(20)\n"
-        "for _ in range(20):\n"
+        "for _ in range(100):\n"
         "    with agentcgroup.call('tool'):\n"
-        "        subprocess.run(['sleep', '0.01'])\n"
-        "print(*{one.escapes for one in session.records})\n"
+        "        subprocess.run(['true'])\n"
+        "print(*{(one.escapes, one.processes_started) for one in session.records})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, backend],
@@ -204,7 +204,7 @@ def test_a_child_that_moves_itself_has_not_escaped(backend: str) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == "0\n"
+    assert done.stdout == "(0, 1)\n"
 
 
 def test_the_helper_is_nobody_elses_child(registered: Register) -> None:

@@ -1,0 +1,79 @@
+"""The BCC backend, on kernels whose headers are there to compile against.
+
+It takes half a minute in an emulated machine, so all share one monitor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import agentcgroup
+from agentcgroup import Session
+from tests import escape_cases
+from tests.escape_cases import WAYS, escapes
+from tests.kernel.support import MiB, record_tells_what_ran, registering
+
+__all__ = ["escapes"]
+
+pytestmark = pytest.mark.timeout(600)
+
+#: Of each way; the escape net is the same for all sources, only what feeds it is not.
+_ROUNDS = 5
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with registering() as register:
+        session = register(monitor={"backend": "bcc"})
+        session.monitor.start()
+        assert session.monitor.wait(400), session.monitor.refused
+        assert session.monitor.source == "bcc"
+        yield session
+
+
+def test_a_record_tells_what_ran_and_how_it_ended(session: Session) -> None:
+    record_tells_what_ran(session)
+
+
+def test_threads_are_no_processes_and_one_end_is_told(session: Session) -> None:
+    """The first thread ends before the others, and none of them with the status of all."""
+    code = """
+import ctypes, os, threading, time
+for _ in range(4): threading.Thread(target=time.sleep, args=(60,)).start()
+threading.Timer(0.5, os._exit, (7,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with agentcgroup.call("tool"):
+        subprocess.run([sys.executable, "-S", "-c", code])
+    record = session.records[-1]
+    assert record.processes_started == 1
+    assert record.programs is not None
+    assert [(one.program, one.exit_code) for one in record.programs] == [(sys.executable, 7)]
+
+
+def test_a_stream_tells_each_of_it_live_and_who_was_killed_for_memory(session: Session) -> None:
+    with session.stream() as stream:
+        with pytest.raises(agentcgroup.LimitExceeded), agentcgroup.call("tool", memory_max="32M"):
+            subprocess.run([sys.executable, "-S", "-c", f"bytearray(b'x') * {128 * MiB}"])
+        assert session.records[-1].outcome == "oom"
+        told = list(iter(lambda: stream.get(5), None))
+    assert [event.kind for event in told] == ["fork", "exec", "oom", "exit"]
+    assert {event.pid for event in told} == {told[0].pid}
+    assert (told[1].program, told[-1].signal) == (sys.executable, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_born_outside_is_brought_in(
+    session: Session, escapes: ctypes.PyDLL, way: str
+) -> None:
+    escape_cases.born_outside(session, escapes, way, _ROUNDS)
+
+
+def test_what_leaves_is_brought_back(session: Session) -> None:
+    escape_cases.left(session, _ROUNDS)
