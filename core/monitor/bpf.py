@@ -16,6 +16,7 @@ on as a call begins in the thread, and off as it ends, in the memory that it sha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,10 +110,12 @@ class Bpf:
             return
         for folder, below, _ in os.walk(run):
             for name in below:
-                cgroup = os.stat(os.path.join(folder, name)).st_ino
-                if cgroup not in self._slots:
-                    # The host may have given it a slot meanwhile, which it keeps.
-                    self._programs.add_child(slot, cgroup)
+                # One that is removed meanwhile, or more than can be followed: of it we do not tell.
+                with contextlib.suppress(OSError):
+                    cgroup = os.stat(os.path.join(folder, name)).st_ino
+                    if cgroup not in self._slots:
+                        # The host may have given it a slot meanwhile, which it keeps.
+                        self._programs.add_child(slot, cgroup)
         self._programs.watch_network(run)
 
     def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:
