@@ -40,7 +40,6 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Newer than many installed headers; the numbers are ABI and the same on every architecture. */
@@ -1221,20 +1220,21 @@ native_set_chdir_report(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyDoc_STRVAR(usage_doc,
 "usage() -> (int, int)\n\n"
-"Return the CPU time of the calling thread in nanoseconds, and the peak of the process's resident\n"
-"memory in KiB: clock_gettime(2) and getrusage(2). In one go, since every call is read twice.");
+"Return the CPU time of the calling thread in microseconds, as of the last timer tick, and the peak\n"
+"of the process's resident memory in KiB: getrusage(2).");
 
 static PyObject *
 native_usage(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {
-    struct timespec spent;
     struct rusage used;
-    /* Asked for one thread it is the cheapest way to the peak, which is the process's. Its times
-     * are as of the last timer tick, hence the clock. */
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent) != 0 || getrusage(RUSAGE_THREAD, &used) != 0) {
+    long long spent;
+
+    if (getrusage(RUSAGE_THREAD, &used) != 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return Py_BuildValue("(Ll)", (long long)spent.tv_sec * 1000000000 + spent.tv_nsec, used.ru_maxrss);
+    spent = (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000LL;
+    spent += used.ru_utime.tv_usec + used.ru_stime.tv_usec;
+    return Py_BuildValue("(Ll)", spent, used.ru_maxrss);
 }
 
 static PyMethodDef methods[] = {

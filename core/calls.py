@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from agentcgroup.session import Session
     from agentcgroup.workers.launcher import Worker
 
-__all__ = ["LINGER", "Call"]
+__all__ = ["LINGER", "Call", "Identity"]
+
+#: Agent, tool and tool_call_id of a call, as the framework and the model gave them. No class of
+#: its own: to make one of that takes 0.1 % of a call by LangChain.
+Identity = tuple[str | None, str, str | None]
 
 #: Seconds that processes of a tool that has ended may take to be gone before they are left over:
 #: a pipeline's last member or a server told to stop is on its way out.
@@ -333,7 +337,7 @@ class Call:
             **(self._seen or {}),
             limits=dict(self.policy.asked),
             cgroup=None if enclosure is None else enclosure.path,
-            thread_cpu_s=None if used is None else used[0] / 1e9,
+            thread_cpu_s=None if used is None else used[0] / 1e6,
             memory_growth_bytes=None if used is None else used[1] * 1024,
             thread_memory_charged_bytes=None if used is None else self.charged,
             isolation=self.isolation,

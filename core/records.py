@@ -90,8 +90,8 @@ class CallRecord:
         net_tx_bytes: bytes of IP packets its sockets sent (cgroup_skb).
         limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
         cgroup: path of its cgroup's directory, gone by now; None when it had none.
-        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, those of
-            other threads and of child processes not among them.
+        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, give or
+            take a timer tick; those of other threads and of child processes not among them.
         memory_growth_bytes: estimate for such a tool: by how much the peak of the process's
             resident memory rose meanwhile, whichever thread was to blame (getrusage's ru_maxrss);
             0 where it stayed below an earlier peak.

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-__all__ = ["CODE", "Identity", "identify", "of_code", "of_request", "of_tool"]
+from agentcgroup.calls import Identity
+
+__all__ = ["CODE", "identify", "of_code", "of_request", "of_tool"]
 
 logger = logging.getLogger("agentcgroup")
 
 #: The tool's name in records and rules for code that an agent runs without a tool.
 CODE: Final = "execute_code_block"
-
-
-class Identity(NamedTuple):
-    """Names as the framework and the model gave them."""
-
-    agent: str | None
-    tool: str
-    tool_call_id: str | None
 
 
 def identify(
@@ -30,19 +24,19 @@ def identify(
         return read(source, arguments)
     except Exception:
         logger.exception("agentcgroup: the identity of a tool call could not be read")
-        return Identity(None, type(source).__name__, None)
+        return None, type(source).__name__, None
 
 
 def of_request(tool_call: Any, arguments: Mapping[str, Any]) -> Identity:
     """Read what a model asked an AssistantAgent for, nested ones included."""
-    return Identity(arguments.get("agent_name"), tool_call.name, tool_call.id)
+    return arguments.get("agent_name"), tool_call.name, tool_call.id
 
 
 def of_tool(tool: Any, arguments: Mapping[str, Any]) -> Identity:
     """Read a tool that is run directly: nobody says for which agent."""
-    return Identity(None, tool.name, arguments.get("call_id"))
+    return None, tool.name, arguments.get("call_id")
 
 
 def of_code(agent: Any, _: Mapping[str, Any]) -> Identity:
     """Read the agent that runs code blocks."""
-    return Identity(agent.name, CODE, None)
+    return agent.name, CODE, None

@@ -236,14 +236,14 @@ def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | N
 
     The id tells, where there is one (0.6.2): a workbench may know the tool by another name.
     """
-    identity = identify(of_tool, tool, arguments)
+    agent, name, tool_call_id = identify(of_tool, tool, arguments)
     outer = current.get()
     if isinstance(outer, Call) and outer.framework == "autogen" and outer.ended is None:
-        if identity.tool_call_id is None and identity.tool == outer.tool:
+        if tool_call_id is None and name == outer.tool:
             return None
-        if identity.tool_call_id is not None and identity.tool_call_id == outer.tool_call_id:
+        if tool_call_id is not None and tool_call_id == outer.tool_call_id:
             return None
-    return session.start("autogen", *identity)
+    return session.start("autogen", agent, name, tool_call_id)
 
 
 # -- code of CodeExecutorAgent --------------------------------------------------------------------

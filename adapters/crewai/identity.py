@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentcgroup import hooks
+from agentcgroup.calls import Identity
 from agentcgroup.session import active
 
-__all__ = ["MODULES", "Identity", "hook", "identify"]
+__all__ = ["MODULES", "hook", "identify"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -31,14 +32,6 @@ _EXECUTORS: Final[dict[str, str]] = {
     "crewai.agents.step_executor": "execute_single_native_tool_call",
 }
 MODULES: Final = (_HOOKS, *_EXECUTORS)
-
-
-class Identity(NamedTuple):
-    """Names as the framework and the model gave them."""
-
-    agent: str | None
-    tool: str
-    tool_call_id: str | None
 
 
 @dataclass(slots=True)
@@ -63,13 +56,13 @@ def identify(tool: Any) -> Identity:
     try:
         turn = _turn.get()
         if turn is None:
-            return Identity(None, str(tool.name), None)
+            return None, str(tool.name), None
         call_id = None if turn.taken else turn.tool_call_id
         turn.taken = True
-        return Identity(turn.agent, str(tool.name), call_id)
+        return turn.agent, str(tool.name), call_id
     except Exception:
         logger.exception("agentcgroup: the identity of a tool call could not be read")
-        return Identity(None, type(tool).__name__, None)
+        return None, type(tool).__name__, None
 
 
 def hook(name: str) -> None:

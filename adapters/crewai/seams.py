@@ -137,8 +137,8 @@ MODULES: Final = tuple(name for name in _SEAMS if name != "asyncio")
 
 def _open(session: Session, tool: Any) -> Call | None:
     """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
-    identity = identify(tool)
+    agent, name, tool_call_id = identify(tool)
     outer = current.get()
-    if isinstance(outer, Call) and outer.key is tool and identity.tool_call_id is None:
+    if isinstance(outer, Call) and outer.key is tool and tool_call_id is None:
         return None
-    return session.start("crewai", *identity, key=tool)
+    return session.start("crewai", agent, name, tool_call_id, key=tool)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["Identity", "identify"]
+from agentcgroup.calls import Identity
+
+__all__ = ["identify"]
 
 logger = logging.getLogger("agentcgroup")
-
-
-class Identity(NamedTuple):
-    """Names as the framework and the model gave them."""
-
-    agent: str | None
-    tool: str
-    tool_call_id: str | None
 
 
 def identify(tool: Any, arguments: Mapping[str, Any]) -> Identity:
@@ -29,11 +23,11 @@ def identify(tool: Any, arguments: Mapping[str, Any]) -> Identity:
         metadata = arguments.get("metadata") or (arguments.get("config") or {}).get("metadata")
         agent = metadata.get("lc_agent_name") if metadata else None
         call_id = arguments.get("tool_call_id")
-        return Identity(
+        return (
             agent if isinstance(agent, str) else None,
             str(tool.name),
             call_id if isinstance(call_id, str) else None,
         )
     except Exception:
         logger.exception("agentcgroup: the identity of a tool call could not be read")
-        return Identity(None, type(tool).__name__, None)
+        return None, type(tool).__name__, None

@@ -89,12 +89,8 @@ MODULES: Final = tuple(_SEAMS)
 
 def _open(session: Session, tool: Any, arguments: dict[str, Any]) -> Call | None:
     """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
-    identity = identify(tool, arguments)
+    agent, name, tool_call_id = identify(tool, arguments)
     outer = current.get()
-    if (
-        isinstance(outer, Call)
-        and outer.key is tool
-        and identity.tool_call_id in (None, outer.tool_call_id)
-    ):
+    if isinstance(outer, Call) and outer.key is tool and tool_call_id in (None, outer.tool_call_id):
         return None
-    return session.start("langchain", *identity, key=tool)
+    return session.start("langchain", agent, name, tool_call_id, key=tool)

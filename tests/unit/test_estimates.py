@@ -26,6 +26,7 @@ def session() -> Iterator[Session]:
 
 
 def burn(seconds: float) -> None:
+    """Use so much CPU time; of that the last timer tick, 10 ms at the most, may not be told."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
@@ -37,15 +38,15 @@ def last(session: Session) -> CallRecord:
 
 def test_cpu_time_is_that_of_the_tools_thread(session: Session) -> None:
     with agentcgroup.call("busy"):
-        burn(0.05)
+        burn(0.1)
     with agentcgroup.call("waits"):
-        other = threading.Thread(target=burn, args=(0.05,))
+        other = threading.Thread(target=burn, args=(0.1,))
         other.start()
         other.join()
     busy, waits = session.records
     assert busy.thread_cpu_s is not None
     assert waits.thread_cpu_s is not None
-    assert busy.thread_cpu_s >= 0.05
+    assert busy.thread_cpu_s >= 0.08
     assert waits.thread_cpu_s < 0.05
 
 
@@ -59,10 +60,10 @@ for size in (64, 32):
     with agentcgroup.call("grows"):
         bytearray(size << 20)
 with agentcgroup.call("busy"):
-    end = time.thread_time() + 0.05
+    end = time.thread_time() + 0.1
     while time.thread_time() < end:
         pass
-assert session.records[-1].thread_cpu_s >= 0.05
+assert session.records[-1].thread_cpu_s >= 0.08
 print(*[record.memory_growth_bytes for record in session.records[:2]])
 """
 
@@ -84,7 +85,7 @@ def test_memory_growth_is_that_of_the_peak(extension: str) -> None:
 def test_a_tool_that_raises_has_its_figures_too(session: Session) -> None:
     @agentcgroup.isolate
     def fails() -> float:
-        burn(0.02)
+        burn(0.05)
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError):
@@ -92,15 +93,15 @@ def test_a_tool_that_raises_has_its_figures_too(session: Session) -> None:
     record = last(session)
     assert record.outcome == "error"
     assert record.thread_cpu_s is not None
-    assert record.thread_cpu_s >= 0.02
+    assert record.thread_cpu_s >= 0.03
 
 
 def test_an_adapters_sync_call_has_them(session: Session) -> None:
     opened = session.start("langchain", None, "busy")
-    execution.run(opened, lambda _record, result, _error: result, lambda: burn(0.02))
+    execution.run(opened, lambda _record, result, _error: result, lambda: burn(0.05))
     record = last(session)
     assert record.thread_cpu_s is not None
-    assert record.thread_cpu_s >= 0.02
+    assert record.thread_cpu_s >= 0.03
     assert record.to_dict()["memory_growth_bytes"] is not None
 
 
