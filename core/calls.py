@@ -300,7 +300,9 @@ class Call:
         enclosure = self.enclosure
         if enclosure is not None and enclosure.cgroup is not None:
             monitor = self.session.monitor
-            self._seen = monitor.seen(enclosure.cgroup, tuple(enclosure.started), patience)
+            seen = monitor.seen(enclosure.cgroup, tuple(enclosure.started), patience)
+            # Of a cgroup that has served several calls it is known of all of them together.
+            self._seen = seen if self.kept_for is None else None
         _ = self.record
         self.session.settled(self)
 

@@ -75,7 +75,8 @@ class CallRecord:
         throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
         oom_kills: processes the OOM killer counted, 0 where none and measured.
         monitor: which source filled what is below, ``libbpf``, ``procs`` or ``bcc``; None when
-            there was none, or it came too late to see all of the call.
+            there was none, it came too late to see all of the call, or the call's worker served
+            others too (``reuse``).
         processes_started: processes, not threads, that began in it (sched_process_fork).
         programs: what these executed, the first 64 (sched_process_exec, sched_process_exit).
         programs_left_out: programs beyond those.

@@ -116,6 +116,21 @@ def test_a_call_inside_counts_for_the_one_around_it(registered: Register) -> Non
     assert (outer.tool, outer.processes_started) == ("outer", 3)
 
 
+def test_a_worker_is_a_process_of_its_call(registered: Register, backend: str) -> None:
+    """And one that serves several calls is no one's alone."""
+    session = registered()
+
+    def tool() -> int:
+        return subprocess.run(["true"]).returncode
+
+    for _ in range(3):
+        agentcgroup.isolate(isolation="process")(tool)()
+    for _ in range(3):
+        agentcgroup.isolate(isolation="process", reuse=3)(tool)()
+    told = [(one.monitor, one.processes_started, one.escapes) for one in session.records]
+    assert told == [(backend, 2, 0)] * 3 + [(None, None, None)] * 3
+
+
 def test_hostile_names_are_text_in_the_lines(registered: Register, tmp_path: Path) -> None:
     """A program's name is whatever the tool wrote: line breaks, escapes, bytes that are no text."""
     lines = tmp_path / "records.jsonl"
