@@ -31,6 +31,7 @@ _SIZE_UNITS = ("", "K", "M", "G", "T", "P", "E")
 _SIZE_LIMIT = 2**63 - 1
 
 _PERCENT = re.compile(rf"({_NUMBER})\s*%")
+_CPU_PAIR = re.compile(r"([0-9]{1,20}|max)\s+([0-9]{1,20})")
 
 _DURATION_UNITS = {
     "d": Fraction(86400),
@@ -40,6 +41,7 @@ _DURATION_UNITS = {
     "ms": Fraction(1, 1000),
     "us": Fraction(1, 1_000_000),
 }
+_SECONDS = re.compile(_NUMBER)
 _DURATION = re.compile(r"\s*".join(rf"(?:({_NUMBER})\s*{unit})?" for unit in _DURATION_UNITS))
 #: 2**63 nanoseconds, the most the kernel's clocks count: 292 years.
 _DURATION_LIMIT = 2**63 // 10**9
@@ -111,7 +113,7 @@ def parse_duration(value: object) -> float | None:
         text = value.strip().lower()
         if text == "none":
             return None
-        if re.fullmatch(_NUMBER, text):
+        if _SECONDS.fullmatch(text):
             seconds = Fraction(text)
         elif text and (match := _DURATION.fullmatch(text)):
             seconds = sum(
@@ -152,7 +154,7 @@ def parse_cpu(value: object) -> tuple[_Quantity, int]:
         if match := _PERCENT.fullmatch(text):
             quota = int(Fraction(match[1]) * _CPU_PERIOD / 100)
             return _cpu_pair(value, quota, _CPU_PERIOD)
-        if match := re.fullmatch(r"([0-9]{1,20}|max)\s+([0-9]{1,20})", text):
+        if match := _CPU_PAIR.fullmatch(text):
             return _cpu_pair(value, "max" if match[1] == "max" else int(match[1]), int(match[2]))
     elif isinstance(value, Sequence) and len(value) == 2:
         quota, period = value
