@@ -31,7 +31,7 @@ test-versions: install
 test-kernel: install
 	$(PYTHON) -m tests.lab suite $(KERNEL) --timeout 40m -- $(ARGS)
 
-test-kernels: install lab-deps
+test-kernels: install lab-deps test-deps
 	$(PYTHON) -m tests.lab suite $(KERNELS) --timeout 40m -- $(ARGS)
 
 # The main job, on this machine where it can limit memory, else in a virtual machine.
@@ -67,18 +67,20 @@ bench-neighbours: install lab-deps
 # What the tests and the virtual machine need of the system: QEMU, virtiofsd (in
 # qemu-system-common up to Debian 12), and systemd, which is started in namespaces of its own.
 NEEDED := pgrep dbus-daemon /lib/systemd/systemd
-lab-deps: install test-deps
+lab-deps: install
 	@{ command -v $(NEEDED) && $(PYTHON) -m tests.lab check; } >/dev/null 2>&1 || { \
 	    $(SUDO) apt-get update --quiet=2; \
 	    $(SUDO) apt-get install --yes --no-install-recommends procps systemd dbus qemu-system-x86 \
 	        $$(apt-cache pkgnames virtiofsd | grep -x virtiofsd || echo qemu-system-common); }
 	@$(PYTHON) -m tests.lab check
 
-# BCC of the distribution, which the monitor can use; without the headers of this machine's kernel.
-test-deps:
-	@test -e /usr/lib/python3/dist-packages/bcc/libbcc.py || { \
+# BCC of the distribution, which the monitor can use (without the headers of this machine's kernel),
+# and CPython's own tests, which Debian has apart.
+test-deps: install
+	@{ test -e /usr/lib/python3/dist-packages/bcc/libbcc.py && \
+	    $(PYTHON) -c 'import test.test_subprocess'; } 2>/dev/null || { \
 	    $(SUDO) apt-get update --quiet=2; \
-	    $(SUDO) apt-get install --yes --no-install-recommends python3-bpfcc; }
+	    $(SUDO) apt-get install --yes --no-install-recommends python3-bpfcc libpython3-testsuite; }
 
 # What building needs of the system: a C compiler, Python's headers and its venv; for the BPF
 # programs clang, and libbpf to load them. The package does without the compilers, its tests do not.
