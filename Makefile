@@ -41,7 +41,7 @@ demo: install
 	    $(MAKE) --no-print-directory lab-deps && \
 	    $(PYTHON) -m tests.lab run --kernel $(KERNEL) -- $(PYTHON) examples/demo.py; fi
 
-# What a tool call costs, against nothing and against what else there is; into benchmarks/results.
+# What a tool call costs, against nothing and against what else there is; kept beside each benchmark.
 bench: install
 	@command -v bwrap >/dev/null && command -v crun >/dev/null || \
 	    $(SUDO) apt-get install --yes --no-install-recommends bubblewrap crun || true
@@ -55,7 +55,7 @@ bench-lab: install lab-deps
 	    $(PYTHON) -m benchmarks.overhead --json build/bench/vm.json $(ARGS)
 	$(PYTHON) -m benchmarks.overhead --load build/bench/vm.json --save vm-$(KERNEL)
 
-# What a tool's body costs in a worker process, against other pools; into benchmarks/isolation.
+# What a tool's body costs in a worker process, against other pools; kept likewise.
 bench-isolation: install
 	$(PYTHON) -m benchmarks.isolation --save native $(ARGS)
 

@@ -36,14 +36,12 @@ class Report:
     Attributes:
         head: the beginning of RESULTS.md.
         table: makes Markdown of a result.
-        results: the folder that has each kept result as NAME.json.
-        file: RESULTS.md.
+        folder: has RESULTS.md, and in `results` each kept result as NAME.json.
     """
 
     head: str
     table: Callable[[Result], str]
-    results: Path
-    file: Path
+    folder: Path
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that `finish` goes by."""
@@ -64,14 +62,16 @@ class Report:
 
     def document(self) -> str:
         """Return what RESULTS.md has to say: every kept result's table."""
-        kept = {file.stem: json.loads(file.read_text()) for file in self.results.glob("*.json")}
+        files = (self.folder / "results").glob("*.json")
+        kept = {file.stem: json.loads(file.read_text()) for file in files}
         sections = [f"## {name}\n\n{self.table(kept[name])}" for name in sorted(kept)]
         return "\n".join([self.head, *sections])
 
     def _save(self, name: str, result: Result) -> None:
-        self.results.mkdir(parents=True, exist_ok=True)
-        _write(self.results / f"{name}.json", result)
-        self.file.write_text(self.document())
+        results = self.folder / "results"
+        results.mkdir(exist_ok=True)
+        _write(results / f"{name}.json", result)
+        (self.folder / "RESULTS.md").write_text(self.document())
 
 
 def _write(file: Path, result: Result) -> None:

@@ -9,8 +9,6 @@ from benchmarks.harness import machine
 from benchmarks.harness.report import Report, Result, head, milliseconds, row
 from benchmarks.isolation.tools import TOOLS
 
-_FOLDER = Path(__file__).parent
-
 #: Microseconds that a trivial call may take more than a direct one.
 GOAL_US = 500
 
@@ -90,4 +88,4 @@ def _verdict(cell: dict[str, Any], name: str) -> str:
     return "; ".join(said)
 
 
-REPORT = Report(_HEAD, table, _FOLDER / "results", _FOLDER / "RESULTS.md")
+REPORT = Report(_HEAD, table, Path(__file__).parent)

@@ -8,8 +8,6 @@ from typing import Any
 from benchmarks.harness import machine
 from benchmarks.harness.report import Report, Result, head, milliseconds, row
 
-_FOLDER = Path(__file__).parent.parent
-
 #: What a call may take, in times of the same work without us.
 GOALS = {"inline": 1.05, "launch": 1.10}
 
@@ -90,4 +88,4 @@ def _title(cell: dict[str, Any]) -> str:
     return f"/bin/true, parent + {cell['parent_mb']} MB, {gap}"
 
 
-REPORT = Report(_HEAD, table, _FOLDER / "results", _FOLDER / "RESULTS.md")
+REPORT = Report(_HEAD, table, Path(__file__).parent)

@@ -64,4 +64,4 @@ def test_a_quick_run_compares_every_pool(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("report", [OVERHEAD, MONITOR, ISOLATION])
 def test_the_tables_are_those_of_the_kept_results(report: Report) -> None:
-    assert report.file.read_text() == report.document()
+    assert (report.folder / "RESULTS.md").read_text() == report.document()
