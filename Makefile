@@ -76,11 +76,14 @@ lab-deps: install
 
 # BCC of the distribution, which the monitor can use (without the headers of this machine's kernel),
 # and CPython's own tests, which Debian has apart.
+TESTSUITE := import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])
 test-deps: install
 	@{ test -e /usr/lib/python3/dist-packages/bcc/libbcc.py && \
 	    $(PYTHON) -c 'import test.test_subprocess'; } 2>/dev/null || { \
 	    $(SUDO) apt-get update --quiet=2; \
-	    $(SUDO) apt-get install --yes --no-install-recommends python3-bpfcc libpython3-testsuite; }
+	    testsuite=$$($(PYTHON) -c '$(TESTSUITE)'); \
+	    $(SUDO) apt-get install --yes --no-install-recommends python3-bpfcc \
+	        $$(apt-cache pkgnames $$testsuite | grep -x $$testsuite || true); }
 
 # What building needs of the system: a C compiler, Python's headers and its venv; for the BPF
 # programs clang, and libbpf to load them. The package does without the compilers, its tests do not.

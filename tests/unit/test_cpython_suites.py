@@ -38,7 +38,7 @@ def require_suites(python: str) -> None:
     if done.returncode != 0:
         pytest.skip(
             f"NOT CHECKED: {python} has no CPython test suite (on Debian and Ubuntu:"
-            f" apt-get install libpython3-testsuite): {done.stderr.strip().splitlines()[-1]}"
+            f" apt-get install libpython3.X-testsuite): {done.stderr.strip().splitlines()[-1]}"
         )
 
 
