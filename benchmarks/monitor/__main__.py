@@ -42,6 +42,7 @@ def _measure(options: argparse.Namespace) -> Result:
             first = at % len(VARIANTS)
             for variant in VARIANTS[first:] + VARIANTS[:first]:
                 tell(*(["off"] if variant == "off" else ["open", variant, inode]))
+                _processes(box, options.processes // 4)  # to load programs has cooled the caches
                 for name, work in works.items():
                     taken[name][variant].append(work())
         tell("open", "default", inode)
@@ -57,36 +58,46 @@ def _measure(options: argparse.Namespace) -> Result:
 def _processes(box: Cgroup, times: int) -> float:
     """Return what it takes to start /bin/true in the call's cgroup and to wait for its end."""
     true = b"/bin/true"
-    began = time.perf_counter()
-    for _ in range(times):
-        pid = _native.posix_spawn(box.fd, true, [true], [true], [], [], 0, 0, 0, 0, 0, 0)
-        os.waitpid(pid, 0)
-    return (time.perf_counter() - began) / times
+    with _one_cpu():
+        began = time.perf_counter()
+        for _ in range(times):
+            pid = _native.posix_spawn(box.fd, true, [true], [true], [], [], 0, 0, 0, 0, 0, 0)
+            os.waitpid(pid, 0)
+        return (time.perf_counter() - began) / times
 
 
 def _ping_pong(trips: int) -> float:
     """Return what a round trip of one byte takes between two processes on one CPU."""
     there, back = os.pipe(), os.pipe()
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, [min(cpus)])
     try:
-        pid = os.fork()
-        if pid == 0:
-            with contextlib.suppress(BaseException):
-                for _ in range(trips):
-                    os.write(back[1], os.read(there[0], 1))
-            os._exit(0)
-        began = time.perf_counter()
-        for _ in range(trips):
-            os.write(there[1], b"x")
-            os.read(back[0], 1)
-        took = time.perf_counter() - began
-        os.waitpid(pid, 0)
+        with _one_cpu():
+            pid = os.fork()
+            if pid == 0:
+                with contextlib.suppress(BaseException):
+                    for _ in range(trips):
+                        os.write(back[1], os.read(there[0], 1))
+                os._exit(0)
+            began = time.perf_counter()
+            for _ in range(trips):
+                os.write(there[1], b"x")
+                os.read(back[0], 1)
+            took = time.perf_counter() - began
+            os.waitpid(pid, 0)
         return took / trips
     finally:
-        os.sched_setaffinity(0, cpus)
         for fd in (*there, *back):
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Stay on the last CPU, children too: where the scheduler puts them makes more difference."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [max(cpus)])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def _box() -> Iterator[Cgroup]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21, help="turns of each variant (21)")
+    parser.add_argument("--rounds", type=int, default=61, help="turns of each variant (61)")
     parser.add_argument("--processes", type=int, default=200, help="started in each turn (200)")
     parser.add_argument("--trips", type=int, default=20000, help="of the ping-pong (20000)")
     REPORT.add_options(parser)
