@@ -90,7 +90,7 @@ def _neighbour(driver: Driver, name: str) -> Iterator[None]:
     def work() -> None:
         while not over.is_set():
             turns: list[Any] = [[("eat", {"mib": mib})], "done"]
-            driver.run(driver.build(*turns, tools=[eat], name=name))
+            driver.run(driver.build(*turns, tools=[eat], name=_agent(name)))
 
     thread = threading.Thread(target=work) if mib is not None else None
     if thread is not None:
@@ -104,8 +104,15 @@ def _neighbour(driver: Driver, name: str) -> Iterator[None]:
 
 
 def _kills(session: Session, name: str) -> str:
-    records = [record for record in session.records if record.agent == name]
+    records = [record for record in session.records if record.agent == _agent(name)]
+    if not records and _NEIGHBOURS[name] is not None:
+        sys.exit(f"{name}: it made no calls, so nothing was compared")
     return f"{sum(record.outcome == 'oom' for record in records)} of {len(records)}"
+
+
+def _agent(name: str) -> str:
+    """Return what the neighbour is called: AutoGen takes identifiers only."""
+    return name.replace(" ", "_")
 
 
 if __name__ == "__main__":
