@@ -228,8 +228,12 @@ class Enclosure:
     def kill(self) -> None:
         """SIGKILL every process in it."""
         with self._lock:  # not while it is given back: the next call's processes are not ours
-            if (held := self._held) is not None:
-                held.kill()
+            held = self._held
+            if held is None:
+                return
+            for guest in self._guests:  # before the kill: one that is not born yet would miss it
+                guest.at_birth = held.kill
+            held.kill()
 
     def populated(self) -> bool:
         """Say whether any process lives in it, but for workers that have done their work."""

@@ -47,6 +47,7 @@ class Worker:
             none of its doing; None while it lives.
         ended: set when `how` is.
         alert: it has been told that a call is about to come.
+        at_birth: called once it is born, None for nothing: its call may be over by then.
         done: it has answered all it was asked.
         calls: how many it has been given.
         stays: it waits for another call after the present one.
@@ -66,6 +67,7 @@ class Worker:
         self.ended = threading.Event()
         self.born = threading.Event()
         self.alert = False
+        self.at_birth: Callable[[], object] | None = None
         self.done = True
         self.calls = 0
         self.stays = False
@@ -237,6 +239,9 @@ class Launcher:
         if what == zygote.BORN:
             worker.pid = value
             worker.born.set()
+            if worker.at_birth is not None:
+                with contextlib.suppress(OSError):  # its cgroup is gone, and it with it
+                    worker.at_birth()
             return
         del living[number]
         if what == zygote.REFUSED:

@@ -180,6 +180,35 @@ def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
     assert pid() in ready
 
 
+def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
+    session: Session, tmp_path: Path
+) -> None:
+    """It had been asked for in time, but what makes workers was busy."""
+    pid()
+    late = tmp_path / "late"
+
+    @agentcgroup.isolate(timeout="0.3s", memory_max="300M")  # for which none stands ready
+    def endless() -> None:
+        late.touch()
+        while True:
+            pass
+
+    def call() -> None:
+        with pytest.raises(LimitExceeded) as caught:
+            endless()
+        ended.append(caught.value.record.outcome)
+
+    ended: list[str] = []
+    zygote = _zygote(session)
+    os.kill(zygote, signal.SIGSTOP)
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(1)
+    os.kill(zygote, signal.SIGCONT)
+    thread.join(20)
+    assert ended == ["timeout"]
+
+
 def test_calls_that_need_none_wake_a_worker_once(session: Session) -> None:
     pid()
     _ = session.records
