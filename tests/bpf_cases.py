@@ -22,6 +22,7 @@ from agentcgroup import _native
 from agentcgroup.bpf import Announcer, Counters, CountersView, Event, Monitor
 from agentcgroup.bpf.programs import PROGRAMS
 from agentcgroup.cgroup import Cgroup
+from tests.processes import SOON, state, until
 
 Case = Callable[[Monitor, Cgroup], None]
 CASES: list[Case] = []
@@ -139,22 +140,15 @@ def cpu_stat(cgroup: Cgroup) -> int:
     return int(lines[0].removeprefix("usage_usec ")) * 1000
 
 
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def stopped(pid: int) -> None:
     """Wait until a process is."""
-    end = time.monotonic() + 60
-    while state(pid) != "T":
-        assert time.monotonic() < end, f"{pid} is not stopped"
-        time.sleep(0.01)
+    assert until(lambda: state(pid) == "T"), f"{pid} is not stopped"
 
 
 def events_until(monitor: Monitor, last: Callable[[Event], bool]) -> list[Event]:
     """Collect events until one is the last."""
     found: list[Event] = []
-    end = time.monotonic() + 30
+    end = time.monotonic() + SOON
     while not any(map(last, found)):
         assert time.monotonic() < end, found
         found += monitor.poll(0.05)
