@@ -18,9 +18,9 @@ import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
 from tests.processes import session, until
-from tests.unit.monitored import Register, backend, registered
+from tests.unit.monitored import Register, backend, patient, registered
 
-__all__ = ["backend", "registered"]
+__all__ = ["backend", "patient", "registered"]
 
 #: bpf(2), uapi/linux/bpf.h.
 _PROG_GET_NEXT_ID = 11
@@ -33,7 +33,7 @@ def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> N
     before = time.time()
     with agentcgroup.call("tool") as call:
         child = subprocess.Popen(["sleep", "60"])
-        time.sleep(0.3)
+        assert until(lambda: len(events) == 2)  # while it can still be looked at
         child.kill()
         child.wait()
     _ = session.records
@@ -154,7 +154,7 @@ import os, subprocess, sys, time
 import agentcgroup
 session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
 session.monitor.start()
-assert session.monitor.wait(20), session.monitor.refused
+assert session.monitor.wait(60), session.monitor.refused
 with agentcgroup.call("tool"):
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)
