@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,10 @@ import pytest
 import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
-from tests.unit.monitored import Register, backend, registered
+from tests.processes import session, until
+from tests.unit.monitored import Register, backend, patient, registered
 
-__all__ = ["backend", "registered"]
+__all__ = ["backend", "patient", "registered"]
 
 #: bpf(2), uapi/linux/bpf.h.
 _PROG_GET_NEXT_ID = 11
@@ -33,7 +33,7 @@ def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> N
     before = time.time()
     with agentcgroup.call("tool") as call:
         child = subprocess.Popen(["sleep", "60"])
-        time.sleep(0.3)
+        assert until(lambda: len(events) == 2)  # while it can still be looked at
         child.kill()
         child.wait()
     _ = session.records
@@ -85,21 +85,14 @@ def _helpers(mark: str) -> list[int]:
             continue
         try:
             command = Path(f"/proc/{name}/cmdline").read_bytes()
-            session = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[3])
             environment = Path(f"/proc/{name}/environ").read_bytes()
+            leader = session(int(name)) == int(name)
         except (OSError, ValueError):
             continue
         of_mark = f"AGENTCGROUP_TEST={mark}".encode() in environment.split(b"\0")
-        if of_mark and session == int(name) and b"agentcgroup.monitor.helper" in command:
+        if of_mark and leader and b"agentcgroup.monitor.helper" in command:
             found.append(int(name))
     return found
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_run_goes_on_without_its_helper_and_says_so_once(
@@ -109,7 +102,7 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
     session = registered()
     (helper,) = _helpers(str(os.getpid()))
     os.kill(helper, signal.SIGKILL)
-    _await(lambda: session.monitor.state == "dead")
+    assert until(lambda: session.monitor.state == "dead")
     for _ in range(3):
         with agentcgroup.call("tool"):
             subprocess.run(["true"])
@@ -161,7 +154,7 @@ import os, subprocess, sys, time
 import agentcgroup
 session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
 session.monitor.start()
-assert session.monitor.wait(20), session.monitor.refused
+assert session.monitor.wait(60), session.monitor.refused
 with agentcgroup.call("tool"):
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)
@@ -187,8 +180,8 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
         os.kill(helper, signal.SIGKILL)
     if victims != "helper":
         host.kill()
-    _await(lambda: not _helpers(mark))
-    _await(lambda: loaded.isdisjoint(_programs()))
+    assert until(lambda: not _helpers(mark))
+    assert until(lambda: loaded.isdisjoint(_programs()))
     host.kill()
     host.wait()
     host.stdout.close()
