@@ -328,6 +328,15 @@ class Session:
         self._finished.clear()
         self._begin()
 
+    def left_to_parent(self, call: Call) -> None:
+        """End nothing, in a child forked inside `call`: not that call, nor the run at its exit."""
+        self.working, self.closed = False, True
+        self.lock = threading.Lock()  # whoever held it is not here
+        inherited: Call | None = call
+        while inherited is not None:
+            inherited.enclosure = inherited.sitting = None
+            inherited = inherited.parent
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _make_run(self) -> Branch | None:
@@ -443,10 +452,14 @@ def _after_fork_in_child() -> None:
     """
     if _active is None:
         return
-    if scope.current.get() is not None:
-        set_active(None)
-    else:
+    scope.set_seating(None)  # the seats are the parent's
+    call = scope.current.get()
+    if call is None:
         _active.forked()
+        return
+    if isinstance(call, Call):
+        _active.left_to_parent(call)
+    set_active(None)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works

@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any, Final, NoReturn
@@ -45,6 +46,8 @@ FAILURE: Final = b"E"
 UNSHIPPABLE: Final = b"U"
 LEARNED: Final = b"M"
 
+#: When the zygote began, which imports this.
+_BEGAN: Final = time.time()
 #: Milliseconds from an answer to the worker's end: less than the janitor waits before it clears up.
 _ASIDE_MS: Final = 8
 
@@ -135,10 +138,25 @@ def _flush() -> None:
 
 def _tell_learned(channel: Channel, known: set[str]) -> None:
     """Name the modules that the next workers had better have from the start."""
-    learned = [name for name in list(sys.modules) if name not in known]
+    new = [name for name in list(sys.modules) if name not in known]
+    known.update(new)
+    learned = [name for name in new if _is_older(name)]
     if learned:
-        known.update(learned)
         channel.send(LEARNED, ["\n".join(learned).encode()])
+
+
+def _is_older(name: str) -> bool:
+    """Say whether a module was there before the zygote, and so is none that a tool has written.
+
+    Of such a one the next call may write another; and to run it is for the call, with its limits.
+    """
+    try:
+        spec = sys.modules[name].__spec__
+        if spec is None:  # put together in memory
+            return False
+        return not spec.has_location or os.stat(spec.origin or "").st_ctime < _BEGAN
+    except Exception:  # the file has gone, or what stands there for a module is none
+        return False
 
 
 def _keep_temporary_files_in(folder: str) -> None:

@@ -130,6 +130,8 @@ class _Zygote:
 
     def _take_request(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, _LONGEST, 2)
+        for fd in fds:  # whoever has the channel, as a program that a tool runs, can answer for it
+            os.set_inheritable(fd, False)
         if not data:
             return False
         request = json.loads(data[1:])

@@ -335,6 +335,45 @@ def test_modules_that_bodies_import_are_there_from_then_on(
     assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
 
 
+def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model writes a program, imports it, and writes another one under the same name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    written, log = tmp_path / "solution.py", tmp_path / "log"
+
+    @agentcgroup.isolate("solve")
+    def solve(answer: int) -> tuple[int, int]:
+        written.write_text(
+            f"import os\nanswer = {answer}\nopen({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        )
+        import solution
+
+        return os.getpid(), solution.answer
+
+    workers = []
+    for answer in range(100, 106):
+        worker, got = solve(answer)
+        assert got == answer
+        workers.append(worker)
+        _ = session.records  # behind which its worker has said what it has imported
+        time.sleep(0.1)
+    assert [int(line) for line in log.read_text().split()] == workers
+
+
+def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(
+    session: Session, tmp_path: Path
+) -> None:
+    @agentcgroup.isolate("execute")
+    def execute() -> int:
+        return os.system(f"ls -l /proc/self/fd > {tmp_path}/listing")  # which closes none
+
+    assert execute() == 0
+    listing = (tmp_path / "listing").read_text()
+    assert "listing" in listing
+    assert "socket:" not in listing
+
+
 def test_nothing_lives_on_when_the_app_is_killed() -> None:
     code = """
 import os, sys, threading, time

@@ -74,6 +74,15 @@ def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> 
         assert one.flags.writeable == other.flags.writeable
 
 
+@pytest.mark.parametrize("size", [INLINE - 1, INLINE, INLINE + 1, LARGE - 1])
+def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: int) -> None:
+    numpy = pytest.importorskip("numpy")
+    data = numpy.frombuffer(os.urandom(size), numpy.uint8)
+    came = _through(ends, [data, data.copy()])
+    assert isinstance(came, list)
+    assert [one.tobytes() for one in came] == 2 * [data.tobytes()]
+
+
 def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
     things = [bytearray(os.urandom(8)) * (LARGE // 8) for _ in range(500)]
     buffers = [pickle.PickleBuffer(thing) for thing in things]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -201,6 +202,21 @@ def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> N
         check=True,
     )
     assert done.stdout == "(0, 1)\n"
+
+
+def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(registered: Register) -> None:
+    """Nor those that no call has started: the kernel's maps are writable by whoever has them."""
+    before = _handed_down()
+    registered()
+    assert _handed_down() == before
+
+
+def _handed_down() -> set[str]:
+    names = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # of the listing itself
+            names[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+    return {f"{fd} {name}" for fd, name in names.items() if os.get_inheritable(fd)}
 
 
 def test_the_helper_is_nobody_elses_child(registered: Register) -> None:
