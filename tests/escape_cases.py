@@ -63,7 +63,8 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
     for number in range(rounds):
         with agentcgroup.call("tool") as call:
             if number % 2:
-                subprocess.run(["true"])  # this one has a cgroup already
+                # This one has a cgroup already; one that is forked and joins by itself is none.
+                subprocess.run(["true"], preexec_fn=int if number % 4 == 3 else None)
             pid = _start(library, way, "/bin/sleep", "60")
 
             def inside(call: agentcgroup.Call = call) -> bool:

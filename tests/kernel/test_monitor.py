@@ -28,7 +28,7 @@ __all__ = ["escapes", "patient"]
 Register = Callable[..., Session]
 
 #: Of each way; natively it is 600, here a move alone takes 15 ms.
-_ROUNDS = 20
+_ROUNDS = int(os.environ.get("AGENTCGROUP_ROUNDS", "20"))
 
 
 @pytest.fixture(params=["procs", "libbpf"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +220,51 @@ def _handed_down() -> set[str]:
         with contextlib.suppress(OSError):  # of the listing itself
             names[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
     return {f"{fd} {name}" for fd, name in names.items() if os.get_inheritable(fd)}
+
+
+def _forks() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _opens_a_terminal() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def _forks_as_multiprocessing() -> None:
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+
+
+def _prepares() -> None:
+    subprocess.run(["true"], preexec_fn=int)
+
+
+def _prepares_in_a_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_prepares).result()
+
+
+@pytest.mark.parametrize(
+    "body", [_forks, _opens_a_terminal, _forks_as_multiprocessing, _prepares, _prepares_in_a_thread]
+)
+def test_the_child_of_a_real_fork_has_not_escaped_and_counts(
+    registered: Register, body: Callable[[], None]
+) -> None:
+    """Where Python has to fork, the child cannot be born in its cgroup, and joins it at once."""
+    session = registered()
+    for _ in range(30):
+        with agentcgroup.call("tool"):
+            body()
+    told = [(one.escapes, one.processes_started) for one in session.records]
+    assert told == [(0, 1)] * 30
 
 
 def test_the_helper_is_nobody_elses_child(registered: Register) -> None:
