@@ -42,7 +42,7 @@ def test_calls_in_a_row_leave_no_cgroup_living_or_dying(
         _true()
     assert _counted(session)[0] == living
     assert until(lambda: _counted(session)[1] <= dying + 20)  # released in batches
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert until(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
 
 
 def test_calls_at_once_each_have_their_cgroup(registered: Callable[..., Session]) -> None:
