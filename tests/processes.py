@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SOON", "alive", "ended", "parent", "running", "session", "state", "until"]
+__all__ = ["SOON", "alive", "ended", "meeting", "running", "session", "state", "until"]
 
 #: Seconds until what goes on by itself must have happened: an emulated CPU, shared with others.
 SOON = 60.0
@@ -37,10 +37,6 @@ def _stat(pid: int) -> list[str]:
 def state(pid: int) -> str:
     """Return the letter: R running, S sleeping, T stopped, Z zombie."""
     return _stat(pid)[0]
-
-
-def parent(pid: int) -> int:
-    return int(_stat(pid)[1])
 
 
 def session(pid: int) -> int:
@@ -68,3 +64,15 @@ def running(*command: str) -> list[int]:
             if entry.read_bytes().split(b"\0")[:-1] == [word.encode() for word in command]:
                 found.append(int(entry.parts[2]))
     return found
+
+
+def meeting(one: str, other: str, folder: Path) -> list[tuple[str, str]]:
+    """Return two names, each with a shell command that goes on when the other one runs, too.
+
+    Alone it gives up after half a minute.
+    """
+    script = "touch {}; for i in $(seq 300); do test -e {} && break; sleep 0.1; done"
+    return [
+        (mine, script.format(folder / mine, folder / yours))
+        for mine, yours in ((one, other), (other, one))
+    ]

@@ -22,6 +22,21 @@ pytestmark = pytest.mark.usefixtures("folder")
 _EXEC = [sys.executable, "-m", "agentcgroup", "exec"]
 
 
+@pytest.fixture(autouse=True)
+def hears_signals() -> Iterator[None]:
+    """Start commands that ignore no signal, even where these tests were started by nohup(1)."""
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in (
+            (signal.SIGHUP, signal.SIG_DFL),
+            (signal.SIGINT, signal.default_int_handler),
+        )
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def nap() -> Iterator[str]:
     """Seconds that tell the sleeps of one test from all others; afterwards none may be left."""

@@ -49,7 +49,7 @@ def _true() -> None:
         subprocess.run(["true"])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_ten_thousand_calls_in_a_row_grow_nothing(session: Session) -> None:
     """Neither descriptors nor memory nor cgroups after 10,000 calls with a process each."""
     for _ in range(3000):  # heaps and caches grow to their size first
@@ -60,20 +60,20 @@ def test_ten_thousand_calls_in_a_row_grow_nothing(session: Session) -> None:
     for _ in range(10_000):
         _true()
     assert _cgroups(session) == cgroups
-    assert _descriptors() == descriptors
+    assert until(lambda: _descriptors() == descriptors)
     gc.collect()
     # One kilobyte kept per call would be ten megabytes.
     assert _resident() - resident < 5 << 20
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_thousand_calls_at_once(session: Session) -> None:
     """All have their cgroup at the same time, and none is left after."""
     _true()
     cgroups, descriptors = _cgroups(session), _descriptors()
     assert len(cgroups_at_once(1000)) == 1000
     assert _cgroups(session) == cgroups
-    assert _descriptors() == descriptors
+    assert until(lambda: _descriptors() == descriptors)
 
 
 _SUPERVISOR = """
@@ -113,7 +113,7 @@ def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
 
 def test_a_living_run_is_left_alone_by_the_next_start(session: Session) -> None:
     """Only dead owners are reaped: this process is one that lives."""
-    with agentcgroup.call("sleep"), subprocess.Popen(["sleep", "60"]) as child:
+    with agentcgroup.call("sleep"), subprocess.Popen(["sleep", "3600"]) as child:
         subprocess.run([sys.executable, "-c", _NEXT], check=True)
         assert child.poll() is None
         child.kill()

@@ -121,7 +121,7 @@ def test_what_the_call_finds_around_itself_comes_along(
 def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
     @agentcgroup.isolate
     async def slow(value: int) -> int:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         return value + os.getpid() * 0
 
     async def main() -> tuple[list[int], int]:
