@@ -140,7 +140,13 @@ class _Visit:
 
     def is_answer(self, message: Message) -> bool:
         """Say whether this is the last word; what the body prints and logs is passed on."""
-        if carry.relay(message):
+        try:
+            if carry.relay(message):
+                return False
+        except Exception as error:  # of a handler, say, or a stream that is closed
+            self._call.session.say(
+                f"what tool {self._call.tool!r} prints or logs cannot be shown: {error!r}"
+            )
             return False
         if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
             return True

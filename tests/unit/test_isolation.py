@@ -180,6 +180,64 @@ def test_what_it_prints_and_logs_comes_out_here_in_order(
 # -- how it fails -----------------------------------------------------------------------------
 
 
+class TwoPart(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one: str, _other: str) -> None:
+        super().__init__(one)
+
+
+def test_what_it_logs_and_prints_never_fails_it(
+    session: Session, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = TwoPart
+
+    @agentcgroup.isolate
+    def odd() -> str:
+        logging.getLogger("odd").warning("look", extra={"found": kind("one", "two")})
+        sys.stdout.buffer.write(b"\xff\n")
+        print("\u00e9", end="")
+        return "done"
+
+    with (
+        open(1, "w", encoding="ascii", closefd=False) as narrow,
+        pytest.MonkeyPatch.context() as mp,
+    ):
+        mp.setattr(sys, "stdout", narrow)
+        assert odd() == "done"
+    assert capfd.readouterr().out == "\\udcff\n\\xe9"
+    assert [record.found for record in caplog.records if record.msg == "look"] == ["one"]
+
+    with open(os.devnull, "w") as closed, pytest.MonkeyPatch.context() as mp:
+        mp.setattr(sys, "stdout", closed)
+        closed.close()
+        assert odd() == "done"
+    assert "cannot be shown: ValueError('I/O operation on closed file.')" in caplog.text
+
+
+def test_threads_and_forks_of_it_may_say_much_while_it_answers(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agentcgroup.isolate
+    def loud(data: bytes) -> bytes:
+        def shout() -> None:
+            while True:
+                print("x" * (100 << 10))
+
+        if os.fork() == 0:
+            shout()
+        for _ in range(2):
+            threading.Thread(target=shout, daemon=True).start()
+        time.sleep(0.05)
+        return data
+
+    data = os.urandom(1 << 20)
+    with open(os.devnull, "w") as silence:
+        monkeypatch.setattr(sys, "stdout", silence)
+        for _ in range(10):
+            assert loud(data) == data
+
+
 def test_an_exception_comes_with_its_traceback(session: Session) -> None:
     with pytest.raises(KeyError, match="lost") as caught:
         fail(KeyError("lost"))
