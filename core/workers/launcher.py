@@ -208,10 +208,10 @@ class Launcher:
             expected = self._closed
             if self._control is ours:
                 self._control = None
+        ours.close()  # which ends it where the fault was ours
         status = process.wait() if process is not None else None
         for worker in list(living.values()):
             worker.end("lost: the process that makes workers ended")
-        ours.close()
         shutil.rmtree(folder, ignore_errors=True)
         if not expected:
             logger.error(

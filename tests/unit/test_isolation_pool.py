@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session
+from agentcgroup import CgroupUnavailable, LimitExceeded, Session, isolation
 from agentcgroup.api import begin
+from agentcgroup.workers.launcher import Launcher
 
 _PLANTED: list[str] = []
 
@@ -320,6 +321,34 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session) -> No
         hold()
     killer.join()
     assert session.records[-1].outcome == "killed"
+
+
+def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Anywhere:
+        def begin_spawn(self, failed: OSError | None = None) -> int | None:
+            return None
+
+        def end_spawn(self, pid: int | None) -> None:
+            pass
+
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    launcher = Launcher(Anywhere(), 0.5, fail)
+    worker = launcher.spawn(None)
+    assert worker.ended.wait(20)
+    assert worker.how == "lost: the process that makes workers ended"
+    assert "a fault of ours" in caplog.text
+    launcher.close()
+
+
+def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) -> None:
+    call = session.start("python", None, "late")
+    session.close()
+    with pytest.raises(CgroupUnavailable, match="closed"):
+        isolation.run(call, os.getpid, (), {})
 
 
 def test_modules_that_bodies_import_are_there_from_then_on(
