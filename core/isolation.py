@@ -120,7 +120,8 @@ class _Visit:
         self.worker = self._call.worker()
         self._call.isolation = "process"
         self.worker.done = False
-        self._baggage = self.worker.surroundings.baggage()
+        self._baggage = self.worker.surroundings.baggage(self.worker.worn)
+        self.worker.worn = self._baggage
 
     def send(self) -> None:
         """Send it the body; one that has gone meanwhile is found out by its silence."""

@@ -15,7 +15,9 @@ import pickle
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TextIO
 
 from agentcgroup import scope
@@ -49,7 +51,10 @@ _OURS: Final = frozenset({scope.current, scope.agent, scope.started})
 _LEVELS_KEPT: Final = 1.0
 
 #: What differs from the zygote's start: folder, environment, import path, log levels, context.
-Baggage = dict[str, Any]
+Baggage = Mapping[str, Any]
+#: What of it stays with a worker, by the names of `Surroundings`; log levels do, too.
+_WORN: Final = ("cwd", "environment", "path")
+_NOTHING: Final[Baggage] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,22 @@ class Surroundings:
         """Return those of this process."""
         return cls(_cwd(), dict(_environment()), list(sys.path))
 
-    def baggage(self) -> Baggage:
-        """Return what is different now, and what there is of log levels and context."""
-        found: Baggage = {}
+    def baggage(self, worn: Baggage = _NOTHING) -> Baggage:
+        """Return what is different now, and what there is of log levels and context.
+
+        Also what is not, where a worker that serves again still has it on (`worn`) otherwise.
+        """
+        found = {what: getattr(self, what) for what in _WORN if what in worn}
         if (cwd := _cwd()) != self.cwd:
             found["cwd"] = cwd
         if (environment := _environment()) != self.environment:
             found["environment"] = dict(environment)
         if sys.path != self.path:
             found["path"] = list(sys.path)
-        if levels := _levels.read():
+        unset = dict.fromkeys(worn.get("levels", ()), logging.NOTSET)
+        if "" in unset:
+            unset[""] = logging.WARNING
+        if levels := {**unset, **_levels.read()}:
             found["levels"] = levels
         if context := _context():
             found["context"] = context
