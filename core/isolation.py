@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentcgroup import workers
 from agentcgroup.calls import Call
-from agentcgroup.errors import WorkerDied
+from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.launcher import Worker
 from agentcgroup.workers.transport import INLINE, Channel, Message, Offer
@@ -160,7 +160,11 @@ class _Visit:
             self.worker.born.wait(_TOLD_WITHIN)
         self.worker.done = True
         if message.kind == RESULT:
-            return shipping.unpack(message.pickle, buffers=message.buffers)
+            try:
+                return shipping.unpack(message.pickle, buffers=message.buffers)
+            except Exception as error:  # many that pickle do not come back
+                why = f"it does not unpickle: {type(error).__name__}: {error}"
+                raise Unshippable("the result", "an object", why, ran=True) from error
         raise carry.revived(message.pickle)
 
     def died(self) -> WorkerDied:

@@ -16,8 +16,9 @@ from contextvars import ContextVar
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session, Unshippable
+from agentcgroup import LimitExceeded, Session, Unshippable, isolation
 from agentcgroup.api import begin
+from agentcgroup.bound import Method
 from agentcgroup.errors import RemoteError
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
@@ -236,6 +237,35 @@ def test_threads_and_forks_of_it_may_say_much_while_it_answers(
         monkeypatch.setattr(sys, "stdout", silence)
         for _ in range(10):
             assert loud(data) == data
+
+
+def test_a_result_that_does_not_come_back_is_named(session: Session) -> None:
+    kind = TwoPart
+
+    @agentcgroup.isolate
+    def give() -> object:
+        return kind("one", "two")
+
+    with pytest.raises(Unshippable, match=r"the result .* does not unpickle: TypeError"):
+        give()
+    record = session.records[-1]
+    assert (record.outcome, record.isolation) == ("error", "process")
+    assert str(record.reason).startswith("unshippable: the result")
+
+
+def test_a_tool_has_not_changed_what_is_no_number(session: Session) -> None:
+    class Tool:
+        def __init__(self) -> None:
+            self.missing = float("nan")
+            self.calls = 0
+
+        def run(self) -> None:
+            self.calls += 1
+
+    tool = Tool()
+    with agentcgroup.call("nan") as call:
+        method = Method(tool, "run", is_async=False)
+        assert isolation.run(call, method, (), {}) == (None, ["calls"])
 
 
 def test_an_exception_comes_with_its_traceback(session: Session) -> None:
