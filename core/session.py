@@ -302,12 +302,20 @@ class Session:
         return None
 
     def workers(self) -> Pool:
-        """Return the worker processes for tools whose body does not run in this one."""
+        """Return the worker processes for tools whose body does not run in this one.
+
+        Raises:
+            CgroupUnavailable: the session is closed and has had none.
+        """
         if self._workers is None:
             from agentcgroup.workers.pool import Pool  # only who isolates pays for the import
 
             with self.lock:
                 if self._workers is None:
+                    if self.closed:  # nobody would end them
+                        raise CgroupUnavailable(
+                            "no worker process can be made: the session is closed"
+                        )
                     self._workers = Pool(_Background(self), self.config.workers)
         return self._workers
 

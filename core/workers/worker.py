@@ -7,6 +7,7 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import os
@@ -92,12 +93,13 @@ def _outcome(message: Message, here: int) -> _Answer:
     ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
-        carry.put_on_context()
+        context = contextvars.copy_context()  # which the next call has no part in
+        context.run(carry.put_on_context)
         ran = True
         if is_async:
-            result = asyncio.run(_await(function, args, kwargs))
+            result = context.run(asyncio.run, _await(function, args, kwargs))
         else:
-            result = function(*args, **kwargs)
+            result = context.run(function, *args, **kwargs)
     except BaseException as error:
         _leave_forks(here)
         _flush()

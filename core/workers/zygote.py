@@ -124,9 +124,11 @@ class _Zygote:
         for pid in (*self._workers, *self._trials):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.wait()
+        # Not for others, of which there is one where the end came between its birth and our note:
+        # it dies with us.
+        for pid in (*self._workers, *self._trials):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def _take_request(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, _LONGEST, 2)

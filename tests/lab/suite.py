@@ -20,7 +20,7 @@ from tests.lab.vm import CHECKOUT, say
 HOST = "host"
 # pyproject.toml's is meant for a machine that is not emulated: there the imports of CrewAI alone
 # may take minutes, when others use the host, too.
-GUEST_TEST_TIMEOUT_S = 900
+GUEST_TEST_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -11,17 +12,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session
+from agentcgroup import CgroupUnavailable, LimitExceeded, Session, isolation
 from agentcgroup.api import begin
+from agentcgroup.workers.launcher import Launcher
 from tests.processes import SOON, alive, ended, until
 
 _PLANTED: list[str] = []
+whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
 
 @pytest.fixture
@@ -130,6 +134,35 @@ def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Ses
     assert second.cpu_usage_s is not None
     assert first.cpu_usage_s > 0.15 > second.cpu_usage_s
     assert pid() not in pids  # another tool has a worker of its own
+
+
+def test_reused_it_finds_what_is_around_the_present_call(
+    start: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(rules=[{"tool": "*", "isolation": "process", "reuse": 50}])
+
+    @agentcgroup.isolate("around")
+    def around() -> tuple[int, str, str | None, bool, int, str]:
+        level = logging.getLogger("around").level
+        there = str(tmp_path) in sys.path
+        return os.getpid(), os.getcwd(), os.environ.get("SECRET"), there, level, whose.get()
+
+    here = os.getcwd()
+    worker, *plain = around()
+    assert plain == [here, None, False, logging.NOTSET, "nobody's"]
+    token = whose.set("mine")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("SECRET", "of one call")
+        patch.syspath_prepend(str(tmp_path))
+        logging.getLogger("around").setLevel(logging.DEBUG)
+        time.sleep(1.1)  # for so long levels are taken as known
+        dressed = [str(tmp_path), "of one call", True, logging.DEBUG, "mine"]
+        assert around() == (worker, *dressed)
+    whose.reset(token)
+    logging.getLogger("around").setLevel(logging.NOTSET)
+    time.sleep(1.1)
+    assert around() == (worker, *plain)
 
 
 def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
@@ -311,6 +344,34 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_p
     killer.join()
     # It is handed out at once, the record of the call before a little later.
     assert {record.tool: record.outcome for record in session.records}["hold"] == "killed"
+
+
+def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Anywhere:
+        def begin_spawn(self, failed: OSError | None = None) -> int | None:
+            return None
+
+        def end_spawn(self, pid: int | None) -> None:
+            pass
+
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    launcher = Launcher(Anywhere(), 0.5, fail)
+    worker = launcher.spawn(None)
+    assert worker.ended.wait(20)
+    assert worker.how == "lost: the process that makes workers ended"
+    assert "a fault of ours" in caplog.text
+    launcher.close()
+
+
+def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) -> None:
+    call = session.start("python", None, "late")
+    session.close()
+    with pytest.raises(CgroupUnavailable, match="closed"):
+        isolation.run(call, os.getpid, (), {})
 
 
 def test_modules_that_bodies_import_are_there_from_then_on(

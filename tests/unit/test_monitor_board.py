@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
+import pytest
+
+import agentcgroup
+from agentcgroup.bpf import kernel
 from agentcgroup.monitor.board import Board, View
+from tests.unit.monitored import Register, registered
+from tests.unit.spawn_modes import deny
+
+__all__ = ["registered"]
 
 
 def test_a_fork_takes_no_seat_away_and_has_none() -> None:
@@ -53,3 +62,23 @@ def test_the_seat_of_a_thread_that_has_ended_is_free_again() -> None:
         thread.start()
         thread.join()
     assert len(set(seats)) == 1
+
+
+@pytest.mark.parametrize("backend", ["libbpf"])
+def test_a_thread_whose_seat_the_kernel_does_not_hear_of_has_its_calls(
+    registered: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process may give up its rights, or be confined, once it runs."""
+    session = registered()
+
+    def confined() -> None:
+        deny([kernel._number()], errno.EPERM)
+        with agentcgroup.call("confined"):
+            pass
+
+    for _ in range(2):
+        thread = threading.Thread(target=confined)
+        thread.start()
+        thread.join()
+    assert [one.outcome for one in session.records] == ["ok", "ok"]
+    assert caplog.text.count("have no escape net") == 1

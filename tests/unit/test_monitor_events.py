@@ -17,6 +17,7 @@ import pytest
 import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
+from agentcgroup.monitor.client import Monitor
 from tests.processes import session, until
 from tests.unit.monitored import Register, backend, patient, registered
 
@@ -186,3 +187,31 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
     host.wait()
     host.stdout.close()
     os.kill(child, signal.SIGKILL)
+
+
+def test_a_fault_of_ours_ends_the_monitor_and_says_so(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str | None:
+        raise RuntimeError("a fault of ours")
+
+    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
+    monitor.harbour = fail
+    monitor.start()
+    assert not monitor.wait(20)
+    assert monitor.state == "dead"
+    _await(lambda: "the monitor is ended (RuntimeError('a fault of ours'))" in caplog.text)
+    monitor.close()
+
+
+def test_a_helper_that_cannot_be_started_leaves_nothing_open(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    before = sorted(os.listdir("/proc/self/fd"))
+    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
+    monitor.start()
+    assert not monitor.wait(20)
+    assert monitor.state == "off"
+    _await(lambda: "helper cannot be started" in caplog.text)
+    assert sorted(os.listdir("/proc/self/fd")) == before
