@@ -361,7 +361,7 @@ def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
 
     launcher = Launcher(Anywhere(), 0.5, fail)
     worker = launcher.spawn(None)
-    assert worker.ended.wait(20)
+    assert worker.ended.wait(SOON)
     assert worker.how == "lost: the process that makes workers ended"
     assert "a fault of ours" in caplog.text
     launcher.close()

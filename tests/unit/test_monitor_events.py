@@ -18,7 +18,7 @@ import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
 from agentcgroup.monitor.client import Monitor
-from tests.processes import session, until
+from tests.processes import SOON, session, until
 from tests.unit.monitored import Register, backend, patient, registered
 
 __all__ = ["backend", "patient", "registered"]
@@ -198,9 +198,9 @@ def test_a_fault_of_ours_ends_the_monitor_and_says_so(
     monitor = Monitor(backend, "default", kills=False, run="", joins=False)
     monitor.harbour = fail
     monitor.start()
-    assert not monitor.wait(20)
+    assert not monitor.wait(SOON)
     assert monitor.state == "dead"
-    _await(lambda: "the monitor is ended (RuntimeError('a fault of ours'))" in caplog.text)
+    assert until(lambda: "the monitor is ended (RuntimeError('a fault of ours'))" in caplog.text)
     monitor.close()
 
 
@@ -211,7 +211,7 @@ def test_a_helper_that_cannot_be_started_leaves_nothing_open(
     before = sorted(os.listdir("/proc/self/fd"))
     monitor = Monitor(backend, "default", kills=False, run="", joins=False)
     monitor.start()
-    assert not monitor.wait(20)
+    assert not monitor.wait(SOON)
     assert monitor.state == "off"
-    _await(lambda: "helper cannot be started" in caplog.text)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert until(lambda: "helper cannot be started" in caplog.text)
+    assert until(lambda: sorted(os.listdir("/proc/self/fd")) == before)

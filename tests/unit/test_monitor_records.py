@@ -215,11 +215,12 @@ def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(registered
 
 
 def _handed_down() -> set[str]:
-    names = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # of the listing itself
-            names[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
-    return {f"{fd} {name}" for fd, name in names.items() if os.get_inheritable(fd)}
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # of the listing itself, or closed by another thread
+            if os.get_inheritable(fd):
+                found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+    return found
 
 
 def _forks() -> None:
