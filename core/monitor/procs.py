@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -95,9 +96,10 @@ def _subscribed() -> socket.socket:
         except PermissionError:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         operation = struct.pack("=I", _PROC_CN_MCAST_LISTEN)
-        body = _CN_MSG.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(operation), 0) + operation
+        number = int.from_bytes(os.urandom(3), sys.byteorder)
+        body = _CN_MSG.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, number, len(operation), 0) + operation
         found.send(_NLMSGHDR.pack(_NLMSGHDR.size + len(body), 3, 0, 0, 0) + body)
-        _await_answer(found)
+        _await_answer(found, number)
         _attach_filter(found)
         found.setblocking(False)
     except BaseException:
@@ -106,17 +108,20 @@ def _subscribed() -> socket.socket:
     return found
 
 
-def _await_answer(subscribed: socket.socket) -> None:
+def _await_answer(subscribed: socket.socket, number: int) -> None:
     """Wait for the kernel's word; outside the first namespaces it says nothing (cn_proc.c).
 
-    Events may come before it, those too that somebody else has asked for.
+    Events may come before it, and answers to others: all who listen get them. Ours acknowledges
+    the number that we have sent, by the next one.
     """
     poll = select.poll()
     poll.register(subscribed, select.POLLIN)
     deadline = time.monotonic() + _ANSWER
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        what, _, _, code, *_ = _PROC_EVENT.unpack_from(subscribed.recv(4096), _EVENT_AT)
-        if what == 0:
+        message = subscribed.recv(4096)
+        what, _, _, code, *_ = _PROC_EVENT.unpack_from(message, _EVENT_AT)
+        _, _, _, acknowledged, *_ = _CN_MSG.unpack_from(message, _NLMSGHDR.size)
+        if what == 0 and acknowledged == number + 1:
             if code:
                 raise OSError(code, os.strerror(code))
             return

@@ -18,6 +18,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import CallRecord, Session
+from agentcgroup.monitor.procs import Connector
 from agentcgroup.records import Program
 from tests.unit.monitored import Register, backend, patient, registered
 
@@ -183,6 +184,22 @@ def test_without_rights_the_files_alone_speak() -> None:
     done = subprocess.run(dropped, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "off", "ok"]
     assert "monitor" not in done.stderr
+
+
+def test_the_kernels_answer_to_another_is_not_taken_for_ours() -> None:
+    """It goes to all who listen in this network namespace, to us who are told nothing ourselves."""
+    code = (
+        "import json; from agentcgroup.monitor.choice import choose;"
+        "print(json.dumps(choose('procs', 'default', stop=True)))"
+    )
+    apart = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
+    with subprocess.Popen(apart, stdout=subprocess.PIPE, text=True) as child:
+        while child.poll() is None:
+            Connector().close()
+        assert child.stdout is not None
+        source, [[name, reason, _]] = json.loads(child.stdout.read())
+    assert (source, name) == (None, "procs")
+    assert "first pid and user namespaces" in reason
 
 
 def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> None:
