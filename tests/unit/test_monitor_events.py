@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
+from tests.helpers import helpers, overwhelmed
 from tests.unit.monitored import Register, backend, registered
 
 __all__ = ["backend", "registered"]
@@ -77,24 +77,6 @@ def test_a_stream_ends_with_its_session(registered: Register) -> None:
     assert stream.lost == 0
 
 
-def _helpers(mark: str) -> list[int]:
-    """Return the pids of helpers whose host had `mark` in its environment."""
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            command = Path(f"/proc/{name}/cmdline").read_bytes()
-            session = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[3])
-            environment = Path(f"/proc/{name}/environ").read_bytes()
-        except (OSError, ValueError):
-            continue
-        of_mark = f"AGENTCGROUP_TEST={mark}".encode() in environment.split(b"\0")
-        if of_mark and session == int(name) and b"agentcgroup.monitor.helper" in command:
-            found.append(int(name))
-    return found
-
-
 def _await(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -107,7 +89,7 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
 ) -> None:
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = registered()
-    (helper,) = _helpers(str(os.getpid()))
+    (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGKILL)
     _await(lambda: session.monitor.state == "dead")
     for _ in range(3):
@@ -127,7 +109,7 @@ def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
     """Also by the kernel: the host itself tells it of the cgroup."""
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = registered()
-    (helper,) = _helpers(str(os.getpid()))
+    (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGSTOP)
     try:
         for _ in range(3):
@@ -140,6 +122,12 @@ def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
     assert [record.escapes for record in records] == [0] * 3
     counted = [record.run_delay_s is not None for record in records]
     assert counted == [backend == "libbpf"] * 3
+
+
+def test_what_a_helper_cannot_keep_up_with_is_not_told(
+    registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    overwhelmed(registered, monkeypatch, caplog)
 
 
 def _programs() -> set[int]:
@@ -179,7 +167,7 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
     assert host.stdout is not None
     child = int(host.stdout.readline())
     mark = environment["AGENTCGROUP_TEST"]
-    (helper,) = _helpers(mark)
+    (helper,) = helpers(mark)
     loaded = _programs() - before
     if backend == "libbpf":
         assert loaded
@@ -187,7 +175,7 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
         os.kill(helper, signal.SIGKILL)
     if victims != "helper":
         host.kill()
-    _await(lambda: not _helpers(mark))
+    _await(lambda: not helpers(mark))
     _await(lambda: loaded.isdisjoint(_programs()))
     host.kill()
     host.wait()
