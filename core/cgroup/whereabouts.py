@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
@@ -11,8 +12,11 @@ __all__ = ["Whereabouts"]
 
 #: What the kernel writes behind the path of a cgroup that was removed (seq_puts of cgroup.c).
 _DELETED: Final = " (deleted)"
-#: Seconds that a fork may take from where its child can be seen to where it is in its cgroup.
-_BIRTH: Final = 0.1
+#: Seconds that a fork may take from where its child can be seen to where it is in its cgroup: some
+#: microseconds of work, but who forks may have to wait for a CPU in between.
+_BIRTH: Final = 2.0
+#: The same where the kernel does not say who has run (sched_info_on() of linux/sched/stat.h).
+_BIRTH_UNSEEN: Final = 0.1
 
 
 class Whereabouts:
@@ -21,6 +25,7 @@ class Whereabouts:
     def __init__(self) -> None:
         self._mount = probe().mount
         self._root = "" if self._mount is None else self._mount.locate("/") or ""
+        self._birth = _BIRTH if _has_run(os.getpid()) else _BIRTH_UNSEEN
 
     def of(self, pid: int) -> str | None:
         """Return the directory of a process's cgroup; a zombie still has one.
@@ -43,10 +48,10 @@ class Whereabouts:
         Until then its cgroup reads as the root: copy_process() in the kernel's fork.c tells the
         process connector before it calls cgroup_post_fork(). One that has run is born.
         """
-        deadline = time.monotonic() + _BIRTH
-        while (path := self.of(pid)) in ("", self._root) and time.monotonic() < deadline:
-            if _has_run(pid):
-                return self.of(pid)
+        deadline = time.monotonic() + self._birth
+        while (path := self.of(pid)) in ("", self._root):
+            if _has_run(pid) or time.monotonic() > deadline:
+                return self.of(pid)  # the path may be from before, however little there is between
             time.sleep(0.0002)
         return path
 

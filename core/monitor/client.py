@@ -343,6 +343,11 @@ class Monitor:
             case "events":
                 for told in message["events"]:
                     self._hear_of(told)
+            case "lost":
+                logger.warning(
+                    "agentcgroup: more happened at once than the monitor could take in: it does not"
+                    " know, now or later, which processes the calls of such a moment had"
+                )
             case "failed":
                 self._why = f" ({message['why']})"
             case "outside":

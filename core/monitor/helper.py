@@ -94,6 +94,7 @@ class Helper:
         self._messages: deque[wire.Message] = deque()
         self._over = False
         self._listening = False
+        self._lost = False
         self._news: list[tuple[Any, ...]] = []
         self._swept = 0.0
 
@@ -129,6 +130,8 @@ class Helper:
         if event.kind == "outside":
             self._enter_outside(event)
             return
+        if event.kind == "lost":
+            self._tell_lost()
         home = self._ledger.take(event)
         if home is not None:
             self._note(event, home)
@@ -257,6 +260,12 @@ class Helper:
             self._note(Raw("outside", time.monotonic(), pid), home)
             wire.send(self._control, {"is": "left", "pid": pid, "id": home.id})
 
+    def _tell_lost(self) -> None:
+        """Tell the host, once, that books have gaps."""
+        if not self._lost:
+            self._lost = True
+            wire.send(self._control, {"is": "lost"})
+
     def _end(self, cgroup: int, started: Sequence[int]) -> wire.Message:
         """Say what happened in a cgroup, and close its books."""
         there = self._ledger.get(cgroup)
@@ -265,6 +274,9 @@ class Helper:
         living = there is not None and bool(there.members)
         counters = self._source.counters(cgroup, living=living)
         self._source.remove(cgroup)
+        if there is not None and counters.get("events_lost"):
+            there.whole = False
+            self._tell_lost()
         home = self._ledger.remove(cgroup, started, counters)
         told: dict[str, Any] = {"is": "end", "id": cgroup}
         if home is None:

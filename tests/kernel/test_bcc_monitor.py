@@ -1,6 +1,6 @@
 """The BCC backend, on kernels whose headers are there to compile against.
 
-It takes half a minute in an emulated machine, so all share one monitor.
+It takes half a minute in an emulated machine, so all share one monitor where they can.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,6 +17,7 @@ import agentcgroup
 from agentcgroup import Session
 from tests import escape_cases
 from tests.escape_cases import WAYS, escapes
+from tests.helpers import overwhelmed
 from tests.kernel.support import MiB, record_tells_what_ran, registering
 from tests.processes import SOON
 from tests.unit.monitored import patient
@@ -29,14 +30,32 @@ pytestmark = pytest.mark.timeout(600)
 _ROUNDS = 5
 
 
+def _watched(register: Callable[..., Session], **monitor: str) -> Session:
+    session = register(monitor={"backend": "bcc", **monitor})
+    session.monitor.start()
+    assert session.monitor.wait(400), session.monitor.refused
+    assert session.monitor.source == "bcc"
+    return session
+
+
+# These two come before the session that the others share: there is one at a time.
+def test_what_leaves_ends_the_call_where_that_is_asked(registered: Callable[..., Session]) -> None:
+    record = escape_cases.left_and_the_call_ends(_watched(registered, escape="kill"))
+    assert (record.outcome, record.reason, record.escapes) == ("killed", "escape", 1)
+
+
+def test_what_a_helper_cannot_keep_up_with_is_not_told(
+    registered: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    overwhelmed(lambda: _watched(registered), monkeypatch, caplog)
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     with registering() as register:
-        session = register(monitor={"backend": "bcc"})
-        session.monitor.start()
-        assert session.monitor.wait(400), session.monitor.refused
-        assert session.monitor.source == "bcc"
-        yield session
+        yield _watched(register)
 
 
 def test_a_record_tells_what_ran_and_how_it_ended(session: Session) -> None:

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,8 @@ import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
 from agentcgroup.monitor.client import Monitor
-from tests.processes import SOON, session, until
+from tests.helpers import helpers, overwhelmed
+from tests.processes import SOON, until
 from tests.unit.monitored import Register, backend, patient, registered
 
 __all__ = ["backend", "patient", "registered"]
@@ -78,30 +78,12 @@ def test_a_stream_ends_with_its_session(registered: Register) -> None:
     assert stream.lost == 0
 
 
-def _helpers(mark: str) -> list[int]:
-    """Return the pids of helpers whose host had `mark` in its environment."""
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            command = Path(f"/proc/{name}/cmdline").read_bytes()
-            environment = Path(f"/proc/{name}/environ").read_bytes()
-            leader = session(int(name)) == int(name)
-        except (OSError, ValueError):
-            continue
-        of_mark = f"AGENTCGROUP_TEST={mark}".encode() in environment.split(b"\0")
-        if of_mark and leader and b"agentcgroup.monitor.helper" in command:
-            found.append(int(name))
-    return found
-
-
 def test_the_run_goes_on_without_its_helper_and_says_so_once(
     registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = registered()
-    (helper,) = _helpers(str(os.getpid()))
+    (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGKILL)
     assert until(lambda: session.monitor.state == "dead")
     for _ in range(3):
@@ -121,7 +103,7 @@ def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
     """Also by the kernel: the host itself tells it of the cgroup."""
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = registered()
-    (helper,) = _helpers(str(os.getpid()))
+    (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGSTOP)
     try:
         for _ in range(3):
@@ -134,6 +116,12 @@ def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
     assert [record.escapes for record in records] == [0] * 3
     counted = [record.run_delay_s is not None for record in records]
     assert counted == [backend == "libbpf"] * 3
+
+
+def test_what_a_helper_cannot_keep_up_with_is_not_told(
+    registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    overwhelmed(registered, monkeypatch, caplog)
 
 
 def _programs() -> set[int]:
@@ -173,7 +161,7 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
     assert host.stdout is not None
     child = int(host.stdout.readline())
     mark = environment["AGENTCGROUP_TEST"]
-    (helper,) = _helpers(mark)
+    (helper,) = helpers(mark)
     loaded = _programs() - before
     if backend == "libbpf":
         assert loaded
@@ -181,7 +169,7 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
         os.kill(helper, signal.SIGKILL)
     if victims != "helper":
         host.kill()
-    assert until(lambda: not _helpers(mark))
+    assert until(lambda: not helpers(mark))
     assert until(lambda: loaded.isdisjoint(_programs()))
     host.kill()
     host.wait()

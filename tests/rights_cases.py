@@ -1,0 +1,141 @@
+"""A session with a monitor, as users of more and less rights: each gets what it may have.
+
+Each of them works in a cgroup that is its own, as a user's is under systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from agentcgroup.bpf import facts
+from agentcgroup.cgroup import Cgroup
+
+__all__ = ["BACKENDS", "ordinary_user", "root", "user_with_bpf"]
+
+#: What is asked for.
+BACKENDS: Final = ("auto", "libbpf")
+
+_NOBODY: Final = 65534
+#: That user may read all the same: a checkout may lie in root's own folder.
+_READING: Final = "dac_read_search"
+
+_USE: Final = """
+import json, logging, subprocess, sys
+import agentcgroup
+logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+monitor = {"backend": sys.argv[1], "detail": "full"}
+session = agentcgroup.register(config={"mode": "observe", "monitor": monitor})
+session.monitor.start()
+session.monitor.wait(60)
+with agentcgroup.call("tool"):
+    done = subprocess.run(
+        ["sh", "-c", "true & echo told; echo said >&2; wait; exit 3"], capture_output=True
+    )
+assert (done.returncode, done.stdout, done.stderr) == (3, b"told\\n", b"said\\n"), done
+(record,) = session.records
+state = session.monitor.state
+agentcgroup.unregister()
+fields = ("outcome", "monitor", "processes_started", "escapes", "run_delay_s", "reclaim_s",
+          "memory_charged_bytes", "memory_high_s", "files_opened", "net_rx_bytes", "net_tx_bytes")
+told = {field: getattr(record, field) for field in fields}
+ends = record.programs and sorted(one.exit_code for one in record.programs)
+print(json.dumps({**told, "ends": ends, "cgroup": record.cgroup,
+                  "state": state, "refused": session.monitor.refused}))
+"""
+
+#: Figures of a record, and the program that fills them; not all run on every kernel.
+_FILLED_BY: Final = {
+    "memory_charged_bytes": {"on_charge"},
+    "memory_high_s": {"high_over", "high_over_new"},
+    "files_opened": {"on_open"},
+    "reclaim_s": {"memcg_reclaimed"},
+}
+_PACKETS: Final = {"net_rx_bytes", "net_tx_bytes"}
+#: What every kernel tells BPF programs, and nobody else.
+_ALWAYS: Final = {"run_delay_s"}
+_FIGURES: Final = _ALWAYS | _PACKETS | _FILLED_BY.keys()
+
+
+def ordinary_user(box: Cgroup, backend: str) -> None:
+    """No program may be loaded; since Linux 6.6 the process connector is there for all."""
+    told = _told(box, backend, *_as_user(box))
+    refused = {name: (reason, fix) for name, reason, fix in told["refused"]}
+    assert refused["libbpf"] == (
+        "This process may not load BPF programs that look at the kernel.",
+        "run as root, or with the capabilities CAP_BPF and CAP_PERFMON",
+    )
+    if backend == "auto" and _release() >= (6, 6):
+        assert refused.keys() == {"libbpf"}
+        _is_known(told, "procs")
+    else:
+        assert refused.keys() == ({"libbpf", "procs", "bcc"} if backend == "auto" else {"libbpf"})
+        assert told["state"] == "off"
+        assert (told["monitor"], told["processes_started"], told["escapes"]) == (None, None, None)
+    assert _figures(told) == set()
+
+
+def user_with_bpf(box: Cgroup, backend: str) -> None:
+    """CAP_BPF and CAP_PERFMON are all that it takes, but for packets."""
+    told = _told(box, backend, *_as_user(box, "bpf", "perfmon"))
+    assert told["refused"] == []
+    _is_known(told, "libbpf")
+    assert _figures(told) == _of_this_kernel() - _PACKETS
+
+
+def root(box: Cgroup, backend: str) -> None:
+    """All that this kernel has."""
+    told = _told(box, backend)
+    assert told["refused"] == []
+    _is_known(told, "libbpf")
+    assert _figures(told) == _of_this_kernel()
+
+
+def _as_user(box: Cgroup, *capabilities: str) -> tuple[str, ...]:
+    """Delegate a cgroup as the kernel documents it; return how to become its user."""
+    for name in (".", *Path("/sys/kernel/cgroup/delegate").read_text().split()):
+        with contextlib.suppress(FileNotFoundError):  # of a controller that is not there
+            os.chown(f"{box.path}/{name}", _NOBODY, _NOBODY)
+    given = ",".join(f"+{name}" for name in (_READING, *capabilities))
+    kept = tuple(f"--{kind}-caps=-all,{given}" for kind in ("inh", "ambient"))
+    return "setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", *kept
+
+
+def _told(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
+    """Have a tool start processes in a session; return what its record tells."""
+    enter = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+    command = ["sh", "-c", enter, box.path, *become, sys.executable, "-c", _USE, backend]
+    environment = {**os.environ, "AGENTCGROUP_ROOT": box.path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["outcome"] == "ok"
+    assert told["cgroup"].startswith(box.path + "/"), told
+    return told
+
+
+def _is_known(told: dict[str, Any], source: str) -> None:
+    """The life of the tool's processes is in the record: sh, and true beside it."""
+    assert (told["monitor"], told["processes_started"], told["escapes"]) == (source, 2, 0)
+    assert told["ends"] == [0, 3]
+
+
+def _figures(told: dict[str, Any]) -> set[str]:
+    return {figure for figure in _FIGURES if told[figure] is not None}
+
+
+def _of_this_kernel() -> set[str]:
+    loads = {name for name, off in facts().programs.items() if off is None}
+    filled = {figure for figure, programs in _FILLED_BY.items() if programs & loads}
+    return _ALWAYS | _PACKETS | filled
+
+
+def _release() -> tuple[int, ...]:
+    major, minor, *_ = os.uname().release.split(".")
+    return int(major), int(minor)
