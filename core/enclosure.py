@@ -122,7 +122,7 @@ class Enclosure:
                 with contextlib.suppress(ProcessLookupError):
                     self._leaf.join(pid)
         finally:
-            self.end_spawn(pid)
+            self.end_spawn(None)  # none of those that were placed
 
     def worker(self) -> Worker:
         """Return a worker process in here; see `Call.worker`."""

@@ -250,7 +250,7 @@ class Monitor:
 
         Args:
             cgroup: the call's.
-            started: processes that were started in it, as far as they are known here.
+            started: processes that were placed in it, as far as they are known here.
             patience: seconds to wait for the helper to have caught up.
         """
         if not self._watching:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agentcgroup.monitor.source import Raw
@@ -36,6 +36,8 @@ class Home:
         escapes: stays of its processes outside: each from when it is found there until it is seen
             back in.
         outside: processes that were found outside, and not seen back in yet.
+        born_outside: those of its escapes that were so at birth; the host may say at the end that
+            it has placed them itself.
         counted: the source's counters have all of it.
         counters: of calls inside that are over; with `count` its own too.
         released: its processes may go elsewhere.
@@ -43,6 +45,7 @@ class Home:
     """
 
     __slots__ = (
+        "born_outside",
         "counted",
         "counters",
         "escapes",
@@ -66,6 +69,7 @@ class Home:
         self.left_out = 0
         self.escapes = 0
         self.outside: set[int] = set()
+        self.born_outside: set[int] = set()
         self.counted = True
         self.counters: dict[str, int | None] = {}
         self.released = False
@@ -82,6 +86,19 @@ class Home:
             self.escapes += 1
             self.outside.add(pid)
         return not known
+
+    def missed_birth(self, pid: int) -> None:
+        """Note a process that was born outside."""
+        self.missed(pid)
+        self.born_outside.add(pid)
+
+    def placed(self, pids: Iterable[int]) -> None:
+        """Take back the escapes of processes that the host has placed: after a real fork.
+
+        Such a child joins its cgroup by itself, as its first act, and may be seen before.
+        """
+        self.escapes -= len(self.born_outside.intersection(pids))
+        self.born_outside.clear()
 
     def begin(self, pid: int, parent: int) -> None:
         """Note a process, which runs what its parent does."""
@@ -123,6 +140,7 @@ class Home:
         """Take over what the processes of a call inside this one did."""
         self.started += inner.started
         self.escapes += inner.escapes
+        self.born_outside |= inner.born_outside
         self.whole = self.whole and inner.whole
         self.counted = self.counted and inner.counted
         self.count(inner.counters)
@@ -184,13 +202,13 @@ class Ledger:
         return home
 
     def remove(
-        self, cgroup: int, started: Iterable[int], counters: Mapping[str, int | None]
+        self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
     ) -> Home | None:
         """Close the books; what is still alive is forgotten.
 
         Args:
             cgroup: its id.
-            started: processes that the host knows to have started in it.
+            started: processes that the host has placed in it.
             counters: what the source has counted for it alone.
         """
         home = self._homes.pop(cgroup, None)
@@ -199,6 +217,7 @@ class Ledger:
         home.count(counters)
         for pid in started:
             self.settle(pid, home)
+        home.placed(started)
         self._by_path.pop(home.path, None)
         for pid in home.members:
             self._members.pop(pid, None)

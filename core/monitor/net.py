@@ -48,11 +48,11 @@ class Net:
         home = self._ledger.get(cgroup)
         if home is not None:
             number = 0
-            home.missed(event.pid)
+            home.missed_birth(event.pid)
             self._bring(home, event.pid)
         else:
             home = self._ledger.stray(event.pid)
-            home.missed(event.pid)
+            home.missed_birth(event.pid)
             self._board.mark(seat, number)
             if self.harbour is not None:
                 _move(event.pid, self.harbour)

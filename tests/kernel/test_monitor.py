@@ -21,13 +21,14 @@ from agentcgroup.cgroup import Cgroup, Whereabouts
 from tests import escape_cases
 from tests.escape_cases import WAYS, escapes
 from tests.kernel.support import MiB, record_tells_what_ran
+from tests.unit.monitored import patient
 
-__all__ = ["escapes"]
+__all__ = ["escapes", "patient"]
 
 Register = Callable[..., Session]
 
 #: Of each way; natively it is 600, here a move alone takes 15 ms.
-_ROUNDS = 20
+_ROUNDS = int(os.environ.get("AGENTCGROUP_ROUNDS", "20"))
 
 
 @pytest.fixture(params=["procs", "libbpf"])
@@ -38,7 +39,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def _watched(session: Session) -> Session:
     session.monitor.start()
-    assert session.monitor.wait(60), session.monitor.refused
+    assert session.monitor.wait(300), session.monitor.refused
     return session
 
 

@@ -26,11 +26,6 @@ def sleeper(cgroup: Cgroup) -> subprocess.Popen[bytes]:
     return start(cgroup, "sleep", "1000")
 
 
-def state(pid: int) -> str:
-    """Return the state letter of a process, field 3 of /proc/PID/stat."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def test_a_child_is_made_with_its_own_path_name_and_descriptor(box: Cgroup) -> None:
     child = box.child("one")
     assert (child.path, child.name) == (f"{box.path}/one", "one")

@@ -22,6 +22,7 @@ import agentcgroup
 from agentcgroup import CgroupUnavailable, LimitExceeded, Session, isolation
 from agentcgroup.api import begin
 from agentcgroup.workers.launcher import Launcher
+from tests.processes import ended, parent, until
 
 _PLANTED: list[str] = []
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
@@ -45,12 +46,8 @@ def _zygote(session: Session) -> int:
     """Return its pid: a child of ours among the run's own processes."""
     run = session.branch()
     assert run is not None
-    (pid,) = (pid for pid in run.background().procs() if _parent(pid) == os.getpid())
+    (pid,) = (pid for pid in run.background().procs() if parent(pid) == os.getpid())
     return pid
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _workers(session: Session) -> list[int]:
@@ -64,22 +61,6 @@ def _workers(session: Session) -> list[int]:
 
 def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _until(true: Callable[[], bool], timeout: float = 20) -> bool:
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @agentcgroup.isolate
@@ -208,7 +189,7 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
 def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     ready = _workers(session)
     assert pid() in ready
 
@@ -229,23 +210,24 @@ def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
     def call() -> None:
         with pytest.raises(LimitExceeded) as caught:
             endless()
-        ended.append(caught.value.record.outcome)
+        outcomes.append(caught.value.record.outcome)
 
-    ended: list[str] = []
+    outcomes: list[str] = []
     zygote = _zygote(session)
     os.kill(zygote, signal.SIGSTOP)
     thread = threading.Thread(target=call)
     thread.start()
     time.sleep(1)
     os.kill(zygote, signal.SIGCONT)
-    thread.join(20)
-    assert ended == ["timeout"]
+    thread.join()
+    assert outcomes == ["timeout"]
+    assert not late.exists()
 
 
 def test_calls_that_need_none_wake_a_worker_once(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     ready = _workers(session)
     for worker in ready:
         os.kill(worker, signal.SIGSTOP)
@@ -265,7 +247,7 @@ def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Sess
     for thread in threads:
         thread.join()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) == 3)
+    assert until(lambda: len(_workers(session)) == 3)
 
 
 def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> None:
@@ -276,7 +258,7 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
     for thread in threads:
         thread.join()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) == 1)
+    assert until(lambda: len(_workers(session)) == 1)
     time.sleep(1)
     assert len(_workers(session)) == 1
 
@@ -284,10 +266,10 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     for ready in _workers(session):
         os.kill(ready, signal.SIGKILL)
-    assert _until(lambda: not _workers(session))
+    assert until(lambda: not _workers(session))
     time.sleep(0.1)
     assert pid()
     assert session.records[-1].outcome == "ok"
@@ -330,7 +312,7 @@ def test_when_it_dies_the_next_call_has_another(
     pid()
     first = _zygote(session)
     os.kill(first, signal.SIGKILL)
-    assert _until(lambda: "the process that makes workers has ended" in caplog.text)
+    assert until(lambda: "the process that makes workers has ended" in caplog.text)
     assert pid()
     assert session.records[-1].outcome == "ok"
     assert _zygote(session) != first
@@ -342,7 +324,7 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session) -> No
         time.sleep(3600)
 
     def killing() -> None:
-        assert _until(lambda: len(_children(_zygote(session))) > 0)
+        assert until(lambda: len(_children(_zygote(session))) > 0)
         time.sleep(0.3)
         os.kill(_zygote(session), signal.SIGKILL)
 
@@ -410,7 +392,7 @@ def test_modules_that_bodies_import_are_there_from_then_on(
         assert threaded  # never in the one that forks
         return not plain
 
-    assert _until(preloaded)
+    assert until(preloaded)
     assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
 
 
@@ -472,7 +454,7 @@ threading.Event().wait()
             assert os.path.isdir(folder)
         finally:
             app.kill()
-    assert _until(lambda: not any(map(_alive, pids)))
+    assert ended(*pids)
     assert not os.path.exists(folder)
 
 
@@ -481,7 +463,7 @@ def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> N
 
     def counted() -> tuple[int, int]:
         _ = session.records
-        assert _until(lambda: len(_workers(session)) == 1)
+        assert until(lambda: len(_workers(session)) == 1)
         run = session.branch()
         assert run is not None
         return len(os.listdir("/proc/self/fd")), sum(1 for _ in os.walk(run.cgroup.path))

@@ -8,9 +8,9 @@ import pytest
 
 from tests import escape_cases
 from tests.escape_cases import ROUNDS, WAYS, escapes
-from tests.unit.monitored import Register, backend, registered
+from tests.unit.monitored import Register, backend, patient, registered
 
-__all__ = ["backend", "escapes", "registered"]
+__all__ = ["backend", "escapes", "patient", "registered"]
 
 
 @pytest.mark.timeout(300)
