@@ -139,10 +139,13 @@ class Call:
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         """Return the directory fd for the next child; see `scope.Home`."""
-        return self._enclosed().begin_spawn(failed)
+        fd = self._enclosed().begin_spawn(failed)
+        self.session.monitor.placing(True)
+        return fd
 
     def end_spawn(self, pid: int | None) -> None:
         """Say that a spawn is done; see `scope.Home`."""
+        self.session.monitor.placing(False)
         if self.enclosure is not None:
             self.enclosure.end_spawn(pid)
 

@@ -42,6 +42,8 @@ __all__ = ["Session", "active", "registered", "set_active"]
 
 logger = logging.getLogger("agentcgroup")
 
+#: Warnings that are known to have been given.
+_SAID = 1024
 _CLOSE_WAIT = 30.0
 
 _active: Session | None = None
@@ -283,6 +285,8 @@ class Session:
     def say(self, message: str) -> None:
         """Warn of something once, however often it comes."""
         if message not in self._said:
+            if len(self._said) >= _SAID:  # names in them come from models
+                self._said.clear()
             self._said.add(message)
             logger.warning("agentcgroup: %s", message)
 

@@ -8,6 +8,10 @@ helper writes there that it has found a child of that call outside. The helper m
 late: by the times that stand there too it can tell whether the call there is the right one, and who
 was there before. Sitting down and getting up take about a microsecond each.
 
+A child that the host has placed itself may be seen outside all the same, where Python has to fork
+and the child joins its cgroup as its first act. Such a one is born while its thread has said in its
+seat that it is placing somebody.
+
 Of several async calls at once in one thread the last one to begin has the seat.
 
 Where BPF programs watch, a seat has a switch too, in memory shared with the kernel: while it is on,
@@ -28,9 +32,9 @@ __all__ = ["Board", "Sitting", "Switches", "View"]
 _SEATS: Final = 1024
 #: Words of a seat: thread id; number of the call, id of its cgroup, its beginning; number of the
 #: call before it, its end (both in ns of CLOCK_MONOTONIC); number of a call of which a child was
-#: found outside.
-_WORDS: Final = 8
-_THREAD, _CALL, _CGROUP, _BEGAN, _LAST, _ENDED, _FOUND = range(7)
+#: found outside; from when, and until when, it was placing a child last.
+_WORDS: Final = 9
+_THREAD, _CALL, _CGROUP, _BEGAN, _LAST, _ENDED, _FOUND, _PLACING, _PLACED = range(_WORDS)
 SIZE: Final = _SEATS * _WORDS * 8
 
 
@@ -162,6 +166,12 @@ class Board:
                 return None
         return Sitting(seat, number)
 
+    def placing(self, begins: bool) -> None:
+        """Say that this thread begins, or has ended, to start a child in its place."""
+        seat: _Seat | None = getattr(self._local, "seat", None)
+        if seat is not None:
+            self.words[seat.at + (_PLACING if begins else _PLACED)] = time.monotonic_ns()
+
     def sent(self) -> None:
         """Close the descriptor, which the helper has by now."""
         os.close(self.fd)
@@ -198,6 +208,11 @@ class View:
         if words[at + _LAST] and moment * 1e9 <= words[at + _ENDED]:
             return words[at + _LAST], 0
         return None
+
+    def placing(self, seat: int, moment: float) -> bool:
+        """Say whether the thread in a seat was placing a child at this moment, not long ago."""
+        began, ended = self._words[seat * _WORDS + _PLACING : seat * _WORDS + _PLACED + 1]
+        return began != 0 and began <= moment * 1e9 and (ended < began or moment * 1e9 <= ended)
 
     def mark(self, seat: int, number: int) -> None:
         """Tell a call that a child of its was found outside."""

@@ -211,6 +211,12 @@ class Monitor:
             if sitting is not None:
                 sitting.enclosed(number)
 
+    def placing(self, begins: bool) -> None:
+        """Say that this thread begins, or has ended, to start a child in a call's cgroup."""
+        board = self._board
+        if board is not None:
+            board.placing(begins)
+
     def release(self, cgroup: Cgroup) -> None:
         """Let the processes of a call go elsewhere."""
         if self.state == "on":

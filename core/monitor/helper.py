@@ -143,7 +143,8 @@ class Helper:
     def _note(self, event: Raw, home: Home) -> None:
         """Keep what a listener may want to hear; that somebody has left is told by `_check`."""
         if self._listening and event.kind != "moved":
-            kind = "escape" if event.kind == "outside" else event.kind
+            born_outside = event.kind == "fork" and event.pid in home.born_outside
+            kind = "escape" if born_outside or event.kind == "outside" else event.kind
             program = home.program(event.pid) if kind == "exec" else None
             self._news.append(
                 (kind, event.time, home.id, event.pid, event.parent, program, event.status)
@@ -170,7 +171,7 @@ class Helper:
             home = self._outside(event)
         if home is not None:
             self._ledger.adopt(home, event.pid, event.parent)
-            self._note(event, home)
+            self._note(event._replace(kind="fork"), home)
 
     def _pull(self) -> None:
         """Read what the host has said, and enter the announcements."""

@@ -45,14 +45,14 @@ class Net:
             let_go(event)
             return None
         number, cgroup = call
-        home = self._ledger.get(cgroup)
-        if home is not None:
-            number = 0
+        known = self._ledger.get(cgroup)
+        home = self._ledger.stray(event.pid) if known is None else known
+        if not self._board.placing(seat, event.time):
             home.missed_birth(event.pid)
+        if known is not None:
+            number = 0
             self._bring(home, event.pid)
         else:
-            home = self._ledger.stray(event.pid)
-            home.missed_birth(event.pid)
             self._board.mark(seat, number)
             if self.harbour is not None:
                 _move(event.pid, self.harbour)
@@ -61,7 +61,7 @@ class Net:
 
     def born_of_member(self, home: Home, event: Raw) -> None:
         """Bring a child of a member in, which was born outside."""
-        home.missed(event.pid)
+        home.missed_birth(event.pid)
         self._bring(home, event.pid)
         let_go(event)
 
