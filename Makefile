@@ -29,10 +29,10 @@ test-versions: install
 # One kernel in a virtual machine, or KERNEL=host: this machine's own. ARGS go to pytest; a path there
 # takes the suite's place: make test-kernel KERNEL=6.1 ARGS=tests/frameworks/conformance
 test-kernel: install
-	$(PYTHON) -m tests.lab suite $(KERNEL) --timeout 40m -- $(ARGS)
+	$(PYTHON) -m tests.lab suite $(KERNEL) --timeout 45m -- $(ARGS)
 
 test-kernels: install lab-deps test-deps
-	$(PYTHON) -m tests.lab suite $(KERNELS) --timeout 40m -- $(ARGS)
+	$(PYTHON) -m tests.lab suite $(KERNELS) --timeout 45m -- $(ARGS)
 
 # The main job, on this machine where it can limit memory, else in a virtual machine.
 CAN_LIMIT := from agentcgroup.cgroup import find; raise SystemExit('memory' not in find().controllers)

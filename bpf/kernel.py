@@ -14,7 +14,7 @@ import mmap
 import os
 import platform
 import struct
-from typing import Final
+from typing import Final, TypeAlias
 
 __all__ = [
     "attach_cgroup",
@@ -47,6 +47,12 @@ _LINK_CREATE: Final = 28
 _ITER_CREATE: Final = 33
 _CGROUP_INET: Final = {"ingress": 0, "egress": 1}
 _TRACE_ITER: Final = 28
+#: Types of keys, by their size.
+_KEYS: Final[dict[int, type[ctypes.c_uint32 | ctypes.c_uint64]]] = {
+    4: ctypes.c_uint32,
+    8: ctypes.c_uint64,
+}
+_Data: TypeAlias = "ctypes.Array[ctypes.c_char] | ctypes.c_uint32 | ctypes.c_uint64"
 
 
 @functools.cache
@@ -61,7 +67,7 @@ def bpf(command: int, attributes: bytes) -> int:
     Raises:
         OSError: the kernel refused, or this architecture's number of the call is not known.
     """
-    return _call(command, ctypes.create_string_buffer(attributes, len(attributes)))
+    return _call(command, attributes)
 
 
 def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
@@ -74,11 +80,17 @@ def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
     return result
 
 
-def _call(command: int, block: ctypes.Array[ctypes.c_char]) -> int:
-    number = _NUMBERS.get(platform.machine())
-    if number is None:
-        raise OSError(f"bpf(2) has no number here for {platform.machine()}")
-    result = int(_libc().syscall(number, command, block, len(block)))
+@functools.cache
+def _number() -> int:
+    try:
+        return _NUMBERS[platform.machine()]
+    except KeyError as error:
+        raise OSError(f"bpf(2) has no number here for {error.args[0]}") from error
+
+
+def _call(command: int, block: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    """Make the system call; only what the kernel answers into has to be more than bytes."""
+    result = int(_libc().syscall(_number(), command, block, len(block)))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
@@ -88,15 +100,10 @@ def _call(command: int, block: ctypes.Array[ctypes.c_char]) -> int:
 def update(fd: int, key: int, value: int, *, key_size: int = 4, new: bool = False) -> None:
     """Set an element of a map of integers to the u32 `value`; `new`: leave one that is there."""
     with contextlib.suppress(FileExistsError):
-        set_element(fd, _bytes(key, key_size), _bytes(value, 4), _NOEXIST if new else _ANY)
+        set_element(fd, _KEYS[key_size](key), ctypes.c_uint32(value), _NOEXIST if new else _ANY)
 
 
-def set_element(
-    fd: int,
-    key: ctypes.Array[ctypes.c_char],
-    value: ctypes.Array[ctypes.c_char],
-    flags: int = 0,
-) -> None:
+def set_element(fd: int, key: _Data, value: _Data, flags: int = 0) -> None:
     """Set an element of a map."""
     at, to = ctypes.addressof(key), ctypes.addressof(value)
     bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, at, to, flags))
@@ -104,7 +111,7 @@ def set_element(
 
 def delete(fd: int, key: int, *, key_size: int = 4) -> None:
     """Remove an element of a map of integers; one that is not there is no error."""
-    held = _bytes(key, key_size)
+    held = _KEYS[key_size](key)
     with contextlib.suppress(FileNotFoundError):
         bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, ctypes.addressof(held), 0, 0))
 
@@ -139,7 +146,3 @@ def map_shared(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.m
     """Map what a BPF map holds into this process."""
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=access, offset=offset)
-
-
-def _bytes(number: int, size: int) -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(number.to_bytes(size, "little"), size)

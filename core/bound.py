@@ -108,4 +108,5 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if not before or not after:
         return []
     names = before.keys() | after.keys()
-    return sorted(name for name in names if before.get(name) != after.get(name))
+    looks = ((name, before.get(name), after.get(name)) for name in names)
+    return sorted(name for name, old, new in looks if old is not new and old != new)  # NaN is not

@@ -181,14 +181,14 @@ class Call:
         """Have the call stopped when its time is over, or its memory where only we see to it."""
         timeout = self.policy.timeout
         if timeout is not None and self.session.limiting:
-            self.session.watcher.arm(self, timeout, self.started + timeout)
+            self.session.watcher.arm(self, self.started + timeout)
         memory_max = self.policy.limits.memory_max
         if self.session.sampler is not None and isinstance(memory_max, int):
             self.session.sampler.watch(self, memory_max)
 
     def _disarm(self) -> None:
         if self.policy.timeout is not None:
-            self.session.watcher.disarm(self, self.policy.timeout)
+            self.session.watcher.disarm(self)
         if self.session.sampler is not None:
             self.session.sampler.forget(self)
 

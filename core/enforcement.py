@@ -32,36 +32,33 @@ class Mortal(Protocol):
 class Watcher:
     """Stops calls whose time is over, from a daemon thread started at the first deadline.
 
-    Calls with the same timeout expire in the order they were armed, so each timeout has a dict in
-    that order: arming and disarming cost a dict entry, and nothing of a finished call stays.
+    A call is armed at its first child, so those that began first need not be the first ones here:
+    the earliest deadline is looked for whenever the thread wakes. Arming and disarming cost a dict
+    entry, and nothing of a finished call stays.
     """
 
     def __init__(self) -> None:
-        self._queues: dict[float, dict[Mortal, float]] = {}
+        self._deadlines: dict[Mortal, float] = {}
         self._lock = threading.Lock()
         self._earlier = threading.Event()
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def arm(self, call: Mortal, timeout: float, deadline: float) -> None:
-        """Stop `call` at `deadline` (`time.monotonic`), `timeout` seconds after its start."""
+    def arm(self, call: Mortal, deadline: float) -> None:
+        """Stop `call` at `deadline` (`time.monotonic`)."""
         with self._lock:
-            self._queues.setdefault(timeout, {})[call] = deadline
+            self._deadlines[call] = deadline
             earlier = deadline < self._wakes_at
             if self._thread is None:
                 self._thread = start_thread(self._work, "watcher")
         if earlier:
             self._earlier.set()
 
-    def disarm(self, call: Mortal, timeout: float) -> None:
+    def disarm(self, call: Mortal) -> None:
         """Forget `call`."""
         with self._lock:
-            queue = self._queues.get(timeout)
-            if queue is not None:
-                queue.pop(call, None)
-                if not queue:
-                    del self._queues[timeout]
+            self._deadlines.pop(call, None)
 
     def close(self) -> None:
         """End the thread."""
@@ -77,26 +74,16 @@ class Watcher:
                     logger.exception("agentcgroup: a call past its deadline could not be stopped")
             with self._lock:
                 self._earlier.clear()
-                self._wakes_at = min(
-                    (next(iter(queue.values())) for queue in self._queues.values()),
-                    default=math.inf,
-                )
+                self._wakes_at = min(self._deadlines.values(), default=math.inf)
                 pause = self._wakes_at - time.monotonic()
             self._earlier.wait(None if pause == math.inf else max(pause, 0.0))
 
     def _due(self) -> list[Mortal]:
         now = time.monotonic()
-        due: list[Mortal] = []
         with self._lock:
-            for timeout, queue in list(self._queues.items()):
-                while queue:
-                    call, deadline = next(iter(queue.items()))
-                    if deadline > now:
-                        break
-                    del queue[call]
-                    due.append(call)
-                if not queue:
-                    del self._queues[timeout]
+            due = [call for call, deadline in self._deadlines.items() if deadline <= now]
+            for call in due:
+                del self._deadlines[call]
         return due
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentcgroup import workers
 from agentcgroup.calls import Call
-from agentcgroup.errors import WorkerDied
+from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.launcher import Worker
 from agentcgroup.workers.transport import INLINE, Channel, Message, Offer
@@ -120,7 +120,8 @@ class _Visit:
         self.worker = self._call.worker()
         self._call.isolation = "process"
         self.worker.done = False
-        self._baggage = self.worker.surroundings.baggage()
+        self._baggage = self.worker.surroundings.baggage(self.worker.worn)
+        self.worker.worn = self._baggage
 
     def send(self) -> None:
         """Send it the body; one that has gone meanwhile is found out by its silence."""
@@ -140,7 +141,13 @@ class _Visit:
 
     def is_answer(self, message: Message) -> bool:
         """Say whether this is the last word; what the body prints and logs is passed on."""
-        if carry.relay(message):
+        try:
+            if carry.relay(message):
+                return False
+        except Exception as error:  # of a handler, say, or a stream that is closed
+            self._call.session.say(
+                f"what tool {self._call.tool!r} prints or logs cannot be shown: {error!r}"
+            )
             return False
         if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
             return True
@@ -153,7 +160,11 @@ class _Visit:
             self.worker.born.wait(_TOLD_WITHIN)
         self.worker.done = True
         if message.kind == RESULT:
-            return shipping.unpack(message.pickle, buffers=message.buffers)
+            try:
+                return shipping.unpack(message.pickle, buffers=message.buffers)
+            except Exception as error:  # many that pickle do not come back
+                why = f"it does not unpickle: {type(error).__name__}: {error}"
+                raise Unshippable("the result", "an object", why, ran=True) from error
         raise carry.revived(message.pickle)
 
     def died(self) -> WorkerDied:

@@ -302,12 +302,20 @@ class Session:
         return None
 
     def workers(self) -> Pool:
-        """Return the worker processes for tools whose body does not run in this one."""
+        """Return the worker processes for tools whose body does not run in this one.
+
+        Raises:
+            CgroupUnavailable: the session is closed and has had none.
+        """
         if self._workers is None:
             from agentcgroup.workers.pool import Pool  # only who isolates pays for the import
 
             with self.lock:
                 if self._workers is None:
+                    if self.closed:  # nobody would end them
+                        raise CgroupUnavailable(
+                            "no worker process can be made: the session is closed"
+                        )
                     self._workers = Pool(_Background(self), self.config.workers)
         return self._workers
 
@@ -327,6 +335,15 @@ class Session:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
         self._finished.clear()
         self._begin()
+
+    def left_to_parent(self, call: Call) -> None:
+        """End nothing, in a child forked inside `call`: not that call, nor the run at its exit."""
+        self.working, self.closed = False, True
+        self.lock = threading.Lock()  # whoever held it is not here
+        inherited: Call | None = call
+        while inherited is not None:
+            inherited.enclosure = inherited.sitting = None
+            inherited = inherited.parent
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -443,10 +460,14 @@ def _after_fork_in_child() -> None:
     """
     if _active is None:
         return
-    if scope.current.get() is not None:
-        set_active(None)
-    else:
+    scope.set_seating(None)  # the seats are the parent's
+    call = scope.current.get()
+    if call is None:
         _active.forked()
+        return
+    if isinstance(call, Call):
+        _active.left_to_parent(call)
+    set_active(None)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works

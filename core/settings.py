@@ -519,10 +519,9 @@ class LimitTables(Table):
 
 
 class MonitorTable(Table):
-    """What looks at calls from within the kernel; see `agentcgroup.monitor`."""
+    """What looks at calls from within the kernel; see docs/monitor.md."""
 
-    # A helper process and programs in the kernel are not for whoever has not asked, as long as
-    # there are calls of which it tells too little (CHANGELOG).
+    # A helper process and programs in the kernel are for who asks for them.
     backend: Backend = Field(
         default="off",
         description=(

@@ -10,9 +10,8 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ import pytest
 import agentcgroup
 from agentcgroup import CallRecord, Session
 from agentcgroup.cgroup import Cgroup, Whereabouts
+from tests.processes import until
 
 __all__ = [
     "ROUNDS",
@@ -33,8 +33,6 @@ __all__ = [
 
 ROUNDS = 600
 WAYS = ("by_posix_spawn", "by_clone", "by_double_fork")
-#: Seconds until a process has to be where it belongs; on one emulated CPU.
-_SOON = 20.0
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +50,6 @@ def _start(library: ctypes.PyDLL, way: str, *argv: str) -> int:
     assert isinstance(pid, int)
     assert pid > 0
     return pid
-
-
-def _await(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _SOON
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 def _cgroup_of(call: agentcgroup.Call) -> str:
@@ -81,7 +70,7 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
             def inside(call: agentcgroup.Call = call) -> bool:
                 return bool(call.pids())
 
-            brought += _await(inside)
+            brought += until(inside)
             if way == "by_double_fork":
                 os.waitpid(pid, 0)
                 assert call.pids() != [pid]
@@ -124,7 +113,7 @@ def left(session: Session, rounds: int) -> None:
                 assert child.stdout is not None
                 assert child.stdout.readline() == b"\n"
                 home = _cgroup_of(call)
-                back += _await(lambda: where.of(child.pid) == home)  # noqa: B023 - called at once
+                back += until(lambda: where.of(child.pid) == home)  # noqa: B023 - called at once
                 child.kill()
                 child.communicate()
     assert back == rounds
@@ -154,5 +143,5 @@ def outlived(session: Session, library: ctypes.PyDLL, way: str) -> None:
         ended.append(status)
         return found == pid
 
-    assert _await(over)
+    assert until(over)
     assert os.WTERMSIG(ended[-1]) == signal.SIGKILL

@@ -12,6 +12,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
+from tests.processes import session
 
 __all__ = ["helpers", "overwhelmed"]
 
@@ -27,12 +28,12 @@ def helpers(mark: str) -> list[int]:
             continue
         try:
             command = Path(f"/proc/{name}/cmdline").read_bytes()
-            session = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[3])
+            leader = session(int(name)) == int(name)
             environment = Path(f"/proc/{name}/environ").read_bytes()
         except (OSError, ValueError):
             continue
         of_mark = f"AGENTCGROUP_TEST={mark}".encode() in environment.split(b"\0")
-        if of_mark and session == int(name) and b"agentcgroup.monitor.helper" in command:
+        if of_mark and leader and b"agentcgroup.monitor.helper" in command:
             found.append(int(name))
     return found
 

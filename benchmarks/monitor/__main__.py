@@ -154,9 +154,9 @@ def _box() -> Iterator[Cgroup]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=61, help="turns of each variant (61)")
-    parser.add_argument("--processes", type=int, default=200, help="started in each turn (200)")
-    parser.add_argument("--trips", type=int, default=20000, help="of the ping-pong (20000)")
+    parser.add_argument("--rounds", type=int, default=301, help="turns of each variant (301)")
+    parser.add_argument("--processes", type=int, default=60, help="started in each turn (60)")
+    parser.add_argument("--trips", type=int, default=5000, help="of the ping-pong (5000)")
     REPORT.add_options(parser)
     return parser
 

@@ -7,9 +7,10 @@ import json
 import select
 import sys
 import time
-from typing import Any
+from typing import Any, get_args
 
-from agentcgroup.bpf import Monitor
+from agentcgroup.bpf import Monitor, loader
+from agentcgroup.bpf.programs import Detail
 
 #: As often as its reader looks when nothing urgent wakes it.
 _LOOK_S = 0.2
@@ -18,6 +19,9 @@ _LOOK_S = 0.2
 def main() -> None:
     """Serve until the end of the input."""
     monitor: Monitor | None = None
+    slot = 0
+    # Loaded once: to load cools the caches, and lays the programs elsewhere each time.
+    loaded = {detail: loader.load(detail) for detail in get_args(Detail)}
     while True:
         if monitor is not None and not select.select([sys.stdin, monitor.fd], [], [], _LOOK_S)[0]:
             monitor.poll()
@@ -32,11 +36,12 @@ def main() -> None:
         command, *arguments = json.loads(line)
         answer: Any = None
         if monitor is not None and command in ("off", "open"):
+            monitor.remove(slot)
             monitor.close()
             monitor = None
         if command == "open":
-            monitor = Monitor.open(detail=arguments[0])
-            monitor.add(arguments[1])
+            monitor = Monitor(loaded[arguments[0]], stop=True)
+            slot = monitor.add(arguments[1])
         elif command == "ends" and monitor is not None:
             answer = _ends(monitor, arguments[0])
         print(json.dumps(answer), flush=True)

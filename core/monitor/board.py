@@ -132,6 +132,8 @@ class _Seat:
                 self._switches.switch(at // _WORDS, False)
 
     def __del__(self) -> None:
+        if self._board.owner != os.getpid():
+            return  # a fork lets go of the seats of threads that it has not; they still sit there
         self.words[self.at + _THREAD] = 0
         if self._switches is not None:
             self._switches.take_back(self.at // _WORDS, self._thread)
@@ -142,6 +144,7 @@ class Board:
     """The host's side of the page."""
 
     def __init__(self) -> None:
+        self.owner = os.getpid()
         self.fd = os.memfd_create("agentcgroup-board", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, SIZE)
         self.words = memoryview(mmap.mmap(self.fd, SIZE)).cast("Q")
@@ -155,6 +158,8 @@ class Board:
         try:
             seat: _Seat = self._local.seat
         except AttributeError:
+            if self.owner != os.getpid():
+                return None  # a fork, which has no seats of its own
             try:
                 seat = self._local.seat = _Seat(self, self.free.pop())
             except IndexError:

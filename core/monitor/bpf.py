@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
@@ -28,6 +29,8 @@ from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.monitor.source import Raw, Unavailable
 
 __all__ = ["Bpf", "Lent"]
+
+logger = logging.getLogger("agentcgroup")
 
 #: Threads of the host that can be in calls at once, as far as the kernel knows.
 _SEATS: Final = 512
@@ -167,6 +170,7 @@ class Lent:
             charges: the kernel counts what memory is charged to a thread.
         """
         self._charges = charges
+        self._warned = False
         calls, self._threads, cgroups = fds
         self._announcer = Announcer(slots[_SEATS:], calls, cgroups)
         memory = kernel.map_shared(calls, layout.CALLS_BYTES, writable=True)
@@ -197,12 +201,25 @@ class Lent:
     def lend(self, seat: int, thread: int) -> None:
         """Make a slot that of a thread."""
         if seat < len(self._slots) and self._threads >= 0:
-            kernel.update(self._threads, thread, self._slots[seat][1])
+            try:
+                kernel.update(self._threads, thread, self._slots[seat][1])
+            except OSError as error:
+                self._warn(error)
 
     def take_back(self, seat: int, thread: int) -> None:
         """The thread has ended."""
         if seat < len(self._slots) and self._threads >= 0:
-            kernel.delete(self._threads, thread)
+            with contextlib.suppress(OSError):  # no rights any more, or closed
+                kernel.delete(self._threads, thread)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "agentcgroup: threads that come now have no escape net, since bpf(2) is refused "
+                "(%s); fix: begin calls in them before the process gives up its rights",
+                error,
+            )
 
     def switch(self, seat: int, on: bool) -> None:
         """Let the kernel take what the thread does for a call's, or for nobody's."""

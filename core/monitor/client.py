@@ -302,34 +302,45 @@ class Monitor:
                 self._hear(message)
         except (OSError, ValueError):  # closed under our hands, or by the helper's death
             pass
+        except Exception as error:
+            logger.exception("agentcgroup: what the monitor's helper told could not be dealt with")
+            self._over("dead", f"the monitor is ended ({error!r}): calls go on without it")
         if self.state in ("starting", "on"):
             why = f"the monitor's helper has died{self._why}: calls go on without it"
             self._over("dead", why)
 
     def _launch(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            wire.widen(ours)
-            folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            board = self._board = Board()
-            fds = (theirs.fileno(), board.fd)
-            helper = subprocess.Popen(
-                [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=fds,
-                cwd="/",
-            )
-        wire.send(ours, {"do": "start", **self._start})
+        board = Board()
+        try:
+            self._start_helper(ours, theirs, board.fd)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            board.sent()
         with self._lock:
             if self.state == "closed":
                 ours.close()
             else:
-                self._socket = ours
-        board.sent()
-        helper.wait()  # it goes on as a process of its own
+                self._socket, self._board = ours, board
         return ours
+
+    def _start_helper(self, ours: socket.socket, theirs: socket.socket, board: int) -> None:
+        wire.widen(ours)
+        folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        fds = (theirs.fileno(), board)
+        helper = subprocess.Popen(
+            [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=fds,
+            cwd="/",
+        )
+        wire.send(ours, {"do": "start", **self._start})
+        helper.wait()  # it goes on as a process of its own
 
     def _hear(self, message: wire.Message) -> None:
         match message["is"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -36,7 +37,7 @@ def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
 def receive(origin: socket.socket) -> Message | None:
     """Return the next message, None when the other side is gone.
 
-    What descriptors came with it are under "fds".
+    What descriptors came with it are under "fds", and are not for programs that we execute.
 
     Raises:
         BlockingIOError: there is none, and the socket does not wait.
@@ -49,6 +50,8 @@ def receive(origin: socket.socket) -> Message | None:
         return None
     message: dict[str, Any] = json.loads(data)
     if fds:
+        for fd in fds:  # MSG_CMSG_CLOEXEC would, but recv_fds passes no flags on
+            os.set_inheritable(fd, False)
         message["fds"] = fds
     return message
 

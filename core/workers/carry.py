@@ -15,8 +15,10 @@ import pickle
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, TextIO
 
 from agentcgroup import scope
 from agentcgroup.errors import RemoteError
@@ -49,7 +51,10 @@ _OURS: Final = frozenset({scope.current, scope.agent, scope.started})
 _LEVELS_KEPT: Final = 1.0
 
 #: What differs from the zygote's start: folder, environment, import path, log levels, context.
-Baggage = dict[str, Any]
+Baggage = Mapping[str, Any]
+#: What of it stays with a worker, by the names of `Surroundings`; log levels do, too.
+_WORN: Final = ("cwd", "environment", "path")
+_NOTHING: Final[Baggage] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,22 @@ class Surroundings:
         """Return those of this process."""
         return cls(_cwd(), dict(_environment()), list(sys.path))
 
-    def baggage(self) -> Baggage:
-        """Return what is different now, and what there is of log levels and context."""
-        found: Baggage = {}
+    def baggage(self, worn: Baggage = _NOTHING) -> Baggage:
+        """Return what is different now, and what there is of log levels and context.
+
+        Also what is not, where a worker that serves again still has it on (`worn`) otherwise.
+        """
+        found = {what: getattr(self, what) for what in _WORN if what in worn}
         if (cwd := _cwd()) != self.cwd:
             found["cwd"] = cwd
         if (environment := _environment()) != self.environment:
             found["environment"] = dict(environment)
         if sys.path != self.path:
             found["path"] = list(sys.path)
-        if levels := _levels.read():
+        unset = dict.fromkeys(worn.get("levels", ()), logging.NOTSET)
+        if "" in unset:
+            unset[""] = logging.WARNING
+        if levels := {**unset, **_levels.read()}:
             found["levels"] = levels
         if context := _context():
             found["context"] = context
@@ -193,7 +204,7 @@ class _Voice(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         content = bytes(data)
         if content:
-            self._channel.send(self._kind, [content])
+            self._channel.tell(self._kind, content)
         return len(content)
 
 
@@ -213,18 +224,24 @@ class _Records(logging.Handler):
                 formatter = logging.Formatter()
                 attributes["exc_text"] = formatter.formatException(record.exc_info)
                 attributes["exc_info"] = None
-            self._channel.send(LOG, [_plainly(attributes)])
+            self._channel.tell(LOG, _plainly(attributes))
         except Exception:
             self.handleError(record)
 
 
+_PLAIN: Final = (int, float, str, bytes, type(None))
+
+
 def _plainly(attributes: dict[str, Any]) -> bytes:
-    try:
-        return pickle.dumps(attributes, 5)
-    except Exception:
-        plain = (int, float, str, bytes, type(None))
-        kept = {k: v if isinstance(v, plain) else str(v) for k, v in attributes.items()}
-        return pickle.dumps(kept, 5)
+    if not all(isinstance(value, _PLAIN) for value in attributes.values()):
+        try:
+            pickle.loads(pickle.dumps(attributes, 5))  # many that pickle do not come back
+        except Exception:
+            attributes = {
+                key: value if isinstance(value, _PLAIN) else str(value)
+                for key, value in attributes.items()
+            }
+    return pickle.dumps(attributes, 5)
 
 
 def speak_through(channel: Channel) -> None:
@@ -247,11 +264,19 @@ def relay(message: Message) -> bool:
     elif message.kind in (OUT, ERR):
         stream = sys.stdout if message.kind == OUT else sys.stderr
         if stream is not None:
-            stream.write(bytes(message.pickle).decode("utf-8", "surrogateescape"))
+            _write(stream, bytes(message.pickle).decode("utf-8", "surrogateescape"))
             stream.flush()  # the tool may have asked for it; a worker sends whole lines
     else:
         return False
     return True
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:  # bytes that are no text, or letters that this stream has not
+        encoding = stream.encoding
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 # -- how it fails ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Final
 from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Meter
 from agentcgroup.workers import zygote
-from agentcgroup.workers.carry import Surroundings
+from agentcgroup.workers.carry import Baggage, Surroundings
 from agentcgroup.workers.transport import Channel
 
 __all__ = ["Launcher", "Worker"]
@@ -54,6 +54,7 @@ class Worker:
         meter: tells apart what they used, where it serves more than one.
         settle: reads what its last call has used, where that has not been done.
         pids_max: forks that had been refused before its present call.
+        worn: the surroundings that its last call came with.
     """
 
     def __init__(self, number: int, channel: Channel, folder: str, surroundings: Surroundings):
@@ -74,6 +75,7 @@ class Worker:
         self.meter: Meter | None = None
         self.settle: Callable[[], object] | None = None
         self.pids_max = 0
+        self.worn: Baggage = {}
 
     def end(self, how: str) -> None:
         """Note how it ended, and wake who waits for its answer."""
@@ -208,10 +210,10 @@ class Launcher:
             expected = self._closed
             if self._control is ours:
                 self._control = None
+        ours.close()  # which ends it where the fault was ours
         status = process.wait() if process is not None else None
         for worker in list(living.values()):
             worker.end("lost: the process that makes workers ended")
-        ours.close()
         shutil.rmtree(folder, ignore_errors=True)
         if not expected:
             logger.error(

@@ -84,7 +84,9 @@ def _pickled_by(pickler: Callable[..., Any], thing: object) -> Parcel:
         return False
 
     pickler(pieces, protocol=5, buffer_callback=in_band).dump(thing)
-    return pieces.written, buffers
+    # One in band that fills a frame of the pickle (64 KiB) is written as the object that it is.
+    written = [bytes(one) if type(one) is pickle.PickleBuffer else one for one in pieces.written]
+    return written, buffers
 
 
 class _Pieces:
@@ -93,7 +95,7 @@ class _Pieces:
     __slots__ = ("write", "written")
 
     def __init__(self) -> None:
-        self.written: list[bytes] = []
+        self.written: list[bytes | pickle.PickleBuffer] = []
         self.write = self.written.append
 
 

@@ -5,13 +5,15 @@ one sendmsg and one recvmsg. What is not small is left where it is: the message 
 addresses, the receiver copies it from there (`remote`) and answers that it has, and only then the
 sender goes on. So a large result is copied once, into memory of the app, and a large argument once,
 into memory of the worker, where its limits count it. Where the kernel does not let one process read
-the other, the sender lays everything into a memfd and sends the descriptor.
+the other, the sender lays everything into a memfd and sends the descriptor. So does who cannot wait
+for an answer: threads and forks of a tool that say something while its result is on offer.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -129,6 +131,17 @@ class Channel:
         raws = [buffer.raw() for buffer in buffers]
         if not (self._readable and len(raws) < _MOST and self._offer(kind, pieces, raws)):
             self._lay_out(kind, pieces, raws)
+
+    def tell(self, kind: bytes, content: bytes) -> None:
+        """Send one message from whatever thread or fork of this side: it waits for no answer.
+
+        `send` is for the one thread that also receives here, since the other side answers it.
+        Raises as `send`.
+        """
+        if len(content) <= INLINE:
+            self._socket.sendmsg((_HEAD.pack(kind, 0, _HERE, 0), content))
+        else:
+            self._lay_out(kind, [content], ())
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other side has gone and all is read."""
@@ -271,7 +284,10 @@ def _read(fd: int, told: Sequence[int]) -> tuple[bytes, list[Buffer]]:
         view = remote.room(one & _SIZE)
         filled = 0
         while filled < len(view):
-            filled += os.readv(fd, [view[filled:]])
+            got = os.readv(fd, [view[filled:]])
+            if not got:
+                raise _cut_short()
+            filled += got
         buffers.append(_sealed(view, one))
     return pickle, buffers
 
@@ -279,5 +295,12 @@ def _read(fd: int, told: Sequence[int]) -> tuple[bytes, list[Buffer]]:
 def _read_bytes(fd: int, size: int) -> bytes:
     data = os.read(fd, size)
     while len(data) < size:  # one read takes 2 GB at most
-        data += os.read(fd, size - len(data))
+        more = os.read(fd, size - len(data))
+        if not more:
+            raise _cut_short()
+        data += more
     return data
+
+
+def _cut_short() -> OSError:
+    return OSError(errno.EBADMSG, "a message of a worker is shorter than it says")

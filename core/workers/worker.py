@@ -7,12 +7,14 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import os
 import select
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any, Final, NoReturn
@@ -45,6 +47,8 @@ FAILURE: Final = b"E"
 UNSHIPPABLE: Final = b"U"
 LEARNED: Final = b"M"
 
+#: When the zygote began, which imports this.
+_BEGAN: Final = time.time()
 #: Milliseconds from an answer to the worker's end: less than the janitor waits before it clears up.
 _ASIDE_MS: Final = 8
 
@@ -89,12 +93,13 @@ def _outcome(message: Message, here: int) -> _Answer:
     ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
-        carry.put_on_context()
+        context = contextvars.copy_context()  # which the next call has no part in
+        context.run(carry.put_on_context)
         ran = True
         if is_async:
-            result = asyncio.run(_await(function, args, kwargs))
+            result = context.run(asyncio.run, _await(function, args, kwargs))
         else:
-            result = function(*args, **kwargs)
+            result = context.run(function, *args, **kwargs)
     except BaseException as error:
         _leave_forks(here)
         _flush()
@@ -135,10 +140,25 @@ def _flush() -> None:
 
 def _tell_learned(channel: Channel, known: set[str]) -> None:
     """Name the modules that the next workers had better have from the start."""
-    learned = [name for name in list(sys.modules) if name not in known]
+    new = [name for name in list(sys.modules) if name not in known]
+    known.update(new)
+    learned = [name for name in new if _is_older(name)]
     if learned:
-        known.update(learned)
         channel.send(LEARNED, ["\n".join(learned).encode()])
+
+
+def _is_older(name: str) -> bool:
+    """Say whether a module was there before the zygote, and so is none that a tool has written.
+
+    Of such a one the next call may write another; and to run it is for the call, with its limits.
+    """
+    try:
+        spec = sys.modules[name].__spec__
+        if spec is None:  # put together in memory
+            return False
+        return not spec.has_location or os.stat(spec.origin or "").st_ctime < _BEGAN
+    except Exception:  # the file has gone, or what stands there for a module is none
+        return False
 
 
 def _keep_temporary_files_in(folder: str) -> None:

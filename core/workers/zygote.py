@@ -124,12 +124,16 @@ class _Zygote:
         for pid in (*self._workers, *self._trials):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.wait()
+        # Not for others, of which there is one where the end came between its birth and our note:
+        # it dies with us.
+        for pid in (*self._workers, *self._trials):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def _take_request(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, _LONGEST, 2)
+        for fd in fds:  # whoever has the channel, as a program that a tool runs, can answer for it
+            os.set_inheritable(fd, False)
         if not data:
             return False
         request = json.loads(data[1:])

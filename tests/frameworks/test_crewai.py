@@ -22,6 +22,7 @@ from crewai.tools.structured_tool import ToolUsageLimitExceededError
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.adapters.crewai import identity
+from tests.processes import meeting
 from tests.scripted import crewai_model
 
 #: For the fixture `session`.
@@ -162,11 +163,10 @@ def test_the_calls_of_a_plans_steps_are_recorded(session: Session) -> None:
     assert any("planned" in str(message) for sent in model.seen for message in sent)
 
 
-def test_parallel_calls_have_their_own_ids_and_cgroups(session: Session) -> None:
+def test_parallel_calls_have_their_own_ids_and_cgroups(session: Session, tmp_path: Path) -> None:
     """Two calls of one turn run at once, in threads, and are not mixed up."""
-    model = crewai_model(
-        [("shell", {"command": "sleep 0.5"}), ("other_shell", {"command": "sleep 0.5"})], "done"
-    )
+    calls = [(name, {"command": meet}) for name, meet in meeting("shell", "other_shell", tmp_path)]
+    model = crewai_model(calls, "done")
     _crew(_agent(model, shell, other_shell)).kickoff()
 
     first, second = sorted(session.records, key=lambda record: record.started_at)
@@ -209,7 +209,7 @@ def test_a_timeout_is_told_once_and_runs_once(session: Session, react: bool, one
     output = _crew(_agent(model, one)).kickoff()
 
     assert output.raw == "went on"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert [record.outcome for record in session.records] == ["timeout"]
     assert _told(model).count("time limit of 500ms (timeout)") == 1
     assert not _running("sleep 177")
@@ -225,7 +225,7 @@ def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session, react: b
     model = crewai_model([("slow_wait", {"seconds": 60})], "went on", react=react)
     began = time.monotonic()
     assert _crew(_agent(model, slow_wait)).kickoff().raw == "went on"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert _told(model).count("time limit of 500ms (timeout)") == 1
     assert [record.outcome for record in session.records] == ["timeout"]
 
@@ -264,7 +264,7 @@ def test_a_timeout_ends_an_awaited_tool_that_only_waits(session: Session) -> Non
     """No process to kill: the coroutine is cancelled and the answer is returned."""
     began = time.monotonic()
     answer = asyncio.run(slow_wait.arun(seconds=60))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert "time limit" in str(getattr(answer, "message", answer))
     assert session.records[-1].outcome == "timeout"
 

@@ -117,7 +117,7 @@ def test_cancelling_the_token_ends_the_worker(session: Session) -> None:
             await running
         return time.monotonic() - begin
 
-    assert asyncio.run(run()) < 10
+    assert asyncio.run(run()) < 50
     (record,) = session.records
     assert (record.outcome, record.isolation) == ("cancelled", "process")
 

@@ -24,7 +24,7 @@ RULES = [
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"),  # its own affair
-    pytest.mark.timeout(300),  # a tool class brings all of CrewAI to its worker
+    pytest.mark.timeout(900),  # a tool class brings all of CrewAI to its worker
 ]
 
 

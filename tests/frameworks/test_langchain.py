@@ -82,7 +82,7 @@ def test_a_timeout_ends_the_tree_and_is_told(session: Session) -> None:
         _call("slow_shell", {"command": f"sleep 77.{_PID} & setsid sleep 77.{_PID}; :"})
     )
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert isinstance(message, ToolMessage)
     assert message.status == "error"
     assert "time limit of 500ms (timeout)" in message.content

@@ -15,6 +15,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
 from agentcgroup import Session
+from tests.processes import running
 from tests.scripted import langchain_model
 
 #: For the fixture `session`.
@@ -75,7 +76,7 @@ def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
     began = time.monotonic()
     answer = asyncio.run(agent.ainvoke({"messages": [("user", "go")]}))
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert answer["messages"][-1].content == "went on"
     assert "time limit" in answer["messages"][-2].content
     assert session.records[-1].outcome == "timeout"
@@ -96,7 +97,8 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
             task = asyncio.create_task(
                 create_agent(model, [one]).ainvoke({"messages": [("user", "go")]})
             )
-            await asyncio.sleep(0.5)
+            while not running("sleep", f"78.{_PID}"):
+                await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -12,6 +12,7 @@ import pytest
 from agentcgroup import Session
 from agentcgroup.cgroup import Cgroup
 from tests.kernel.support import registering
+from tests.processes import SOON
 
 #: BCC compiles against the headers of the kernel; the lab has those of `kernels.WITH_HEADERS`.
 HEADERS = "BCC_KERNEL_SOURCE" in os.environ or os.path.exists(f"/lib/modules/{os.uname()[2]}/build")
@@ -31,7 +32,7 @@ def branch() -> Iterator[Cgroup]:
         assert cgroup.enable(CONTROLLERS) == CONTROLLERS
         yield cgroup
     finally:
-        cgroup.remove(20)
+        cgroup.remove(SOON)
         cgroup.close()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import agentcgroup
 from agentcgroup import CallRecord, LimitExceeded, Session
 from tests.kernel.support import MiB, processes_below
+from tests.processes import until
 
 #: No single one of these may hold the machine for longer, emulated as it may be.
 _LONG = 60
@@ -53,6 +55,15 @@ def _run(code: str, **limits: Any) -> CallRecord | None:
     return None
 
 
+def _leave_a_fork_bomb(call: agentcgroup.Call) -> None:
+    """Have a shell start one and end; return once it was refused a process."""
+    subprocess.run(["sh", "-c", '"$@" &', "sh", *_python(_FORK_BOMB)])
+    assert call.enclosure is not None
+    assert call.enclosure.cgroup is not None
+    refused = Path(call.enclosure.cgroup.path, "pids.events")
+    assert until(lambda: refused.read_text() != "max 0\n")
+
+
 def test_a_memory_bomb_dies_at_its_limit(registered: Callable[..., Session]) -> None:
     """The kernel kills it, whole, and the peak says where."""
     session = registered()
@@ -81,9 +92,9 @@ def test_a_fork_bomb_that_left_is_killed_and_told(registered: Callable[..., Sess
     session = registered()
     with (
         pytest.raises(LimitExceeded, match="pids_max") as caught,
-        agentcgroup.call("abuse", pids_max=16),
+        agentcgroup.call("abuse", pids_max=16) as call,
     ):
-        subprocess.run(["sh", "-c", '"$@" & sleep 2', "sh", *_python(_FORK_BOMB)])
+        _leave_a_fork_bomb(call)
     assert (caught.value.record.outcome, caught.value.record.reason) == ("killed", "pids_max")
     assert processes_below(session) == []
 
@@ -91,7 +102,7 @@ def test_a_fork_bomb_that_left_is_killed_and_told(registered: Callable[..., Sess
 def test_a_busy_loop_ends_with_its_time(registered: Callable[..., Session]) -> None:
     """And its CPU is bounded meanwhile, which the record shows."""
     session = registered()
-    record = _run(_BUSY_LOOP, timeout="3s", cpu_max="20%")
+    record = _run(_BUSY_LOOP, timeout="6s", cpu_max="20%")
     assert record is not None
     assert record.outcome == "timeout"
     assert record.throttled_s

@@ -33,6 +33,7 @@ from tests.bpf_cases import (
     told_with,
 )
 from tests.kernel.support import MiB
+from tests.processes import SOON
 
 #: The lab's scratch disk.
 DISK = "/dev/nvme0n1"
@@ -192,6 +193,7 @@ for _ in range(2):
 bytearray(b"x") * (128 << 20)
 """
     assert done(python(box, code)) == -signal.SIGKILL
+    assert box.wait_empty(SOON)
     events = dict(line.split() for line in Path(box.path, "memory.events").read_text().splitlines())
     # The one that the kernel has chosen may be counted twice: for itself, and with its group.
     assert counters(monitor, slot).oom_kills == int(events["oom_kill"]) >= 3

@@ -68,7 +68,7 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.timeout(300)  # importing CrewAI alone takes a minute or two there
+@pytest.mark.timeout(900)  # importing CrewAI alone takes a minute or two there
 @pytest.mark.parametrize("framework", _FRAMEWORKS)
 def test_a_tool_that_eats_the_agents_memory_dies_alone(
     registered: Callable[..., Session], framework: str

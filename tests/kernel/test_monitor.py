@@ -21,8 +21,9 @@ from agentcgroup.cgroup import Cgroup, Whereabouts
 from tests import escape_cases
 from tests.escape_cases import WAYS, escapes
 from tests.kernel.support import MiB, record_tells_what_ran
+from tests.unit.monitored import patient
 
-__all__ = ["escapes"]
+__all__ = ["escapes", "patient"]
 
 Register = Callable[..., Session]
 
@@ -38,7 +39,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def _watched(session: Session) -> Session:
     session.monitor.start()
-    assert session.monitor.wait(60), session.monitor.refused
+    assert session.monitor.wait(300), session.monitor.refused
     return session
 
 

@@ -8,13 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentcgroup.cgroup import Cgroup
+from tests.processes import SOON, until
 
 SYSTEMD = "/lib/systemd/systemd"
 CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
@@ -44,7 +44,7 @@ dying = subprocess.run([sys.executable, "-c", {DYING!r}], stdout=subprocess.PIPE
 pid = int(dying.stdout)
 os.kill(pid, 0)
 agentcgroup.register("langchain").records
-fate, deadline = "still there", time.monotonic() + 30
+fate, deadline = "still there", time.monotonic() + 100
 while fate != "gone" and time.monotonic() < deadline:
     try:
         os.kill(pid, 0)
@@ -90,6 +90,7 @@ mount -t proc proc /proc
 umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/systemd/system && cp "$1"/*.service "$1"/*.socket /run/systemd/system
+read -r _
 exec env -i container=test "PATH=$PATH" "$2" --unit=finder.service --show-status=no
 """
 
@@ -109,22 +110,25 @@ def found_by_a_service(
     init = subprocess.Popen(
         [*namespaces, str(folder), SYSTEMD],
         preexec_fn=machine.join,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        time.sleep(0.5)
+        forked = Path(f"/proc/{init.pid}/task/{init.pid}/children")
+        assert until(lambda: bool(forked.read_text()))  # in its namespaces; `sh` waits for a line
         with contextlib.closing(Cgroup.open("/sys/fs/cgroup")) as root:
             root.join(init.pid)  # `unshare` itself, in the way of systemd's controllers
-        deadline = time.monotonic() + 90
-        while not Path(f"{out}.done").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        assert init.stdin is not None
+        with init.stdin:
+            init.stdin.write(b"\n")
+        assert until(Path(f"{out}.done").exists, 300)
         place, cgroup = out.read_text().splitlines()
         return json.loads(place), cgroup
     finally:
         init.kill()
         init.wait()
-        machine.remove(20)
+        machine.remove(SOON)
         machine.close()
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import agentcgroup
-from agentcgroup import Session
+from agentcgroup import Session, calls
+from agentcgroup.monitor import client
+from tests.processes import SOON
 
-__all__ = ["Register", "backend", "registered"]
+__all__ = ["Register", "backend", "patient", "registered"]
 
 Register = Callable[..., Session]
 
@@ -22,6 +24,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have records wait for the helper on a slow machine: what it knows is asked, not how soon."""
+    for module in (calls, client):
+        for name in ("HURRY", "PATIENCE"):
+            monkeypatch.setattr(module, name, SOON)
+
+
 @pytest.fixture
 def registered(backend: str) -> Iterator[Register]:
     """Register with a configuration and this source, and wait for the monitor to be there."""
@@ -30,7 +40,7 @@ def registered(backend: str) -> Iterator[Register]:
         config["monitor"] = {"backend": backend, **config.get("monitor", {})}
         session = agentcgroup.register("langchain", config=config)
         session.monitor.start()
-        assert session.monitor.wait(20), session.monitor.refused
+        assert session.monitor.wait(SOON), session.monitor.refused
         return session
 
     yield register

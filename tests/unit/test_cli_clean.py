@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from agentcgroup.cgroup import Cgroup, run_name
 from tests.nobody import AS_NOBODY
+from tests.processes import alive, ended
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -53,13 +53,6 @@ def _clean(root: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
     """Its owner was shot; --dry-run says so and does nothing, the next time there is nothing."""
     with _supervisor(box.path) as (supervisor, pid, run):
@@ -68,12 +61,12 @@ def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
         for _ in range(2):
             done = _clean(box.path, "--dry-run")
             assert (done.returncode, done.stdout) == (0, f"would remove {run}\n"), done.stderr
-        assert _lives(pid)
+        assert alive(pid)
         assert os.path.isdir(run)
 
         done = _clean(box.path)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"removed {run}\n", "")
-        assert not _lives(pid)
+        assert ended(pid)
         assert not os.path.exists(run)
         for words in ((), ("--dry-run",)):
             done = _clean(box.path, *words)
@@ -84,7 +77,7 @@ def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
     with contextlib.closing(box.child("somebody-elses")), _supervisor(box.path) as (_, pid, run):
         done = _clean(box.path)
         assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
-        assert _lives(pid)
+        assert alive(pid)
         assert os.path.isdir(run)
         assert "somebody-elses" in box.children()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,9 +15,26 @@ from typing import Any
 import pexpect
 import pytest
 
+from tests.processes import running, until
+
 pytestmark = pytest.mark.usefixtures("folder")
 
 _EXEC = [sys.executable, "-m", "agentcgroup", "exec"]
+
+
+@pytest.fixture(autouse=True)
+def hears_signals() -> Iterator[None]:
+    """Start commands that ignore no signal, even where these tests were started by nohup(1)."""
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in (
+            (signal.SIGHUP, signal.SIG_DFL),
+            (signal.SIGINT, signal.default_int_handler),
+        )
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -26,23 +42,11 @@ def nap() -> Iterator[str]:
     """Seconds that tell the sleeps of one test from all others; afterwards none may be left."""
     seconds = f"3600.{os.getpid()}{time.monotonic_ns() % 1_000_000}"
     yield seconds
-    assert _sleeping(seconds) == []
-
-
-def _sleeping(seconds: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if entry.read_bytes() == f"sleep\0{seconds}\0".encode():
-                found.append(entry.parts[2])
-    return found
+    assert until(lambda: not running("sleep", seconds))
 
 
 def _until_sleeping(seconds: str) -> None:
-    deadline = time.monotonic() + 60
-    while not _sleeping(seconds):
-        assert time.monotonic() < deadline, "the command did not start"
-        time.sleep(0.01)
+    assert until(lambda: bool(running("sleep", seconds))), "the command did not start"
 
 
 def _exec(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -28,17 +28,18 @@ def call(command):
     return slow.invoke(asked)
 """
 _USE = """
-session = agentcgroup.register("langchain", config={"limits": {"call": {"timeout": "1s"}}})
+session = agentcgroup.register("langchain", config={"limits": {"call": {"timeout": "4s"}}})
 assert call("echo fine").content == "fine\\n"
 began = time.monotonic()
 nap = f"sleep 359.{os.getpid()}"  # tells them from all others on this machine
 told = call(f"{nap} & {nap}")
-assert time.monotonic() - began < 20
+assert time.monotonic() - began < 100
 assert told.status == "error" and "time limit" in told.content, told
 print([record.outcome for record in session.records])
 agentcgroup.unregister()
-left = subprocess.run(["pgrep", "-fx", nap], capture_output=True, text=True).stdout
-assert not left, left
+deadline = time.monotonic() + 60
+while left := subprocess.run(["pgrep", "-fx", nap], capture_output=True, text=True).stdout:
+    assert time.monotonic() < deadline, left
 """
 _REFUSE = """
 try:
@@ -111,7 +112,7 @@ _EAT = """
 session = agentcgroup.register("langchain", config={"limits": {"call": {"memory_max": "64M"}}})
 began = time.monotonic()
 told = call(sys.executable + " -ISc 'x = bytearray(300 << 20); import time; time.sleep(60)'")
-assert time.monotonic() - began < 30
+assert time.monotonic() - began < 55
 assert "memory limit of 64 MiB (memory_max)" in told.content, told
 assert call(sys.executable + " -ISc 'x = bytearray(8 << 20); print(len(x))'").content
 print([record.outcome for record in session.records])

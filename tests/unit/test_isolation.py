@@ -16,8 +16,9 @@ from contextvars import ContextVar
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session, Unshippable
+from agentcgroup import LimitExceeded, Session, Unshippable, isolation
 from agentcgroup.api import begin
+from agentcgroup.bound import Method
 from agentcgroup.errors import RemoteError
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
@@ -121,7 +122,7 @@ def test_what_the_call_finds_around_itself_comes_along(
 def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
     @agentcgroup.isolate
     async def slow(value: int) -> int:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         return value + os.getpid() * 0
 
     async def main() -> tuple[list[int], int]:
@@ -178,6 +179,93 @@ def test_what_it_prints_and_logs_comes_out_here_in_order(
 
 
 # -- how it fails -----------------------------------------------------------------------------
+
+
+class TwoPart(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one: str, _other: str) -> None:
+        super().__init__(one)
+
+
+def test_what_it_logs_and_prints_never_fails_it(
+    session: Session, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = TwoPart
+
+    @agentcgroup.isolate
+    def odd() -> str:
+        logging.getLogger("odd").warning("look", extra={"found": kind("one", "two")})
+        sys.stdout.buffer.write(b"\xff\n")
+        print("\u00e9", end="")
+        return "done"
+
+    with (
+        open(1, "w", encoding="ascii", closefd=False) as narrow,
+        pytest.MonkeyPatch.context() as mp,
+    ):
+        mp.setattr(sys, "stdout", narrow)
+        assert odd() == "done"
+    assert capfd.readouterr().out == "\\udcff\n\\xe9"
+    assert [record.found for record in caplog.records if record.msg == "look"] == ["one"]
+
+    with open(os.devnull, "w") as closed, pytest.MonkeyPatch.context() as mp:
+        mp.setattr(sys, "stdout", closed)
+        closed.close()
+        assert odd() == "done"
+    assert "cannot be shown: ValueError('I/O operation on closed file.')" in caplog.text
+
+
+def test_threads_and_forks_of_it_may_say_much_while_it_answers(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agentcgroup.isolate
+    def loud(data: bytes) -> bytes:
+        def shout() -> None:
+            while True:
+                print("x" * (100 << 10))
+
+        if os.fork() == 0:
+            shout()
+        for _ in range(2):
+            threading.Thread(target=shout, daemon=True).start()
+        time.sleep(0.05)
+        return data
+
+    data = os.urandom(1 << 20)
+    with open(os.devnull, "w") as silence:
+        monkeypatch.setattr(sys, "stdout", silence)
+        for _ in range(10):
+            assert loud(data) == data
+
+
+def test_a_result_that_does_not_come_back_is_named(session: Session) -> None:
+    kind = TwoPart
+
+    @agentcgroup.isolate
+    def give() -> object:
+        return kind("one", "two")
+
+    with pytest.raises(Unshippable, match=r"the result .* does not unpickle: TypeError"):
+        give()
+    record = session.records[-1]
+    assert (record.outcome, record.isolation) == ("error", "process")
+    assert str(record.reason).startswith("unshippable: the result")
+
+
+def test_a_tool_has_not_changed_what_is_no_number(session: Session) -> None:
+    class Tool:
+        def __init__(self) -> None:
+            self.missing = float("nan")
+            self.calls = 0
+
+        def run(self) -> None:
+            self.calls += 1
+
+    tool = Tool()
+    with agentcgroup.call("nan") as call:
+        method = Method(tool, "run", is_async=False)
+        assert isolation.run(call, method, (), {}) == (None, ["calls"])
 
 
 def test_an_exception_comes_with_its_traceback(session: Session) -> None:

@@ -20,6 +20,7 @@ import pytest
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.api import begin
+from tests.processes import until
 
 CALLS = int(os.environ.get("AGENTCGROUP_ENDURANCE", "2000"))
 THREADS = 100
@@ -50,7 +51,7 @@ async def aadd(a: int, b: int) -> int:
     return a + b
 
 
-@pytest.mark.timeout(60 + CALLS // 10)
+@pytest.mark.timeout(600 + CALLS // 10)
 def test_no_call_hangs_or_is_lost(
     session: Session, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,4 +118,4 @@ def test_what_was_used_is_given_back(session: Session) -> None:
     for _ in range(5):
         burst()
     gc.collect()
-    assert descriptors() <= before + 10  # shelves may be fuller by a worker or two
+    assert until(lambda: descriptors() <= before + 10)  # shelves may be fuller by a worker or two

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -11,16 +12,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session
+from agentcgroup import CgroupUnavailable, LimitExceeded, Session, isolation
 from agentcgroup.api import begin
+from agentcgroup.workers.launcher import Launcher
+from tests.processes import SOON, alive, ended, until
 
 _PLANTED: list[str] = []
+whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
 
 @pytest.fixture
@@ -41,12 +46,9 @@ def _zygote(session: Session) -> int:
     """Return its pid: a child of ours among the run's own processes."""
     run = session.branch()
     assert run is not None
-    (pid,) = (pid for pid in run.background().procs() if _parent(pid) == os.getpid())
+    ours = {int(pid) for pid in _children(os.getpid())}
+    (pid,) = (pid for pid in run.background().procs() if pid in ours)
     return pid
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _workers(session: Session) -> list[int]:
@@ -55,27 +57,16 @@ def _workers(session: Session) -> list[int]:
     session.workers().settle()
     run = session.branch()
     assert run is not None
-    return sorted({*map(int, _children(zygote))} - {*run.background().procs()})
+    children = {*map(int, _children(zygote))} - {*run.background().procs()}
+    return sorted(filter(alive, children))
 
 
 def _children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _until(true: Callable[[], bool], timeout: float = 20) -> bool:
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+    found: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += (thread / "children").read_text().split()
+    return found
 
 
 @agentcgroup.isolate
@@ -145,6 +136,35 @@ def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Ses
     assert pid() not in pids  # another tool has a worker of its own
 
 
+def test_reused_it_finds_what_is_around_the_present_call(
+    start: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(rules=[{"tool": "*", "isolation": "process", "reuse": 50}])
+
+    @agentcgroup.isolate("around")
+    def around() -> tuple[int, str, str | None, bool, int, str]:
+        level = logging.getLogger("around").level
+        there = str(tmp_path) in sys.path
+        return os.getpid(), os.getcwd(), os.environ.get("SECRET"), there, level, whose.get()
+
+    here = os.getcwd()
+    worker, *plain = around()
+    assert plain == [here, None, False, logging.NOTSET, "nobody's"]
+    token = whose.set("mine")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("SECRET", "of one call")
+        patch.syspath_prepend(str(tmp_path))
+        logging.getLogger("around").setLevel(logging.DEBUG)
+        time.sleep(1.1)  # for so long levels are taken as known
+        dressed = [str(tmp_path), "of one call", True, logging.DEBUG, "mine"]
+        assert around() == (worker, *dressed)
+    whose.reset(token)
+    logging.getLogger("around").setLevel(logging.NOTSET)
+    time.sleep(1.1)
+    assert around() == (worker, *plain)
+
+
 def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
     start: Callable[..., Session],
 ) -> None:
@@ -175,7 +195,7 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
 def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     ready = _workers(session)
     assert pid() in ready
 
@@ -196,23 +216,23 @@ def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
     def call() -> None:
         with pytest.raises(LimitExceeded) as caught:
             endless()
-        ended.append(caught.value.record.outcome)
+        outcomes.append(caught.value.record.outcome)
 
-    ended: list[str] = []
+    outcomes: list[str] = []
     zygote = _zygote(session)
     os.kill(zygote, signal.SIGSTOP)
     thread = threading.Thread(target=call)
     thread.start()
     time.sleep(1)
     os.kill(zygote, signal.SIGCONT)
-    thread.join(20)
-    assert ended == ["timeout"]
+    thread.join(SOON)
+    assert outcomes == ["timeout"]
 
 
 def test_calls_that_need_none_wake_a_worker_once(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     ready = _workers(session)
     for worker in ready:
         os.kill(worker, signal.SIGSTOP)
@@ -232,7 +252,7 @@ def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Sess
     for thread in threads:
         thread.join()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) == 3)
+    assert until(lambda: len(_workers(session)) == 3)
 
 
 def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> None:
@@ -243,7 +263,7 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
     for thread in threads:
         thread.join()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) == 1)
+    assert until(lambda: len(_workers(session)) == 1)
     time.sleep(1)
     assert len(_workers(session)) == 1
 
@@ -251,11 +271,11 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     pid()
     _ = session.records
-    assert _until(lambda: len(_workers(session)) > 0)
+    assert until(lambda: len(_workers(session)) > 0)
     for ready in _workers(session):
         os.kill(ready, signal.SIGKILL)
-    assert _until(lambda: not _workers(session))
-    time.sleep(0.1)
+    shelves = session.workers()._shelves.values()
+    assert until(lambda: all(one.ended.is_set() for shelf in shelves for one in shelf.ready))
     assert pid()
     assert session.records[-1].outcome == "ok"
 
@@ -274,7 +294,8 @@ def test_without_a_cgroup_a_worker_is_followed_and_ended(start: Callable[..., Se
 
     with pytest.raises(LimitExceeded, match="time limit"):
         hold()
-    assert [record.outcome for record in session.records] == ["ok", "timeout"]
+    records = sorted(session.records, key=lambda record: record.started_at)
+    assert [record.outcome for record in records] == ["ok", "timeout"]
     assert {record.isolation for record in session.records} == {"process"}
 
 
@@ -297,20 +318,22 @@ def test_when_it_dies_the_next_call_has_another(
     pid()
     first = _zygote(session)
     os.kill(first, signal.SIGKILL)
-    assert _until(lambda: "the process that makes workers has ended" in caplog.text)
+    assert until(lambda: "the process that makes workers has ended" in caplog.text)
     assert pid()
     assert session.records[-1].outcome == "ok"
     assert _zygote(session) != first
 
 
-def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session) -> None:
+def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_path: Path) -> None:
+    holds = tmp_path / "holds"
+
     @agentcgroup.isolate
     def hold() -> None:
+        holds.touch()
         time.sleep(3600)
 
     def killing() -> None:
-        assert _until(lambda: len(_children(_zygote(session))) > 0)
-        time.sleep(0.3)
+        assert until(holds.exists)
         os.kill(_zygote(session), signal.SIGKILL)
 
     pid()
@@ -319,7 +342,36 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session) -> No
     with pytest.raises(LimitExceeded, match="no fault of its own"):
         hold()
     killer.join()
-    assert session.records[-1].outcome == "killed"
+    # It is handed out at once, the record of the call before a little later.
+    assert {record.tool: record.outcome for record in session.records}["hold"] == "killed"
+
+
+def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Anywhere:
+        def begin_spawn(self, failed: OSError | None = None) -> int | None:
+            return None
+
+        def end_spawn(self, pid: int | None) -> None:
+            pass
+
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    launcher = Launcher(Anywhere(), 0.5, fail)
+    worker = launcher.spawn(None)
+    assert worker.ended.wait(20)
+    assert worker.how == "lost: the process that makes workers ended"
+    assert "a fault of ours" in caplog.text
+    launcher.close()
+
+
+def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) -> None:
+    call = session.start("python", None, "late")
+    session.close()
+    with pytest.raises(CgroupUnavailable, match="closed"):
+        isolation.run(call, os.getpid, (), {})
 
 
 def test_modules_that_bodies_import_are_there_from_then_on(
@@ -349,8 +401,47 @@ def test_modules_that_bodies_import_are_there_from_then_on(
         assert threaded  # never in the one that forks
         return not plain
 
-    assert _until(preloaded)
+    assert until(preloaded)
     assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
+
+
+def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model writes a program, imports it, and writes another one under the same name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    written, log = tmp_path / "solution.py", tmp_path / "log"
+
+    @agentcgroup.isolate("solve")
+    def solve(answer: int) -> tuple[int, int]:
+        written.write_text(
+            f"import os\nanswer = {answer}\nopen({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        )
+        import solution
+
+        return os.getpid(), solution.answer
+
+    workers = []
+    for answer in range(100, 106):
+        worker, got = solve(answer)
+        assert got == answer
+        workers.append(worker)
+        _ = session.records  # behind which its worker has said what it has imported
+        time.sleep(0.1)
+    assert [int(line) for line in log.read_text().split()] == workers
+
+
+def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(
+    session: Session, tmp_path: Path
+) -> None:
+    @agentcgroup.isolate("execute")
+    def execute() -> int:
+        return os.system(f"ls -l /proc/self/fd > {tmp_path}/listing")  # which closes none
+
+    assert execute() == 0
+    listing = (tmp_path / "listing").read_text()
+    assert "listing" in listing
+    assert "socket:" not in listing
 
 
 def test_nothing_lives_on_when_the_app_is_killed() -> None:
@@ -372,8 +463,8 @@ threading.Event().wait()
             assert os.path.isdir(folder)
         finally:
             app.kill()
-    assert _until(lambda: not any(map(_alive, pids)))
-    assert not os.path.exists(folder)
+    assert ended(*pids)
+    assert until(lambda: not os.path.exists(folder))
 
 
 def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
@@ -381,7 +472,7 @@ def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> N
 
     def counted() -> tuple[int, int]:
         _ = session.records
-        assert _until(lambda: len(_workers(session)) == 1)
+        assert until(lambda: len(_workers(session)) == 1)
         run = session.branch()
         assert run is not None
         return len(os.listdir("/proc/self/fd")), sum(1 for _ in os.walk(run.cgroup.path))
@@ -391,4 +482,4 @@ def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> N
     before = counted()
     for _ in range(100):
         pid()
-    assert counted() == before
+    assert until(lambda: counted() == before)

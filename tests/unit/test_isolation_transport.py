@@ -8,6 +8,8 @@ import pickle
 import platform
 import select
 import signal
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,8 +28,8 @@ def ends(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[Channel]]:
     monkeypatch.setattr(Channel, "_readable", request.param == "read from memory")
-    near, socket = Channel.pair()
-    with closing(near), closing(Channel(socket)) as far:
+    near, other = Channel.pair()
+    with closing(near), closing(Channel(other)) as far:
         yield [near, far]
 
 
@@ -74,6 +76,15 @@ def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> 
         assert one.flags.writeable == other.flags.writeable
 
 
+@pytest.mark.parametrize("size", [INLINE - 1, INLINE, INLINE + 1, LARGE - 1])
+def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: int) -> None:
+    numpy = pytest.importorskip("numpy")
+    data = numpy.frombuffer(os.urandom(size), numpy.uint8)
+    came = _through(ends, [data, data.copy()])
+    assert isinstance(came, list)
+    assert [one.tobytes() for one in came] == 2 * [data.tobytes()]
+
+
 def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
     things = [bytearray(os.urandom(8)) * (LARGE // 8) for _ in range(500)]
     buffers = [pickle.PickleBuffer(thing) for thing in things]
@@ -107,8 +118,8 @@ def test_where_memory_may_not_be_read_it_goes_another_way(ends: list[Channel]) -
 
 
 def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
-    near, socket = Channel.pair()
-    with closing(near), closing(Channel(socket)) as far:
+    near, other = Channel.pair()
+    with closing(near), closing(Channel(other)) as far:
         sender = os.fork()
         if sender == 0:
             try:
@@ -120,3 +131,15 @@ def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
         os.kill(sender, signal.SIGKILL)
         os.waitpid(sender, 0)
         assert far.receive() is None
+
+
+def test_a_descriptor_with_less_than_was_said_is_an_error_and_no_wait() -> None:
+    """A worker may send what it likes: what it has cut short must not keep us reading."""
+    near, far = Channel.pair()
+    fd = os.memfd_create("cut")
+    with closing(near), closing(far):
+        head = struct.pack("<cicH", b"x", 0, b"m", 1)
+        socket.send_fds(far, [head, struct.pack("<QQ", 0, 100)], [fd])
+        os.close(fd)
+        with pytest.raises(OSError, match="shorter than it says"):
+            near.receive()

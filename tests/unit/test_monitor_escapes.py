@@ -8,12 +8,12 @@ import pytest
 
 from tests import escape_cases
 from tests.escape_cases import ROUNDS, WAYS, escapes
-from tests.unit.monitored import Register, backend, registered
+from tests.unit.monitored import Register, backend, patient, registered
 
-__all__ = ["backend", "escapes", "registered"]
+__all__ = ["backend", "escapes", "patient", "registered"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_born_outside_is_brought_in(
     registered: Register, escapes: ctypes.PyDLL, way: str
@@ -21,7 +21,7 @@ def test_what_is_born_outside_is_brought_in(
     escape_cases.born_outside(registered(), escapes, way, ROUNDS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_what_leaves_is_brought_back(registered: Register) -> None:
     escape_cases.left(registered(), ROUNDS // 4)
 

@@ -10,18 +10,19 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 import agentcgroup
 from agentcgroup import Event
 from agentcgroup.bpf import kernel
+from agentcgroup.monitor.client import Monitor
 from tests.escape_cases import escapes
 from tests.helpers import helpers, overwhelmed
-from tests.unit.monitored import Register, backend, registered
+from tests.processes import until
+from tests.unit.monitored import Register, backend, patient, registered
 
-__all__ = ["backend", "escapes", "registered"]
+__all__ = ["backend", "escapes", "patient", "registered"]
 
 #: bpf(2), uapi/linux/bpf.h.
 _PROG_GET_NEXT_ID = 11
@@ -34,7 +35,7 @@ def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> N
     before = time.time()
     with agentcgroup.call("tool") as call:
         child = subprocess.Popen(["sleep", "60"])
-        time.sleep(0.3)
+        assert until(lambda: len(events) == 2)  # while it can still be looked at
         child.kill()
         child.wait()
     _ = session.records
@@ -93,13 +94,6 @@ def test_a_stream_ends_with_its_session(registered: Register) -> None:
     assert stream.lost == 0
 
 
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_the_run_goes_on_without_its_helper_and_says_so_once(
     registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,7 +101,7 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
     session = registered()
     (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGKILL)
-    _await(lambda: session.monitor.state == "dead")
+    assert until(lambda: session.monitor.state == "dead")
     for _ in range(3):
         with agentcgroup.call("tool"):
             subprocess.run(["true"])
@@ -165,7 +159,7 @@ import os, subprocess, sys, time
 import agentcgroup
 session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
 session.monitor.start()
-assert session.monitor.wait(20), session.monitor.refused
+assert session.monitor.wait(60), session.monitor.refused
 with agentcgroup.call("tool"):
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)
@@ -191,9 +185,37 @@ def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> Non
         os.kill(helper, signal.SIGKILL)
     if victims != "helper":
         host.kill()
-    _await(lambda: not helpers(mark))
-    _await(lambda: loaded.isdisjoint(_programs()))
+    assert until(lambda: not helpers(mark))
+    assert until(lambda: loaded.isdisjoint(_programs()))
     host.kill()
     host.wait()
     host.stdout.close()
     os.kill(child, signal.SIGKILL)
+
+
+def test_a_fault_of_ours_ends_the_monitor_and_says_so(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str | None:
+        raise RuntimeError("a fault of ours")
+
+    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
+    monitor.harbour = fail
+    monitor.start()
+    assert not monitor.wait(20)
+    assert monitor.state == "dead"
+    assert until(lambda: "the monitor is ended (RuntimeError('a fault of ours'))" in caplog.text)
+    monitor.close()
+
+
+def test_a_helper_that_cannot_be_started_leaves_nothing_open(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    before = sorted(os.listdir("/proc/self/fd"))
+    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
+    monitor.start()
+    assert not monitor.wait(20)
+    assert monitor.state == "off"
+    assert until(lambda: "helper cannot be started" in caplog.text)
+    assert sorted(os.listdir("/proc/self/fd")) == before

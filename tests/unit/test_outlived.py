@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -50,3 +51,25 @@ def test_another_process_that_ends_leaves_the_base(session: Session) -> None:
         _true()
     (record,) = session.records
     assert record.cgroup is not None
+
+
+def test_a_fork_inside_a_call_ends_by_itself_and_nothing_else(session: Session) -> None:
+    """It is a copy of all that the parent has begun: the call, other calls, the run."""
+    with agentcgroup.call("forks") as forking, agentcgroup.call("within"):
+        sleeper = subprocess.Popen(["sleep", "60"])
+        child = os.fork()
+        if child == 0:
+            try:
+                forking.finish()
+                session.close()
+                os._exit(3)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+        assert sleeper.poll() is None
+        sleeper.kill()
+        sleeper.wait()
+    assert [(one.tool, one.outcome) for one in session.records] == [
+        ("within", "ok"),
+        ("forks", "ok"),
+    ]

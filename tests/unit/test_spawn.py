@@ -21,6 +21,7 @@ from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
 from agentcgroup.spawn.native import Native
 from agentcgroup.spawn.pure import Pure
+from tests.processes import SOON, until
 from tests.unit.spawn_modes import MODES, run_python
 
 HERE = os.path.dirname(__file__)
@@ -192,20 +193,18 @@ def test_no_instruction_of_the_program_runs_outside(
     installed: None, box: Cgroup, tmp_path: Path
 ) -> None:
     """In a frozen cgroup the child stands still before its exec, and the GIL is free meanwhile."""
-    box.freeze(5)
+    box.freeze(SOON)
     marker = tmp_path / "ran"
     with running(Call(box)):
         thread = threading.Thread(target=subprocess.run, args=(["touch", marker],))
         thread.start()
-    deadline = time.monotonic() + 5
-    while not (procs := box.procs()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: bool(box.procs()))
     time.sleep(0.2)
-    (pid,) = procs
+    (pid,) = box.procs()
     assert os.readlink(f"/proc/{pid}/exe") == os.path.realpath(sys.executable)
     assert not marker.exists()
     box.thaw()
-    thread.join(10)
+    thread.join(SOON)
     assert not thread.is_alive()
     assert marker.exists()
 
@@ -303,7 +302,7 @@ def test_names_bound_by_from_import_are_patched_too(box: Cgroup) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_many_threads_under_signals_place_every_child(mode: str, box: Cgroup) -> None:
     done = run_python(mode, os.path.join(HERE, "spawn_stress.py"), box.path)
     assert done.returncode == 0, done.stderr[-3000:]

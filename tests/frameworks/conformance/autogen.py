@@ -75,7 +75,7 @@ class Agent(Driver):
         run = asyncio.create_task(self.arun(agent, token))
         await started()
         token.cancel()
-        reply = await asyncio.wait_for(run, 10)
+        reply = await asyncio.wait_for(run, 60)
         assert [told.failed for told in reply.told] == [True]
 
     def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ class Team(Agent):
         await started()
         token.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(run, 10)
+            await asyncio.wait_for(run, 60)
 
 
 def _assistant(*turns: Turn, tools: Sequence[Any], name: str) -> AssistantAgent:
