@@ -117,7 +117,8 @@ def left(session: Session, rounds: int) -> None:
                 child.kill()
                 child.communicate()
     assert back == rounds
-    assert Counter(record.escapes for record in session.records[-rounds:]) == {1: rounds}
+    told = Counter(record.escapes for record in session.records[-rounds:])
+    assert told == {1: rounds}, told
 
 
 def left_and_the_call_ends(session: Session) -> CallRecord:

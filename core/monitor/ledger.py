@@ -324,6 +324,11 @@ class Ledger:
         """Say whether a cgroup is one of the run: what is in there was put there."""
         return path.startswith(self._run)
 
+    def is_elsewhere(self, pid: int) -> bool:
+        """Say whether a process is neither in the run nor beside the host, where forks are born."""
+        path = self.where(pid)
+        return path is not None and path != self.where(self._host) and not self.in_run(path)
+
     def _of_host(self, event: Raw) -> Home | None:
         """Return the home that a child of the host was born in, None where it is no call's."""
         path = self.where(event.pid)

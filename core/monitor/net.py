@@ -47,7 +47,9 @@ class Net:
         number, cgroup = call
         known = self._ledger.get(cgroup)
         home = self._ledger.stray(event.pid) if known is None else known
-        if not self._board.placing(seat, event.time):
+        if event.cgroup is None and self._ledger.is_elsewhere(event.pid):
+            home.missed(event.pid)  # it was looked at late, and has left wherever it was born
+        elif not self._board.placing(seat, event.time):
             home.missed_birth(event.pid)
         if known is not None:
             number = 0
