@@ -252,8 +252,6 @@ class Session:
             tool_call_id,
             key,
         )
-        if policy.isolation == "process":
-            self._alert(call)
         if self.monitor.state != "off":
             self.monitor.start()
             call.sitting = self.monitor.sit(call)
@@ -261,14 +259,6 @@ class Session:
         if noted is not None:
             noted.append(call)
         return call
-
-    def _alert(self, call: Call) -> None:
-        """Wake the worker that a call is likely to take, while the call is on its way there."""
-        if self._workers is None or self._run is None or call.parent is not None:
-            return
-        branch = self._run.known_agent(call.framework, call.agent)
-        if branch is not None:
-            self._workers.alert(branch, call.policy.limits, call.kept_for)
 
     def settled(self, call: Call) -> None:
         """Keep a finished call and hand out its record, made on demand when nobody listens."""

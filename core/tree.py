@@ -108,10 +108,6 @@ class Branch:
             branch._active += 1
         return branch
 
-    def known_agent(self, framework: str, name: str | None) -> Branch | None:
-        """Return the branch of an agent if it stands already; nothing is to be made in it."""
-        return self._agents.get((framework, name))
-
     def leave(self) -> None:
         """Say that a call of this agent has ended; retires an agent that is long idle."""
         above = self._above

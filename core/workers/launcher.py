@@ -46,7 +46,6 @@ class Worker:
         how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where that was
             none of its doing; None while it lives.
         ended: set when `how` is.
-        alert: it has been told that a call is about to come.
         at_birth: called once it is born, None for nothing: its call may be over by then.
         done: it has answered all it was asked.
         calls: how many it has been given.
@@ -67,7 +66,6 @@ class Worker:
         self.how: str | None = None
         self.ended = threading.Event()
         self.born = threading.Event()
-        self.alert = False
         self.at_birth: Callable[[], object] | None = None
         self.done = True
         self.calls = 0

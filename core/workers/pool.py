@@ -2,8 +2,7 @@
 
 Theory of operation: a worker that stands ready has been born in a fresh cgroup below the branch of
 an agent, with the limits of a kind of call written; taking it is taking it off a **shelf** (one per
-branch and set of limits), and nothing of the kernel is asked. It is woken as soon as the call
-begins (`alert`), so that it is awake when the body comes. What was taken is put back behind the
+branch and set of limits), and nothing of the kernel is asked. What was taken is put back behind the
 calls. A call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
 empty has it made larger by one, so that a burst finds what the last one lacked; shelves that nobody
 asks for shrink.
@@ -25,7 +24,7 @@ from agentcgroup.settings import Workers
 from agentcgroup.tree import Branch, discard
 from agentcgroup.workers.launcher import Launcher, Worker
 from agentcgroup.workers.transport import Message
-from agentcgroup.workers.worker import ALERT, LEARNED
+from agentcgroup.workers.worker import LEARNED
 
 __all__ = ["Pool"]
 
@@ -89,23 +88,10 @@ class Pool:
             self.drop(one)
         return worker if worker is not None else self._make(branch, limits)
 
-    def alert(self, branch: Branch, limits: Limits, tool: str | None = None) -> None:
-        """Wake the worker that `take` would return, which is about to get a call.
-
-        By then it is at its best: it wakes up and goes through its paces on another processor.
-        """
-        with self._lock:  # which also keeps it from being closed
-            for kind in ((branch, limits, tool), (branch, limits, None)):
-                shelf = self._shelves.get(kind)
-                if shelf is not None and shelf.ready:
-                    self._alert(shelf.ready[-1])
-                    return
-
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
         """Put a worker where the next call of the same tool finds it, cgroup and all."""
         dropped: Worker | None = worker
         with self._lock:
-            worker.alert = False
             if not self._closed:
                 shelf = self._shelf((branch, limits, tool))
                 shelf.ready.append(worker)
@@ -221,15 +207,6 @@ class Pool:
             raise
         worker.cgroup = cgroup
         return worker
-
-    @staticmethod
-    def _alert(worker: Worker) -> None:
-        if not worker.alert:  # a second one would tell it nothing, and the socket may be full
-            worker.alert = True
-            try:
-                worker.channel.send(ALERT, ())
-            except OSError as error:
-                logger.debug("agentcgroup: a worker that stood ready has gone: %s", error)
 
     def _reserve(self, kind: _Kind) -> _Shelf | None:
         """Return the shelf of this kind when another worker is to stand on it, having made room."""

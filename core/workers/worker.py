@@ -23,7 +23,6 @@ from agentcgroup.workers import carry, shipping
 from agentcgroup.workers.transport import Channel, Message
 
 __all__ = [
-    "ALERT",
     "BAGGAGE",
     "CALL",
     "FAILURE",
@@ -34,9 +33,7 @@ __all__ = [
     "serve",
 ]
 
-# Kinds of messages. To a worker: a call is about to come; its surroundings; a call; a call after
-# which it may go.
-ALERT: Final = b"!"
+# Kinds of messages. To a worker: its surroundings; a call; a call after which it may go.
 BAGGAGE: Final = b"B"
 CALL: Final = b"c"
 LAST_CALL: Final = b"C"
@@ -68,9 +65,6 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
         _warm_up()
         gc.enable()
         while (message := channel.receive()) is not None:
-            if message.kind == ALERT:
-                _rehearse(here)
-                continue
             if message.kind == BAGGAGE:
                 carry.dress(shipping.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
@@ -168,26 +162,14 @@ def _keep_temporary_files_in(folder: str) -> None:
 
 
 def _nothing() -> None:
-    """Do what a rehearsal is about."""
-
-
-_REHEARSED: Final = Message(CALL, b"".join(shipping.pack((_nothing, (), {}, False))[0]))
-
-
-def _rehearse(here: int) -> None:
-    """Go through a call of nothing, while the app packs the one that is about to come.
-
-    After a rest this code is no longer in the processor's caches: the first time takes it 300 us,
-    the second 50.
-    """
-    _outcome(_REHEARSED, here)
+    """Do what a call is warmed up with."""
 
 
 def _warm_up() -> None:
     """Touch now what a call will touch: after a fork, each first write to a page copies it."""
     near, end = Channel.pair()
     far = Channel(end)
-    near.send(CALL, [_REHEARSED.pickle])
+    near.send(CALL, *shipping.pack((_nothing, (), {}, False)))
     message = far.receive()
     assert message is not None
     far.send(*_outcome(message, os.getpid()))

@@ -229,21 +229,6 @@ def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
     assert outcomes == ["timeout"]
 
 
-def test_calls_that_need_none_wake_a_worker_once(session: Session) -> None:
-    pid()
-    _ = session.records
-    assert until(lambda: len(_workers(session)) > 0)
-    ready = _workers(session)
-    for worker in ready:
-        os.kill(worker, signal.SIGSTOP)
-    for _number in range(2000):  # more than its socket could hold
-        with agentcgroup.call("pid"):  # runs inline, as every block
-            pass
-    for worker in ready:
-        os.kill(worker, signal.SIGCONT)
-    assert pid()
-
-
 def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Session]) -> None:
     session = start(workers={"max": 3})
     threads = [threading.Thread(target=pid) for _ in range(8)]
