@@ -64,13 +64,17 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
         _keep_temporary_files_in(folder)
         _warm_up()
         gc.enable()
+        modules = len(sys.modules)
         while (message := channel.receive()) is not None:
             if message.kind == BAGGAGE:
                 carry.dress(shipping.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
                 continue
             channel.send(*_outcome(message, here))
-            _tell_learned(channel, known)
+            # The app wakes up on this processor, if the others rest, once we have left it.
+            if len(sys.modules) != modules:
+                _tell_learned(channel, known)
+                modules = len(sys.modules)
             if message.kind == LAST_CALL:
                 _step_aside(channel)
                 break
