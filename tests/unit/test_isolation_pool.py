@@ -399,9 +399,11 @@ def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
 
     @agentcgroup.isolate("solve")
     def solve(answer: int) -> tuple[int, int]:
-        written.write_text(
-            f"import os\nanswer = {answer}\nopen({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        program = (
+            f"import os\nopen({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n')\nanswer = {answer}"
         )
+        # Of another length each time: within a second that alone tells Python of a change.
+        written.write_text(program + "\n" * (answer - 99))
         import solution
 
         return os.getpid(), solution.answer
