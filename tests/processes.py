@@ -21,11 +21,12 @@ SOON = 60.0
 
 def until(true: Callable[[], bool], timeout: float = SOON) -> bool:
     """Wait until something is so; False if it never was."""
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, 0.001
     while not true():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
     return True
 
 
