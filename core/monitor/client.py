@@ -163,13 +163,18 @@ class Monitor:
         """Have `listener` called with every event from now on, on a thread of ours."""
         self._listeners.append(listener)
         self.start()
-        if self.state == "on":
-            self._send({"do": "listen"})
+        self._tell_listening()
 
     def unlisten(self, listener: Callable[[Event], None]) -> None:
         """Undo `listen`."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
+            self._tell_listening()
+
+    def _tell_listening(self) -> None:
+        """Have the helper look for events in time, or only when it has to."""
+        if self.state == "on":
+            self._send({"do": "listen", "on": bool(self._listeners)})
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -413,7 +418,7 @@ class Monitor:
         for number, path in homes:
             self._announce(number, path, late=True)
         if self._listeners:
-            self._send({"do": "listen"})
+            self._tell_listening()
         if (harbour := self.harbour()) is not None:
             self._send({"do": "harbour", "path": harbour})
         self._decided.set()

@@ -122,9 +122,11 @@ class Helper:
         """Return for how many ms there is nothing to look for by ourselves, None for ever."""
         if self._messages:
             return 0
-        if not self._ledger.members or not (self._source.sweeps or self._listening):
-            return None
-        return _SWEEP * 1000
+        # A listener waits for the first process of a call, too, of which nothing wakes us.
+        waiting = self._listening and self._ledger.homes
+        if waiting or (self._source.sweeps and self._ledger.members):
+            return _SWEEP * 1000
+        return None
 
     def _enter(self, event: Raw) -> None:
         if event.kind == "outside":
@@ -181,7 +183,7 @@ class Helper:
                     case "add":
                         self._add(message)
                     case "listen":
-                        self._listening = True
+                        self._listening = message["on"]
                     case _:
                         self._messages.append(message)
             self._over = True

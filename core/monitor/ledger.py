@@ -244,6 +244,11 @@ class Ledger:
         return self._members.get(pid)
 
     @property
+    def homes(self) -> Collection[int]:
+        """The ids of all cgroups whose books are open."""
+        return self._homes.keys()
+
+    @property
     def members(self) -> Collection[int]:
         """The processes of all homes."""
         return self._members.keys()
