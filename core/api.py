@@ -167,7 +167,7 @@ class call:
         self._limits = limits
 
     def __enter__(self) -> Call:
-        session = begin()
+        session = registered() or begin()
         self._call = session.start(
             "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
         )
@@ -185,8 +185,8 @@ class call:
         if thread == threading.get_ident():  # a generator can be closed on another one
             self._call.used = estimates.since(begin)
         scope.current.reset(self._token)
-        self._call.finish(error)
-        self._raise(error)
+        if self._call.finish(error):
+            self._raise(error)
 
     async def __aenter__(self) -> Call:
         call = self.__enter__()

@@ -184,12 +184,12 @@ def run(
     from agentcgroup.isolation import run as run_there  # only who isolates pays for the import
 
     try:
-        there, named = _crossed(args, kwargs, crossing)
+        there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
         returned = run_there(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return body.function(*args, **kwargs)
-    return _received(call, body, returned)
+    return returned if body.tool is None else _received(call, returned)
 
 
 async def arun(
@@ -203,19 +203,17 @@ async def arun(
     from agentcgroup.isolation import arun as run_there
 
     try:
-        there, named = _crossed(args, kwargs, crossing)
+        there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
         returned = await run_there(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return await body.function(*args, **kwargs)
-    return _received(call, body, returned)
+    return returned if body.tool is None else _received(call, returned)
 
 
 def _crossed(
-    args: tuple[Any, ...], kwargs: dict[str, Any], crossing: Crossing | None
+    args: tuple[Any, ...], kwargs: dict[str, Any], crossing: Crossing
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if crossing is None:
-        return args, kwargs
     return tuple(map(crossing, args)), {key: crossing(arg) for key, arg in kwargs.items()}
 
 
@@ -237,9 +235,8 @@ def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _received(call: Call, body: Body, returned: Any) -> Any:
-    if body.tool is None:
-        return returned
+def _received(call: Call, returned: Any) -> Any:
+    """Take a method's result; say what was changed on its tool, since that is lost."""
     result, changed = returned
     if changed:
         call.session.say(

@@ -232,8 +232,7 @@ class Call:
                 self._blame(self.unshippable)
             self.session.settled(self)
             return self.refused
-        self._judge(error, cancelled)
-        told = self.told
+        told = self._judge(error, cancelled)
         if self.enclosure is None:
             self.session.settled(self)
         elif told:
@@ -243,7 +242,8 @@ class Call:
             self.session.janitor.put(self._settle_and_remove, self.ended - self.started)
         return told
 
-    def _judge(self, error: BaseException | None, cancelled: bool) -> None:
+    def _judge(self, error: BaseException | None, cancelled: bool) -> bool:
+        """Say how it ended; True when that is to be told."""
         leftovers = False
         enclosure = self.enclosure
         if enclosure is not None:
@@ -264,8 +264,10 @@ class Call:
         )
         if self.unshippable is not None:
             self._blame(self.unshippable)
-        if enclosure is not None and events is not None and not self.told:
+        told = self.told
+        if enclosure is not None and events is not None and self.policy.reuse > 1 and not told:
             enclosure.give_back(events)
+        return told
 
     def _blame(self, unshippable: Unshippable) -> None:
         """Have the record say what could not be sent, and who had asked for a worker."""

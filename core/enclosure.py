@@ -167,13 +167,12 @@ class Enclosure:
 
     def restock(self) -> None:
         """See that the next call finds a worker, while this one's is at work and we wait."""
-        call = self._call
-        if self._home is None or not self._standing or call.policy.reuse > 1:
+        if not self._guests[-1].last:
             return
-        pool, limits = call.session.workers(), call.policy.limits
-        if pool.bare(self._home, limits):
+        call = self._call
+        if self._home is not None and self._standing and call.policy.reuse == 1:
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                pool.restock(self._home, limits, most=1)
+                call.session.workers().restock(self._home, call.policy.limits, most=1)
 
     @property
     def _standing(self) -> bool:
@@ -213,7 +212,7 @@ class Enclosure:
         while call.parent is not None and call.parent.ended is not None:
             call.parent = call.parent.parent  # started by a task that outlived its call
         call.arm()  # before the first child: one that hangs before its exec holds us up
-        with session.containing:
+        try:
             above = session.branch() if call.parent is None else call.parent.branch()
             if above is None:
                 return
@@ -222,6 +221,8 @@ class Enclosure:
             self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
             self.path = self.cgroup.path
             session.monitor.enclosed(call, self.cgroup, call.sitting)
+        except OSError as error:
+            session.uncontained(error)
 
     # -- deaths ---------------------------------------------------------------------------------
 
@@ -300,10 +301,15 @@ class Enclosure:
         """Say whether nothing lives here but workers that have done their work."""
         if not self._guests:
             return not held.populated()
-        resting = {guest.pid for guest in self._guests if guest.done}
-        if self._branch is not None or len(resting) < len(self._guests):
+        if self._branch is not None:
             return False
-        return resting.issuperset(held.procs())
+        others = held.procs()
+        for guest in self._guests:
+            if not guest.done:
+                return False
+            if guest.pid in others:
+                others.remove(guest.pid)
+        return not others
 
     def remove(self) -> None:
         """Remove the cgroup; whatever is in it dies."""

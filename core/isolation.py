@@ -141,17 +141,17 @@ class _Visit:
 
     def is_answer(self, message: Message) -> bool:
         """Say whether this is the last word; what the body prints and logs is passed on."""
+        if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
+            return True
         try:
-            if carry.relay(message):
-                return False
+            said = carry.relay(message)
         except Exception as error:  # of a handler, say, or a stream that is closed
             self._call.session.say(
                 f"what tool {self._call.tool!r} prints or logs cannot be shown: {error!r}"
             )
             return False
-        if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
-            return True
-        self._call.session.workers().learn(message)  # told behind the last call
+        if not said:
+            self._call.session.workers().learn(message)  # told behind the last call
         return False
 
     def answer(self, message: Message) -> Any:

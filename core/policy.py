@@ -104,15 +104,21 @@ class Resolver:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._matchers = [_Matcher(rule) for rule in config.rules]
-        self._known_calls = lru_cache(_REMEMBERED)(self._resolve_call)
+        # With the types: True is equal to 1, and still no count.
+        self._known_calls = lru_cache(_REMEMBERED, typed=True)(self._resolve_call)
         self._known_agents = lru_cache(_REMEMBERED)(self._resolve_agent)
-        self._known_overrides = lru_cache(_REMEMBERED)(self._override)
 
-    def call(self, framework: str, agent: str | None, tool: str) -> Policy:
-        """Return what holds for a call of `tool`; a repeated question costs a look-up."""
+    def call(self, framework: str, agent: str | None, tool: str, /, **changes: object) -> Policy:
+        """Return what holds for a call of `tool`; a repeated question costs a look-up.
+
+        With `changes` as `override` does, and raises.
+        """
         if len(tool) > _LONGEST_NAME or (agent is not None and len(agent) > _LONGEST_NAME):
-            return self._resolve_call(framework, agent, tool)
-        return self._known_calls(framework, agent, tool)
+            return self._resolve_call(framework, agent, tool, **changes)
+        try:
+            return self._known_calls(framework, agent, tool, **changes)
+        except TypeError:  # a value that cannot be remembered, such as a table of devices
+            return self._resolve_call(framework, agent, tool, **changes)
 
     def agent(self, framework: str, agent: str | None) -> Limits:
         """Return what all calls of `agent` share."""
@@ -136,7 +142,7 @@ class Resolver:
         keys = {key for settings in said for key, setting in settings.items() if setting.value}
         return frozenset(key.split("_")[0] for key in keys.intersection(_LIMIT_KEYS))
 
-    def override(self, policy: Policy, **changes: object) -> Policy:
+    def override(self, policy: Policy, /, **changes: object) -> Policy:
         """Return `policy` with limits given in code, such as ``memory_max="1G", timeout="5s"``.
 
         The keys are those of a rule without its globs; None takes a limit off.
@@ -146,21 +152,12 @@ class Resolver:
         """
         if not changes:
             return policy
-        # With the types: True is equal to 1, and still no count.
-        asked = tuple((key, type(value), value) for key, value in changes.items())
-        try:
-            return self._known_overrides(policy, asked)
-        except TypeError:  # a value that cannot be remembered, such as a table of devices
-            return self._override(policy, asked)
-
-    def _override(self, policy: Policy, asked: tuple[tuple[str, type, object], ...]) -> Policy:
-        changes = {key: value for key, _, value in asked}
         given = validate(Limiting, changes, Source("call()"))
         settings = _settings_of(policy.limits, policy) | _written(given, lambda _: "call()")
         _refuse_to_hang(settings, settings["timeout"].value, "call()")
         return _policy(_settle(settings))
 
-    def override_agent(self, limits: Limits, **changes: object) -> Limits:
+    def override_agent(self, limits: Limits, /, **changes: object) -> Limits:
         """Return the `limits` of an agent with those given in code.
 
         Raises:
@@ -193,8 +190,10 @@ class Resolver:
         """Return every limit that all agents of the process share, with what set it."""
         return _settle(_unset() | self._table(self.config.limits.run, "run"))
 
-    def _resolve_call(self, framework: str, agent: str | None, tool: str) -> Policy:
-        return _policy(self.explain(framework, agent, tool))
+    def _resolve_call(
+        self, framework: str, agent: str | None, tool: str, /, **changes: object
+    ) -> Policy:
+        return self.override(_policy(self.explain(framework, agent, tool)), **changes)
 
     def _resolve_agent(self, framework: str, agent: str | None) -> Limits:
         return _limits(self.explain_agent(framework, agent))

@@ -65,32 +65,6 @@ def set_active(session: Session | None) -> None:
     _active = session
 
 
-class _Containing:
-    """Turns a failure to contain into what the mode asks for: refuse, or go on and be loud."""
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, OSError):
-            return False
-        if self._mode == "enforce":
-            raise CgroupUnavailable(
-                f"A call cannot be given its cgroup: {error}.",
-                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
-            ) from error
-        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
-        return True
-
-
 class Session:
     """One registered run; made by `register`, ended by `unregister`, `close` or the process's end.
 
@@ -110,7 +84,6 @@ class Session:
         asked = config.mode != "off"
         self.working = asked and sys.platform == "linux"
         self.limiting = config.mode in ("auto", "enforce")
-        self.containing = _Containing(config.mode)
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
         self._callbacks: list[Callable[[CallRecord], None]] = []
@@ -235,9 +208,7 @@ class Session:
             named = scope.agent.get()
             if named is not None:
                 agent = named.name
-        policy = self._resolver.call(framework, agent, tool)
-        if overrides:
-            policy = self._resolver.override(policy, **overrides)
+        policy = self._resolver.call(framework, agent, tool, **(overrides or {}))
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
@@ -290,10 +261,25 @@ class Session:
 
     def background_fd(self) -> int | None:
         """Return the directory fd for processes that belong to no running call."""
-        with self.containing:
+        try:
             run = self.branch()
             return None if run is None else run.background().fd
-        return None
+        except OSError as error:
+            self.uncontained(error)
+            return None
+
+    def uncontained(self, error: OSError) -> None:
+        """Make of a failure to contain what the mode asks for: refuse, or go on and be loud.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce``.
+        """
+        if self.config.mode == "enforce":
+            raise CgroupUnavailable(
+                f"A call cannot be given its cgroup: {error}.",
+                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+            ) from error
+        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
 
     def workers(self) -> Pool:
         """Return the worker processes for tools whose body does not run in this one.

@@ -223,7 +223,7 @@ class Cgroup:
 
     def procs(self) -> list[int]:
         """Return the processes right in this cgroup; 0 stands for one of another pid namespace."""
-        return [int(pid) for pid in self._directory.read(files.PROCS).split()]
+        return list(map(int, self._directory.read(files.PROCS).split()))
 
     def populated(self) -> bool:
         """Say whether a live process is in here or below; False too when the cgroup is gone."""

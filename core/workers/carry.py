@@ -37,6 +37,7 @@ __all__ = [
     "relay",
     "revived",
     "speak_through",
+    "waiting",
 ]
 
 #: Kinds of messages: text for stdout, for stderr, a log record.
@@ -75,20 +76,26 @@ class Surroundings:
 
         Also what is not, where a worker that serves again still has it on (`worn`) otherwise.
         """
-        found = {what: getattr(self, what) for what in _WORN if what in worn}
+        found = self._without(worn) if worn else {}
         if (cwd := _cwd()) != self.cwd:
             found["cwd"] = cwd
         if (environment := _environment()) != self.environment:
             found["environment"] = dict(environment)
         if sys.path != self.path:
             found["path"] = list(sys.path)
-        unset = dict.fromkeys(worn.get("levels", ()), logging.NOTSET)
-        if "" in unset:
-            unset[""] = logging.WARNING
-        if levels := {**unset, **_levels.read()}:
-            found["levels"] = levels
+        if levels := _levels.read():
+            found["levels"] = {**found.get("levels", {}), **levels}
         if context := _context():
             found["context"] = context
+        return found
+
+    def _without(self, worn: Baggage) -> dict[str, Any]:
+        """Return what takes off again what a worker has on."""
+        found = {what: getattr(self, what) for what in _WORN if what in worn}
+        if levels := dict.fromkeys(worn.get("levels", ()), logging.NOTSET):
+            found["levels"] = levels
+            if "" in levels:
+                levels[""] = logging.WARNING
         return found
 
 
@@ -105,7 +112,7 @@ def dress(baggage: Baggage) -> None:
         os.chdir(baggage["cwd"])
     for name, level in baggage.get("levels", {}).items():
         logging.getLogger(name).setLevel(level)
-    _waiting[:] = baggage.get("context", ())
+    waiting[:] = baggage.get("context", ())
 
 
 def put_on_context() -> None:
@@ -113,7 +120,7 @@ def put_on_context() -> None:
 
     To import, for nobody, what the others belong to (an agent's framework) can take seconds.
     """
-    for path, value in _waiting:
+    for path, value in waiting:
         try:
             variable = shipping.variable_here(*path)
             if variable is not None:
@@ -121,11 +128,11 @@ def put_on_context() -> None:
         except Exception:
             # Of a module, or a value, that only makes sense in the app.
             logger.debug("agentcgroup: context variable %s stays behind", path, exc_info=True)
-    _waiting.clear()
+    waiting.clear()
 
 
 #: Context variables of the call that is about to come: where each stands, and its pickled value.
-_waiting: list[tuple[tuple[str | None, str], bytes]] = []
+waiting: list[tuple[tuple[str | None, str], bytes]] = []
 
 logger = logging.getLogger("agentcgroup")
 

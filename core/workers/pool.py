@@ -16,7 +16,8 @@ import shutil
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
+from collections.abc import Iterator
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Limits
@@ -49,7 +50,7 @@ class _Shelf:
         """Return the one that was used last, which is warmest; add to `dead` who has died here."""
         while self.ready:
             worker = self.ready.pop()
-            if not worker.ended.is_set():
+            if worker.how is None:
                 return worker
             dead.append(worker)
         return None
@@ -63,7 +64,7 @@ class Pool:
         self._launcher = Launcher(home, settings.idle / 2, self.sweep)
         self._settings = settings
         self._lock = threading.Lock()
-        self._shelves: OrderedDict[_Kind, _Shelf] = OrderedDict()
+        self._shelves: dict[_Kind, _Shelf] = {}
         self._closed = False
 
     def take(self, branch: Branch, limits: Limits, tool: str | None = None) -> Worker:
@@ -84,6 +85,8 @@ class Pool:
                 worker = shelf.take(dead)
                 if not shelf.ready:  # one call more at this moment would have had to wait
                     shelf.wanted = min(shelf.wanted + 1, self._settings.max)
+                elif worker is not None:
+                    worker.last = False
         for one in dead:  # killed, or a zygote's that has ended
             self.drop(one)
         return worker if worker is not None else self._make(branch, limits)
@@ -131,11 +134,6 @@ class Pool:
                 if worker is not None:
                     self.drop(worker)
 
-    def bare(self, branch: Branch, limits: Limits) -> bool:
-        """Say whether the next call of this kind would have to wait for a fork."""
-        shelf = self._shelves.get((branch, limits, None))
-        return shelf is None or not shelf.ready
-
     def learn(self, message: Message) -> None:
         """Have the modules that a worker has imported ready in those to come."""
         if message.kind == LEARNED:
@@ -175,13 +173,15 @@ class Pool:
         while True:
             with self._lock:
                 standing = sum(len(shelf.ready) for shelf in self._shelves.values())
-                oldest = next(iter(self._shelves.values()), None)
-                if oldest is None or oldest.asked > horizon or standing <= self._settings.min:
+                kind, oldest = next(self._by_age(), (None, None))
+                if kind is None or oldest is None:
+                    return
+                if oldest.asked > horizon or standing <= self._settings.min:
                     return
                 worker = oldest.ready.popleft() if oldest.ready else None
                 oldest.wanted = max(1, oldest.wanted - 1)
                 if not oldest.ready:
-                    self._shelves.popitem(last=False)
+                    del self._shelves[kind]
             if worker is not None:
                 self.drop(worker)
 
@@ -228,11 +228,14 @@ class Pool:
         if shelf is None:
             shelf = self._shelves[kind] = _Shelf()
         shelf.asked = time.monotonic()
-        self._shelves.move_to_end(kind)
         return shelf
 
+    def _by_age(self) -> Iterator[tuple[_Kind, _Shelf]]:
+        """Yield the shelves, those first that nobody has asked for the longest."""
+        return iter(sorted(self._shelves.items(), key=lambda item: item[1].asked))
+
     def _pop_oldest(self, but: _Shelf) -> Worker | None:
-        for shelf in self._shelves.values():
+        for _, shelf in self._by_age():
             if shelf is not but and shelf.ready:
                 return shelf.ready.popleft()
         return None

@@ -37,6 +37,8 @@ __all__ = [
 #: By this name the plain pickler refers to what a worker would look for in vain.
 _MAIN: Final = b"__main__"
 _DEEPEST: Final = 12
+#: What every pickler writes alike, and most tools return.
+_PLAIN: Final = frozenset({bool, float, int, str, type(None)})
 
 #: A pickle in pieces, and its out-of-band buffers.
 Parcel = tuple[list[bytes], list[pickle.PickleBuffer]]
@@ -60,6 +62,8 @@ def pack(thing: object) -> Parcel:
     Raises:
         Exception: whatever the pickler, or a ``__reduce__``, says against it; see `blame`.
     """
+    if type(thing) in _PLAIN:
+        return [pickle.dumps(thing, 5)], []
     if type(thing) is bytes and len(thing) >= LARGE:
         thing = pickle.PickleBuffer(thing)  # unpickles as what the receiver makes of it: bytes
     if not cloudpickle.list_registry_pickle_by_value():
@@ -68,13 +72,17 @@ def pack(thing: object) -> Parcel:
         except Exception:
             pass  # a lambda, a closure, a class made in a function
         else:
-            if not any(_MAIN in piece for piece in parcel[0]):
+            for piece in parcel[0]:
+                if _MAIN in piece:
+                    break
+            else:
                 return parcel
     return _pickled_by(_Pickler, thing)
 
 
 def _pickled_by(pickler: Callable[..., Any], thing: object) -> Parcel:
-    pieces = _Pieces()
+    # The pickler writes without copying: large bytes come as the objects they are.
+    pieces: list[bytes | pickle.PickleBuffer] = []
     buffers: list[pickle.PickleBuffer] = []
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -83,20 +91,10 @@ def _pickled_by(pickler: Callable[..., Any], thing: object) -> Parcel:
         buffers.append(buffer)
         return False
 
-    pickler(pieces, protocol=5, buffer_callback=in_band).dump(thing)
-    # One in band that fills a frame of the pickle (64 KiB) is written as the object that it is.
-    written = [bytes(one) if type(one) is pickle.PickleBuffer else one for one in pieces.written]
-    return written, buffers
-
-
-class _Pieces:
-    """Takes what a pickler writes without copying it: large bytes come as the objects they are."""
-
-    __slots__ = ("write", "written")
-
-    def __init__(self) -> None:
-        self.written: list[bytes | pickle.PickleBuffer] = []
-        self.write = self.written.append
+    to = types.SimpleNamespace(write=pieces.append)
+    pickler(to, protocol=5, buffer_callback=in_band).dump(thing)
+    # A buffer in band that fills a frame of the pickle (64 KiB) is written as what it is.
+    return [bytes(one) if type(one) is pickle.PickleBuffer else one for one in pieces], buffers
 
 
 def weight(parcel: Parcel) -> int:

@@ -92,7 +92,8 @@ def _outcome(message: Message, here: int) -> _Answer:
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
         context = contextvars.copy_context()  # which the next call has no part in
-        context.run(carry.put_on_context)
+        if carry.waiting:
+            context.run(carry.put_on_context)
         ran = True
         if is_async:
             result = context.run(asyncio.run, _await(function, args, kwargs))
