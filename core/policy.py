@@ -104,8 +104,9 @@ class Resolver:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._matchers = [_Matcher(rule) for rule in config.rules]
+        self._known_calls = lru_cache(_REMEMBERED)(self._resolve_call)
         # With the types: True is equal to 1, and still no count.
-        self._known_calls = lru_cache(_REMEMBERED, typed=True)(self._resolve_call)
+        self._known_changes = lru_cache(_REMEMBERED, typed=True)(self._resolve_call)
         self._known_agents = lru_cache(_REMEMBERED)(self._resolve_agent)
 
     def call(self, framework: str, agent: str | None, tool: str, /, **changes: object) -> Policy:
@@ -115,8 +116,10 @@ class Resolver:
         """
         if len(tool) > _LONGEST_NAME or (agent is not None and len(agent) > _LONGEST_NAME):
             return self._resolve_call(framework, agent, tool, **changes)
+        if not changes:
+            return self._known_calls(framework, agent, tool)
         try:
-            return self._known_calls(framework, agent, tool, **changes)
+            return self._known_changes(framework, agent, tool, **changes)
         except TypeError:  # a value that cannot be remembered, such as a table of devices
             return self._resolve_call(framework, agent, tool, **changes)
 

@@ -208,7 +208,10 @@ class Session:
             named = scope.agent.get()
             if named is not None:
                 agent = named.name
-        policy = self._resolver.call(framework, agent, tool, **(overrides or {}))
+        if overrides:
+            policy = self._resolver.call(framework, agent, tool, **overrides)
+        else:
+            policy = self._resolver.call(framework, agent, tool)
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None
