@@ -265,7 +265,7 @@ class Call:
         if self.unshippable is not None:
             self._blame(self.unshippable)
         told = self.told
-        if enclosure is not None and events is not None and self.policy.reuse > 1 and not told:
+        if enclosure is not None and events is not None and not told:
             enclosure.give_back(events)
         return told
 

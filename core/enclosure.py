@@ -167,12 +167,13 @@ class Enclosure:
 
     def restock(self) -> None:
         """See that the next call finds a worker, while this one's is at work and we wait."""
-        if not self._guests[-1].last:
-            return
         call = self._call
-        if self._home is not None and self._standing and call.policy.reuse == 1:
+        if self._home is None or not self._standing or call.policy.reuse > 1:
+            return
+        pool, limits = call.session.workers(), call.policy.limits
+        if pool.bare(self._home, limits):
             with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                call.session.workers().restock(self._home, call.policy.limits, most=1)
+                pool.restock(self._home, limits, most=1)
 
     @property
     def _standing(self) -> bool:
@@ -301,15 +302,10 @@ class Enclosure:
         """Say whether nothing lives here but workers that have done their work."""
         if not self._guests:
             return not held.populated()
-        if self._branch is not None:
+        resting = {guest.pid for guest in self._guests if guest.done}
+        if self._branch is not None or len(resting) < len(self._guests):
             return False
-        others = held.procs()
-        for guest in self._guests:
-            if not guest.done:
-                return False
-            if guest.pid in others:
-                others.remove(guest.pid)
-        return not others
+        return resting.issuperset(held.procs())
 
     def remove(self) -> None:
         """Remove the cgroup; whatever is in it dies."""

@@ -208,10 +208,7 @@ class Session:
             named = scope.agent.get()
             if named is not None:
                 agent = named.name
-        if overrides:
-            policy = self._resolver.call(framework, agent, tool, **overrides)
-        else:
-            policy = self._resolver.call(framework, agent, tool)
+        policy = self._resolver.call(framework, agent, tool, **(overrides or {}))
         parent = scope.current.get()
         if not isinstance(parent, Call) or parent.session is not self:
             parent = None

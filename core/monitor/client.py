@@ -169,7 +169,7 @@ class Monitor:
         """Undo `listen`."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
-            self._tell_listening()
+        self._tell_listening()
 
     def _tell_listening(self) -> None:
         """Have the helper look for events in time, or only when it has to."""

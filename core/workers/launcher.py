@@ -48,7 +48,6 @@ class Worker:
         ended: set when `how` is.
         at_birth: called once it is born, None for nothing: its call may be over by then.
         done: it has answered all it was asked.
-        last: when it was taken, no other stood ready for the next call of this kind.
         calls: how many it has been given.
         stays: it waits for another call after the present one.
         meter: tells apart what they used, where it serves more than one.
@@ -69,7 +68,6 @@ class Worker:
         self.born = threading.Event()
         self.at_birth: Callable[[], object] | None = None
         self.done = True
-        self.last = True
         self.calls = 0
         self.stays = False
         self.meter: Meter | None = None

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Limits
@@ -85,8 +84,6 @@ class Pool:
                 worker = shelf.take(dead)
                 if not shelf.ready:  # one call more at this moment would have had to wait
                     shelf.wanted = min(shelf.wanted + 1, self._settings.max)
-                elif worker is not None:
-                    worker.last = False
         for one in dead:  # killed, or a zygote's that has ended
             self.drop(one)
         return worker if worker is not None else self._make(branch, limits)
@@ -134,6 +131,11 @@ class Pool:
                 if worker is not None:
                     self.drop(worker)
 
+    def bare(self, branch: Branch, limits: Limits) -> bool:
+        """Say whether the next call of this kind would have to wait for a fork."""
+        shelf = self._shelves.get((branch, limits, None))
+        return shelf is None or not shelf.ready
+
     def learn(self, message: Message) -> None:
         """Have the modules that a worker has imported ready in those to come."""
         if message.kind == LEARNED:
@@ -173,10 +175,10 @@ class Pool:
         while True:
             with self._lock:
                 standing = sum(len(shelf.ready) for shelf in self._shelves.values())
-                kind, oldest = next(self._by_age(), (None, None))
-                if kind is None or oldest is None:
+                if not self._shelves or standing <= self._settings.min:
                     return
-                if oldest.asked > horizon or standing <= self._settings.min:
+                kind, oldest = self._by_age()[0]
+                if oldest.asked > horizon:
                     return
                 worker = oldest.ready.popleft() if oldest.ready else None
                 oldest.wanted = max(1, oldest.wanted - 1)
@@ -230,9 +232,9 @@ class Pool:
         shelf.asked = time.monotonic()
         return shelf
 
-    def _by_age(self) -> Iterator[tuple[_Kind, _Shelf]]:
-        """Yield the shelves, those first that nobody has asked for the longest."""
-        return iter(sorted(self._shelves.items(), key=lambda item: item[1].asked))
+    def _by_age(self) -> list[tuple[_Kind, _Shelf]]:
+        """Return the shelves, those first that nobody has asked for the longest."""
+        return sorted(self._shelves.items(), key=lambda item: item[1].asked)
 
     def _pop_oldest(self, but: _Shelf) -> Worker | None:
         for _, shelf in self._by_age():

@@ -35,6 +35,13 @@ def _findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any
     return {finding["what"]: finding for finding in report["findings"]}
 
 
+_DISTRIBUTIONS = {
+    "autogen": "autogen-agentchat",
+    "crewai": "crewai",
+    "langchain": "langchain-core",
+}
+
+
 def test_it_says_what_holds_on_this_machine() -> None:
     """The same as `find`, which proves it by trial; 0 only when all of it holds."""
     place = find()
@@ -47,13 +54,14 @@ def test_it_says_what_holds_on_this_machine() -> None:
     for problem in place.problems:
         told = findings[problem.what]
         assert (told["state"], told["detail"], told["fix"]) == ("no", problem.why, problem.fix)
-    assert findings["langchain"] == {
-        "what": "langchain",
-        "state": "yes",
-        "detail": f"langchain-core {version('langchain-core')}",
-        "fix": None,
-        "enforces": True,
-    }
+    for framework, distribution in _DISTRIBUTIONS.items():
+        assert findings[framework] == {
+            "what": framework,
+            "state": "yes",
+            "detail": f"{distribution} {version(distribution)}",
+            "fix": None,
+            "enforces": True,
+        }
 
 
 def test_it_says_what_monitors_here_and_the_limits_do_not_depend_on_it(folder: Path) -> None:
