@@ -181,11 +181,9 @@ def run(
         kwargs: those by name.
         crossing: takes an argument, returns what goes to the worker in its place.
     """
-    from agentcgroup.isolation import run as run_there  # only who isolates pays for the import
-
     try:
         there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
-        returned = run_there(call, body.sent(), there, named)
+        returned = _isolation().run(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return body.function(*args, **kwargs)
@@ -200,15 +198,20 @@ async def arun(
     crossing: Crossing | None = None,
 ) -> Any:
     """As `run`, for an async body."""
-    from agentcgroup.isolation import arun as run_there
-
     try:
         there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
-        returned = await run_there(call, body.sent(), there, named)
+        returned = await _isolation().arun(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return await body.function(*args, **kwargs)
     return returned if body.tool is None else _received(call, returned)
+
+
+@functools.cache  # the statement by itself takes 3 us, a call in a row 170
+def _isolation() -> types.ModuleType:
+    from agentcgroup import isolation  # only who isolates pays for the import
+
+    return isolation
 
 
 def _crossed(

@@ -106,7 +106,7 @@ class _Visit:
         is_async: bool,
     ) -> None:
         try:
-            self._parcel = shipping.pack((function, args, kwargs, is_async))
+            self._parcel = shipping.pack_call(function, args, kwargs, is_async=is_async)
         except Exception as error:
             raise shipping.blame(error, function, args, kwargs) from error
         self._call = call

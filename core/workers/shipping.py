@@ -27,6 +27,7 @@ __all__ = [
     "blame",
     "blame_result",
     "pack",
+    "pack_call",
     "unpack",
     "variable_at",
     "variable_here",
@@ -53,22 +54,36 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # a class without ty
         return super().reducer_override(obj)
 
 
-def pack(thing: object) -> Parcel:
+def pack_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, is_async: bool
+) -> Parcel:
+    """Pickle what a worker is to run; as `pack`."""
+    # A function that goes by name; by value it can hold whatever its closure does.
+    plain = type(function) is types.FunctionType and _PLAIN.issuperset(map(type, args))
+    is_light = plain and _PLAIN.issuperset(map(type, kwargs.values()))
+    return pack((function, args, kwargs, is_async), is_light=is_light)
+
+
+def pack(thing: object, *, is_light: bool = False) -> Parcel:
     """Pickle `thing`, large buffers out of band.
 
     First as Python does it, which is fast; by cloudpickle where that cannot be done, or where the
     result names ``__main__``.
 
+    Args:
+        thing: what is to be pickled.
+        is_light: nothing in it is worth to be kept from being copied; that takes half of the time.
+
     Raises:
         Exception: whatever the pickler, or a ``__reduce__``, says against it; see `blame`.
     """
     if type(thing) in _PLAIN:
-        return [pickle.dumps(thing, 5)], []
+        return _pickled_whole(thing)
     if type(thing) is bytes and len(thing) >= LARGE:
         thing = pickle.PickleBuffer(thing)  # unpickles as what the receiver makes of it: bytes
     if not cloudpickle.list_registry_pickle_by_value():
         try:
-            parcel = _pickled_by(pickle.Pickler, thing)
+            parcel = _pickled_whole(thing) if is_light else _pickled_by(pickle.Pickler, thing)
         except Exception:
             pass  # a lambda, a closure, a class made in a function
         else:
@@ -78,6 +93,10 @@ def pack(thing: object) -> Parcel:
             else:
                 return parcel
     return _pickled_by(_Pickler, thing)
+
+
+def _pickled_whole(thing: object) -> Parcel:
+    return [pickle.dumps(thing, 5)], []
 
 
 def _pickled_by(pickler: Callable[..., Any], thing: object) -> Parcel:
