@@ -9,6 +9,7 @@ import os
 import statistics
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -88,19 +89,30 @@ def report(app: str, *, as_json: bool) -> bool:
 def _tools(app: str) -> Iterator[tuple[str, Any]]:
     """Yield the tools that ``module:attribute`` names; of a bare module those of a framework."""
     module_name, _, path = app.partition(":")
-    sys.path.insert(0, os.getcwd())
+    if not module_name or module_name.startswith("."):
+        raise ConfigError(f"{app!r} names no module: write it as in myapp.tools:TOOLS", key="--app")
     try:
+        sys.path.insert(0, os.getcwd())
         found: Any = importlib.import_module(module_name)
         for name in path.split(".") if path else ():
             found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot be loaded: {error}", file=app) from error
+    except (Exception, SystemExit) as error:  # the app's own; its status would be taken for ours
+        raise ConfigError(f"cannot be loaded: {_why(error)}", file=app) from error
     if not path:
         for one in _flat(vars(found)):
             if _framework(one[1]) is not None:
                 yield one
         return
     yield from _flat(found)
+
+
+def _why(error: BaseException) -> str:
+    """Say what went wrong in an import, and where, if the text alone does not."""
+    if isinstance(error, ImportError | AttributeError | SyntaxError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
 
 
 def _flat(found: Any) -> Iterator[tuple[str, Any]]:

@@ -117,12 +117,34 @@ def test_a_dict_names_what_has_no_name_and_all_that_can_is_success() -> None:
         ("app:NOTHING", "app:NOTHING: has no tools"),
         ("app:TOLS", "app:TOLS: cannot be loaded: module 'app' has no attribute 'TOLS'"),
         ("ap", "ap: cannot be loaded: No module named 'ap'"),
+        ("", "--app: '' names no module: write it as in myapp.tools:TOOLS"),
+        ("./app.py", "--app: './app.py' names no module"),
     ],
 )
 def test_what_cannot_be_looked_at_is_an_error_that_says_why(app: str, said: str) -> None:
     done = _doctor(app)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys\nsys.exit(0)", "bad: cannot be loaded: SystemExit: 0 ("),
+        ("\n{}['KEY']", "bad: cannot be loaded: KeyError: 'KEY' ("),
+        ("\nraise ValueError('no model')", "bad.py:2)"),
+        ("x = (", "'(' was never closed (bad.py, line 1)"),
+    ],
+)
+def test_an_app_that_fails_to_load_is_told_and_is_no_success(
+    folder: Path, code: str, said: str
+) -> None:
+    """Nor taken for a tool that no worker can run, which is status 1."""
+    (folder / "bad.py").write_text(code)
+    done = _doctor("bad")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_tool_of_each_framework_is_known_by_its_framework(folder: Path) -> None:
