@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -70,17 +71,35 @@ def report(app: str, *, as_json: bool) -> bool:
     Raises:
         ConfigError: there is no such module or attribute, or no tool in it.
     """
-    tools = list(_tools(app))
-    if not tools:
-        raise ConfigError("has no tools: name a list, a dict, a tool or a function", file=app)
-    session = _session()
-    findings = [finding for name, tool in tools for finding in _findings(name, tool, session)]
+    with _aside():
+        tools = list(_tools(app))
+        if not tools:
+            raise ConfigError("has no tools: name a list, a dict, a tool or a function", file=app)
+        session = _session()
+        findings = [finding for name, tool in tools for finding in _findings(name, tool, session)]
     if as_json:
         told = {"tools": [asdict(finding) for finding in findings]}
         typer.echo(json.dumps(told, indent=2))
     else:
         _print(findings)
     return all(finding.can for finding in findings)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Send what the app prints meanwhile, here and in workers, to stderr: it is not the report."""
+    if sys.stdout is None:  # closed
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 # -- the app's tools ------------------------------------------------------------------------------

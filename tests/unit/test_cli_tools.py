@@ -105,6 +105,12 @@ def test_what_is_in_the_way_is_named_with_a_remedy() -> None:
     assert "To change it: make it inside the tool" in done.stdout
 
 
+def test_what_the_app_prints_is_no_part_of_the_report(folder: Path) -> None:
+    (folder / "loud.py").write_text("print('loading')\ndef tool(): ...\nTOOLS = [tool]\n")
+    assert list(_found("loud:TOOLS")) == ["tool"]
+    assert "loading" in _doctor("loud:TOOLS").stderr
+
+
 def test_a_dict_names_what_has_no_name_and_all_that_can_is_success() -> None:
     done = _doctor("app:NAMED")
     assert done.returncode == 0, done.stderr
