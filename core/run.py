@@ -23,14 +23,15 @@ def command_line(target: Sequence[str], *, module: bool = False) -> list[str]:
         module: the first word is a module's name, as after ``python -m``.
 
     Raises:
-        FileNotFoundError: there is no such script.
+        FileNotFoundError: there is no such script, or no name at all.
     """
     first = target[0]
     if module:
         return [sys.executable, "-m", *target]
-    if os.path.isdir(first) or first.endswith((".py", ".pyc", ".pyz")):
-        if not os.path.exists(first):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), first)
+    script = os.path.isdir(first) or first.endswith((".py", ".pyc", ".pyz"))
+    if not first or (script and not os.path.exists(first)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), first)
+    if script:
         return [sys.executable, *target]
     return list(target)
 

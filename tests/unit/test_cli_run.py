@@ -203,6 +203,7 @@ def test_what_cannot_be_started_is_told(folder: Path) -> None:
         (("missing.py",), 127, "cannot start 'missing.py': No such file or directory"),
         (("missing-command", "x"), 127, "cannot start 'missing-command': No such file"),
         (("./data.txt",), 126, "cannot start './data.txt': Permission denied"),
+        (("",), 127, "cannot start '': No such file or directory"),
         ((), 2, "Missing argument"),
     ):
         done = _run(*words)
