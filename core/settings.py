@@ -61,7 +61,7 @@ Backend = Literal["auto", "libbpf", "procs", "bcc", "off"]
 
 # --- values -----------------------------------------------------------------------------------
 
-#: A memory bound below this is a forgotten unit: no process starts in less.
+#: A memory bound below this is a forgotten unit, or a mistake: no process starts in less.
 _LEAST_MEMORY = 1 << 20
 
 
@@ -75,9 +75,10 @@ def _memory(value: object) -> Quantity | None:
 def _memory_bound(value: object) -> Quantity | None:
     size = _memory(value)
     if size is not None and size != MAX and size < _LEAST_MEMORY:
+        forgotten = size > 0 and str(size) == str(value).strip()
         raise ValueError(
             f"{value!r} is {units.format_size(size)}, less than any process needs; "
-            f"did you mean '{size}M'?"
+            + (f"did you mean '{size}M'?" if forgotten else "write at least '1M'")
         )
     return size
 

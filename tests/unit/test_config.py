@@ -216,6 +216,15 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
             "2: limits.call.memory_max: 512 is 512 B, less than any process needs; "
             "did you mean '512M'?",
         ),
+        (
+            '[limits.call]\nmemory_max = "512K"',
+            "2: limits.call.memory_max: '512K' is 512 KiB, less than any process needs; "
+            "write at least '1M'",
+        ),
+        (
+            "[limits.call]\nmemory_high = 0",
+            "2: limits.call.memory_high: 0 is 0 B, less than any process needs; write at least",
+        ),
         ("[limits.call]\ncpu_max = 2", "2: limits.call.cpu_max: 2 is not a CPU limit"),
         (
             "[limits.call]\ncpu_weight = 0",
