@@ -8,6 +8,7 @@ A module named in `COMMANDS` has ``command``, the function of the command, or ``
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -53,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Plain text: rich would cost more at start-up than most commands take.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            # https://no-color.org, which click leaves to others; None: by whether it is a terminal.
+            "color": False if os.environ.get("NO_COLOR") else None,
+        },
         callback=_options,
     )
     for name in commands:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from agentcgroup.cgroup import find
@@ -115,6 +116,17 @@ def test_it_is_readable_at(columns: int) -> None:
     assert 'mode = "enforce" refuses to start.' in told
     assert "\x1b" not in done.stdout
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("wish", "colors"), [("", True), ("1", False)])
+def test_a_terminal_gets_colors_unless_it_wants_none(wish: str, colors: bool) -> None:
+    """By https://no-color.org, where empty is unset."""
+    command = [sys.executable, "-m", "agentcgroup", "doctor"]
+    terminal = pexpect.spawn(
+        command[0], command[1:], env={**os.environ, "NO_COLOR": wish}, timeout=60
+    )
+    assert (b"\x1b" in terminal.read()) is colors
+    terminal.close()
 
 
 def test_without_a_cgroup_it_says_why_and_ends_with_1() -> None:
