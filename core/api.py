@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from agentcgroup import bodies, estimates, execution, feedback, scope, spawn, workers
 from agentcgroup.bodies import Body
@@ -209,6 +209,16 @@ class call:
         ours = error is None or isinstance(error, Exception) or expired
         if call.limited and ours and not isinstance(error, LimitExceeded):
             raise _exceeded(call.record) from error
+
+
+@overload
+def isolate(tool: F, /) -> F: ...
+
+
+@overload
+def isolate(
+    tool: str | None = None, *, agent: str | None = None, **limits: Any
+) -> Callable[[F], F]: ...
 
 
 def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: Any) -> Any:
