@@ -31,7 +31,9 @@ def command(
     memory_high: Annotated[str | None, typer.Option(help="Such as 400M.")] = None,
     cpu_max: Annotated[str | None, typer.Option(help="Percent of one CPU, such as 200%.")] = None,
     cpu_weight: Annotated[int | None, typer.Option(help="1 to 10000, 100 is usual.")] = None,
-    pids_max: Annotated[int | None, typer.Option(help="Processes and threads.")] = None,
+    pids_max: Annotated[
+        str | None, typer.Option(help="Processes and threads, such as 256.")
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Such as 90s or 10m.")] = None,
     config: Annotated[
         str | None, typer.Option(help="Configuration; default: the one a program would use.")
@@ -57,7 +59,7 @@ def command(
         "memory_high": memory_high,
         "cpu_max": cpu_max,
         "cpu_weight": cpu_weight,
-        "pids_max": pids_max,
+        "pids_max": int(pids_max) if pids_max and pids_max.isdecimal() else pids_max,
         "timeout": timeout,
     }
     limits = {key: value for key, value in given.items() if value is not None}

@@ -183,6 +183,13 @@ def test_the_record_is_json_with_what_was_asked_and_used() -> None:
     assert not os.path.exists(record["cgroup"])
 
 
+def test_every_limit_can_be_taken_off() -> None:
+    off = ("--memory-max", "max", "--cpu-max", "max", "--pids-max", "max", "--timeout", "none")
+    limits = _record(_exec("--record", *off, "true"))["limits"]
+    assert limits["memory_max"] == limits["pids_max"] == limits["cpu_max"][0] == "max"
+    assert "timeout" not in limits
+
+
 def test_rules_see_the_programs_name_and_mode_off_records_too(folder: Path) -> None:
     (folder / "a.toml").write_text('[[rules]]\ntool = "true"\npids_max = 9\n')
     record = _record(_exec("--config", "a.toml", "--record", "/bin/true"))
@@ -199,6 +206,7 @@ def test_rules_see_the_programs_name_and_mode_off_records_too(folder: Path) -> N
         (("--timeout", "soon"), "timeout: 'soon'"),
         (("--cpu-weight", "0"), "cpu_weight"),
         (("--pids-max", "-1"), "pids_max"),
+        (("--pids-max", "few"), "pids_max: 'few' is not a count: write a whole number from 1, or"),
         (("--memory-high", "2G", "--memory-max", "1G"), "memory_high"),
         (("--config", "missing.toml"), "missing.toml: cannot read it: No such file"),
     ],
