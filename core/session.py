@@ -90,7 +90,7 @@ class Session:
         self._said: set[str] = set()
         self._streams: list[Stream] = []
         self.closed = False
-        self._sink = _open_sink(config.records) if config.records else None
+        self._sink = _open_sink(config)
         if self._sink is not None:
             self._callbacks.append(self._sink)
         self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
@@ -425,11 +425,19 @@ class _Background:
         pass
 
 
-def _open_sink(path: str) -> JsonLines:
+def _open_sink(config: Config) -> JsonLines | None:
+    path, source = config.records, config.source
+    if not path:
+        return None
     try:
         return JsonLines(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", key="records") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}",
+            file=source.name,
+            line=source.line(("records",)),
+            key="records",
+        ) from error
 
 
 def _after_fork_in_child() -> None:

@@ -83,3 +83,10 @@ def test_a_records_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) 
     with pytest.raises(agentcgroup.ConfigError, match=r"records: .* cannot be written"):
         agentcgroup.register("langchain", config={"records": str(tmp_path / "no" / "calls.jsonl")})
     assert agentcgroup.current_call() is None
+
+
+def test_in_a_file_the_line_that_names_the_records_file_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "limits.toml"
+    config.write_text('mode = "auto"\nrecords = "missing/records.jsonl"\n')
+    with pytest.raises(agentcgroup.ConfigError, match=r"limits\.toml:2: records: .*/missing/"):
+        agentcgroup.register(config=config)
