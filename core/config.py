@@ -84,7 +84,7 @@ def find() -> str | None:
                 f"there is no such file, and ${ENVIRONMENT_VARIABLE} names it", file=named
             )
         return named
-    if os.path.exists(FILE):
+    if os.path.lexists(FILE):  # a link to nowhere is a mistake to tell, not no configuration
         return FILE
     if os.path.exists(_PYPROJECT) and _has_table(_PYPROJECT):
         return _PYPROJECT

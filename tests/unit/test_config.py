@@ -74,6 +74,11 @@ def test_the_first_file_found_is_the_configuration(
     assert load(Config(records_max=7)).records_max == 7
 
 
+def test_a_link_to_nowhere_is_told_rather_than_passed_over(folder: Path) -> None:
+    (folder / "agentcgroup.toml").symlink_to("missing.toml")
+    assert errors(None) == ["agentcgroup.toml: cannot read it: No such file or directory"]
+
+
 def test_files_are_not_merged(folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[tool.agentcgroup]\nmode = "off"')
     (folder / "agentcgroup.toml").write_text("records_max = 3")
