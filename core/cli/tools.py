@@ -118,10 +118,7 @@ def _tools(app: str) -> Iterator[tuple[str, Any]]:
     except (Exception, SystemExit) as error:  # the app's own; its status would be taken for ours
         raise ConfigError(f"cannot be loaded: {_why(error)}", file=app) from error
     if not path:
-        for one in _flat(vars(found)):
-            if _framework(one[1]) is not None:
-                yield one
-        return
+        found = {key: one for key, one in vars(found).items() if _framework(one) is not None}
     yield from _flat(found)
 
 
@@ -155,7 +152,10 @@ def _framework(tool: Any) -> str | None:
     """Return whose tool it is; a framework that is not imported has none."""
     from agentcgroup.frameworks import FRAMEWORKS
 
-    return next((name for name in FRAMEWORKS if _body_of(name).owns(tool)), None)
+    try:
+        return next((name for name in FRAMEWORKS if _body_of(name).owns(tool)), None)
+    except Exception:  # a proxy with nothing behind it now, such as Flask's request
+        return None
 
 
 def _body_of(framework: str) -> Any:

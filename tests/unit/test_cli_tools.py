@@ -153,6 +153,22 @@ def test_an_app_that_fails_to_load_is_told_and_is_no_success(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_what_a_bare_module_has_beside_tools_is_left_alone(folder: Path) -> None:
+    """Such as the proxies of web frameworks, which raise outside of a request."""
+    (folder / "web.py").write_text(
+        "from langchain_core.tools import tool\n"
+        "class Proxy:\n"
+        "    def __getattribute__(self, name):\n"
+        "        raise RuntimeError('outside of a request')\n"
+        "request = Proxy()\n"
+        "@tool\n"
+        "def asks(what: str) -> str:\n"
+        "    'Ask.'\n"
+        "    return what\n"
+    )
+    assert list(_found("web")) == ["asks"]
+
+
 def test_a_tool_of_each_framework_is_known_by_its_framework(folder: Path) -> None:
     """And a bare module is searched for them."""
     (folder / "framed.py").write_text(
