@@ -99,13 +99,15 @@ def _run(target: Sequence[str]) -> int:
         else:
             child.send_signal(number)
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        """The terminal sends it to the command as well; what that makes of it is its affair."""
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # A terminal sends it to the command as well; what that makes of it is its affair.
+        if not _in_foreground():
+            forward(number, frame)
 
     # Handlers, since what is ignored stays ignored in the command; what we were started to ignore
     # (nohup, a shell's background job) is for the command to ignore as well.
     _handle(forward, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    _handle(leave, signal.SIGINT, signal.SIGQUIT)
+    _handle(interrupt, signal.SIGINT, signal.SIGQUIT)
     # All descriptors are the command's, as behind any shell; ours are closed by exec (PEP 446).
     child = subprocess.Popen(target, close_fds=False)
     for number in early:
@@ -118,6 +120,15 @@ def _handle(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    """Say whether this process group is the one that a terminal's keys interrupt."""
+    try:
+        with open("/dev/tty", "rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # there is no terminal
+        return False
 
 
 def _say(message: str) -> None:

@@ -128,6 +128,15 @@ def test_sigterm_ends_a_command_that_does_not_care(nap: str) -> None:
         assert ours.wait(60) == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_without_a_terminal_an_interrupt_is_passed_on(number: int, nap: str) -> None:
+    """Nobody else tells the command, when a supervisor sends it."""
+    with subprocess.Popen([*_EXEC, "sleep", nap], start_new_session=True) as ours:
+        _until_sleeping(nap)
+        ours.send_signal(number)
+        assert ours.wait(60) == 128 + number
+
+
 def test_ctrl_c_is_as_in_a_shell(nap: str) -> None:
     """The terminal's signal reaches the command itself; we wait for what it makes of it."""
     terminal = pexpect.spawn(_EXEC[0], [*_EXEC[1:], "sleep", nap], timeout=60)
