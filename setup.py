@@ -69,6 +69,8 @@ class BuildBpf(Command):
                     self.compile(name, [*compiler, *self.options, *options])
             except subprocess.CalledProcessError as error:
                 failures.append(error.stderr.strip())
+            except OSError as error:  # what $CLANG names is not there
+                failures.append(str(error))
             else:
                 self.make_skeletons()
                 return
