@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -117,6 +118,19 @@ def test_what_the_call_finds_around_itself_comes_along(
         assert around() == (str(tmp_path), "yes", "me")
     finally:
         who.reset(token)
+
+
+def test_the_apps_patience_with_sockets_is_none_with_workers(session: Session) -> None:
+    @agentcgroup.isolate
+    def slow() -> str:
+        time.sleep(1)
+        return "done"
+
+    socket.setdefaulttimeout(0.2)
+    try:
+        assert slow() == "done"
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
