@@ -294,8 +294,9 @@ def command(fd: int, folder: str) -> list[str]:
     import subprocess
 
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over others
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"import sys; sys.path[:] = {path!r}; "
         "from agentcgroup.workers.zygote import main; "
         f"main({fd}, {os.getpid()}, {folder!r})"
     )

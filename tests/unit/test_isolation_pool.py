@@ -297,6 +297,13 @@ def test_it_has_one_thread_and_nothing_of_ours_open(session: Session, tmp_path: 
     assert str(tmp_path / "ours") not in names
 
 
+def test_it_starts_whatever_stands_in_the_import_path(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # no str, which Python passes over
+    assert pid() != os.getpid()
+
+
 def test_when_it_dies_the_next_call_has_another(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
