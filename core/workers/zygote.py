@@ -64,6 +64,7 @@ def main(fd: int, parent: int, folder: str) -> NoReturn:
     """
     workers.step_inside()
     os.setsid()  # what the terminal tells the app, the app tells the workers
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an app that waits for signals blocks them
     zygote = _Zygote(socket.socket(fileno=fd))
     signal.signal(signal.SIGTERM, _leave)
     _die_with_parent(parent, signal.SIGTERM)

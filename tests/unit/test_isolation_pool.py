@@ -304,6 +304,20 @@ def test_it_starts_whatever_stands_in_the_import_path(
     assert pid() != os.getpid()
 
 
+def test_it_hears_of_the_end_of_workers_though_the_app_blocks_signals(session: Session) -> None:
+    @agentcgroup.isolate("die")
+    def die() -> None:
+        os._exit(3)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    try:
+        with pytest.raises(LimitExceeded):
+            die()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert session.records[-1].reason == "exited: 3"
+
+
 def test_when_it_dies_the_next_call_has_another(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
