@@ -172,6 +172,7 @@ class Pool:
     def sweep(self) -> None:
         """End workers that have stood ready for longer than the settings say."""
         horizon = time.monotonic() - self._settings.idle
+        self._forget_empty(horizon)
         while True:
             with self._lock:
                 standing = sum(len(shelf.ready) for shelf in self._shelves.values())
@@ -231,6 +232,13 @@ class Pool:
             shelf = self._shelves[kind] = _Shelf()
         shelf.asked = time.monotonic()
         return shelf
+
+    def _forget_empty(self, horizon: float) -> None:
+        """Drop shelves on which nothing stands: of agents and calls that may never come again."""
+        with self._lock:
+            for kind, shelf in list(self._shelves.items()):
+                if shelf.asked <= horizon and not shelf.ready and not shelf.coming:
+                    del self._shelves[kind]
 
     def _by_age(self) -> list[tuple[_Kind, _Shelf]]:
         """Return the shelves, those first that nobody has asked for the longest."""

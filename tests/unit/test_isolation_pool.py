@@ -253,6 +253,14 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
     assert len(_workers(session)) == 1
 
 
+def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Session]) -> None:
+    session = start(workers={"min": 1, "max": 1, "idle": "200ms"})
+    for number in range(5):
+        with agentcgroup.agent(f"agent-{number}"):
+            pid()
+    assert until(lambda: len(session.workers()._shelves) == 1)
+
+
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     pid()
     _ = session.records
