@@ -88,13 +88,14 @@ _Answer = tuple[bytes, Sequence[bytes], Sequence[PickleBuffer]]
 
 def _outcome(message: Message, here: int) -> _Answer:
     """Run one call and return what came of it."""
-    ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
+    except Exception as error:  # of a module that the app alone can import, say
+        return UNSHIPPABLE, [carry.failure(shipping.blame_arrival(error))], ()
+    try:
         context = contextvars.copy_context()  # which the next call has no part in
         if carry.waiting:
             context.run(carry.put_on_context)
-        ran = True
         if is_async:
             result = context.run(asyncio.run, _await(function, args, kwargs))
         else:
@@ -102,7 +103,7 @@ def _outcome(message: Message, here: int) -> _Answer:
     except BaseException as error:
         _leave_forks(here)
         _flush()
-        return FAILURE if ran else UNSHIPPABLE, [carry.failure(error)], ()
+        return FAILURE, [carry.failure(error)], ()
     _leave_forks(here)
     _flush()
     try:

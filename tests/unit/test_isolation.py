@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session, Unshippable, isolation
+from agentcgroup import LimitExceeded, Session, Unshippable, bodies, isolation
 from agentcgroup.api import begin
 from agentcgroup.bound import Method
 from agentcgroup.errors import RemoteError
@@ -323,6 +324,27 @@ def test_what_cannot_be_sent_is_named(session: Session) -> None:
     with pytest.raises(Unshippable, match=r"the result \(generator\)") as caught:
         yielding()
     assert caught.value.ran
+
+
+def test_what_only_the_app_can_import_is_named_or_runs_inline(session: Session) -> None:
+    plugin = types.ModuleType("plugin_of_the_app")  # as loaders of plugins make them
+    exec("def tool(): return __name__", plugin.__dict__)
+
+    def use(on_unshippable: str) -> object:
+        with agentcgroup.call("plugin", on_unshippable=on_unshippable) as call:
+            return bodies.run(call, bodies.Body(plugin.tool), (), {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, plugin.__name__, plugin)
+        with pytest.raises(Unshippable, match="No module named 'plugin_of_the_app'") as caught:
+            use("error")
+        assert not caught.value.ran
+        assert use("inline") == plugin.__name__
+    records = {record.isolation: record for record in session.records}
+    assert records["process"].outcome == "rejected"
+    assert records["inline"].outcome == "ok"
+    for record in records.values():
+        assert str(record.reason).startswith("unshippable: the function or an argument")
 
 
 @pytest.mark.parametrize(
