@@ -150,7 +150,7 @@ class Pool:
 
     def leave(self, worker: Worker) -> None:
         """Let go of a worker after its call; hear first what modules its body has imported."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # a tool may have said anything on its way out
             while isinstance(message := worker.channel.glance(), Message):
                 self.learn(message)
         worker.channel.close()

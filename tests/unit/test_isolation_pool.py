@@ -189,6 +189,22 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
     assert do("nothing") not in (first, second)
 
 
+def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agentcgroup.isolate("babble")
+    def babble() -> str:
+        from agentcgroup.workers import worker
+
+        worker._step_aside = lambda channel: channel._socket.send(b"?")  # type: ignore[assignment]
+        return tempfile.gettempdir()
+
+    folder = babble()
+    _ = session.records
+    assert "clearing up behind a call failed" not in caplog.text
+    assert not os.path.exists(folder)
+
+
 # -- ready ahead of need ----------------------------------------------------------------------
 
 
