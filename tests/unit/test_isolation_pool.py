@@ -499,6 +499,21 @@ threading.Event().wait()
     assert until(lambda: not os.path.exists(folder))
 
 
+def test_an_app_that_goes_without_a_word_leaves_none_of_ours() -> None:
+    code = """
+import os, agentcgroup
+@agentcgroup.isolate(isolation="process")
+def nothing(): pass
+for _ in range(10):  # the signal comes at another moment each time
+    if os.fork() == 0:
+        nothing()
+        os._exit(0)
+    os.wait()
+"""
+    app = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Traceback" not in app.stderr
+
+
 def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
     session = start(workers={"max": 1})
 
