@@ -7,6 +7,7 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -162,7 +163,12 @@ def _is_older(name: str) -> bool:
 
 
 def _keep_temporary_files_in(folder: str) -> None:
-    os.mkdir(folder, 0o700)
+    try:
+        os.mkdir(folder, 0o700)
+    except FileNotFoundError:  # what clears old files away has had the one above
+        with contextlib.suppress(FileExistsError):  # another worker was faster
+            os.mkdir(os.path.dirname(folder), 0o700)
+        os.mkdir(folder, 0o700)
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,25 @@ def test_nothing_of_the_call_before_is_seen(session: Session) -> None:
     _ = session.records
     assert not os.path.exists(folder)
     assert _PLANTED == []
+
+
+def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
+    session: Session,
+) -> None:
+    @agentcgroup.isolate("temporary")
+    def temporary() -> tuple[str, int]:
+        return tempfile.gettempdir(), os.stat(folder).st_mode & 0o777
+
+    pid()
+    folder = session.workers()._launcher._folder
+    _ = session.records
+    ready = _workers(session)  # which have theirs, and lose it
+    shutil.rmtree(folder)
+    for _ in ready:
+        pid()
+    where, mode = temporary()
+    assert os.path.dirname(where) == folder
+    assert mode == 0o700
 
 
 def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Session]) -> None:
