@@ -100,7 +100,7 @@ class Launcher:
         self._control: socket.socket | None = None
         self._living: dict[int, Worker] = {}
         self._folder = ""
-        self._surroundings = Surroundings("", {}, [])
+        self._surroundings = Surroundings("", (0, 0), {}, [])
         self._known: set[str] = set()
         self._thread: threading.Thread | None = None
         self._closed = False

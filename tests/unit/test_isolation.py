@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 import types
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +121,23 @@ def test_what_the_call_finds_around_itself_comes_along(
         assert around() == (str(tmp_path), "yes", "me")
     finally:
         who.reset(token)
+
+
+def test_a_working_directory_that_was_made_anew_is_the_one_of_the_call(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agentcgroup.isolate
+    def write() -> None:
+        with open("written", "w"):
+            pass
+
+    workspace = tmp_path / "workspace"
+    for _ in range(2):  # as who gives each task a clean one
+        workspace.mkdir()
+        monkeypatch.chdir(workspace)
+        write()
+        assert (workspace / "written").exists()
+        shutil.rmtree(workspace)
 
 
 def test_the_apps_patience_with_sockets_is_none_with_workers(session: Session) -> None:
