@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -532,6 +533,31 @@ for _ in range(10):  # the signal comes at another moment each time
 """
     app = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Traceback" not in app.stderr
+
+
+def test_a_cgroup_that_cannot_be_removed_keeps_nothing_else(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agentcgroup.isolate("temporary")
+    def temporary() -> str:
+        return tempfile.gettempdir()
+
+    pid()
+    _ = session.records
+    assert until(lambda: len(_workers(session)) > 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.enter_context(open(os.devnull))
+            folder = temporary()
+            _ = session.records
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "Too many open files" in caplog.text
+    assert not os.path.exists(folder)
 
 
 def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
