@@ -245,7 +245,10 @@ class Pool:
         return sorted(self._shelves.items(), key=lambda item: item[1].asked)
 
     def _pop_oldest(self, but: _Shelf) -> Worker | None:
-        for _, shelf in self._by_age():
+        for kind, shelf in self._by_age():
             if shelf is not but and shelf.ready:
-                return shelf.ready.popleft()
+                oldest = shelf.ready.popleft()
+                if not shelf.ready and not shelf.coming:
+                    del self._shelves[kind]
+                return oldest
         return None

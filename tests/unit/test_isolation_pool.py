@@ -295,7 +295,20 @@ def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Sessio
     for number in range(5):
         with agentcgroup.agent(f"agent-{number}"):
             pid()
+        with agentcgroup.call("outer"):
+            pid()
     assert until(lambda: len(session.workers()._shelves) == 1)
+
+
+def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
+    start: Callable[..., Session],
+) -> None:
+    session = start(workers={"max": 2})
+    for number in range(10):
+        with agentcgroup.agent(f"agent-{number}"):
+            pid()
+    _ = session.records
+    assert len(session.workers()._shelves) <= 3
 
 
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
