@@ -262,6 +262,7 @@ def keep_inline(call: Call, error: Unshippable) -> None:
             f"tool {call.tool!r} runs inline, though {_asked(call)}: {error.what} ({error.kind}) "
             f"cannot be sent into a worker process: {error.why}"
         )
+        call.isolation = "inline"  # where a worker has found it out, too
         return
     call.refused = True
     asked = Unshippable(error.what, error.kind, f"{error.why}; {_asked(call)}", ran=error.ran)

@@ -312,17 +312,24 @@ class Enclosure:
         deadline = time.monotonic() + _SPAWN_WAIT
         while self._spawning and time.monotonic() < deadline:
             time.sleep(0.001)
-        if self._branch is not None:
-            if isinstance(self._leaf, Cgroup):
-                discard(self._leaf)
-            self._branch.remove()
-        elif self.cgroup is not None:
-            discard(self.cgroup)
+        try:
+            if self._branch is not None:
+                if isinstance(self._leaf, Cgroup):
+                    discard(self._leaf)
+                self._branch.remove()
+            elif self.cgroup is not None:
+                discard(self.cgroup)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give up the rest that was held, whether or not the cgroup could be removed."""
         for guest in self._guests:
             self._call.session.workers().leave(guest)
         if self._home is not None:
             self._prepare(self._home)
             self._home.leave()
+        self._guests = []  # the record of the call outlives them
 
     def _prepare(self, home: Branch) -> None:
         """Have a cgroup ready for the next call like this one."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextvars
 import io
 import logging
+import operator
 import os
 import pickle
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TextIO
@@ -60,16 +61,25 @@ _NOTHING: Final[Baggage] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where the zygote was started."""
+    """Where the zygote was started.
+
+    Attributes:
+        cwd: path of the working directory.
+        place: device and inode of it; another one may get its path, but never these while the
+            zygote is there.
+        environment: as os.environ holds it.
+        path: sys.path.
+    """
 
     cwd: str
+    place: tuple[int, int]
     environment: dict[bytes, bytes]
     path: list[str]
 
     @classmethod
     def now(cls) -> Surroundings:
         """Return those of this process."""
-        return cls(_cwd(), dict(_environment()), list(sys.path))
+        return cls(_cwd(), _place(), dict(_environment(os.environ)), list(sys.path))
 
     def baggage(self, worn: Baggage = _NOTHING) -> Baggage:
         """Return what is different now, and what there is of log levels and context.
@@ -77,9 +87,9 @@ class Surroundings:
         Also what is not, where a worker that serves again still has it on (`worn`) otherwise.
         """
         found = self._without(worn) if worn else {}
-        if (cwd := _cwd()) != self.cwd:
-            found["cwd"] = cwd
-        if (environment := _environment()) != self.environment:
+        if _place() != self.place:
+            found["cwd"] = _cwd()
+        if (environment := _environment(os.environ)) != self.environment:
             found["environment"] = dict(environment)
         if sys.path != self.path:
             found["path"] = list(sys.path)
@@ -144,10 +154,13 @@ def _cwd() -> str:
         return "/"
 
 
-def _environment() -> dict[bytes, bytes]:
-    """Return the environment as os.environ holds it: decoding it would take 50 us."""
-    held: dict[bytes, bytes] = getattr(os.environ, "_data")  # noqa: B009 - private, for mypy
-    return held
+def _place() -> tuple[int, int]:
+    found = os.stat(".")
+    return found.st_dev, found.st_ino
+
+
+#: Returns the environment as os.environ holds it: decoding it would take 50 us.
+_environment: Final[Callable[[object], dict[bytes, bytes]]] = operator.attrgetter("_data")
 
 
 def _context() -> list[tuple[tuple[str | None, str], bytes]]:

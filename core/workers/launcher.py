@@ -26,7 +26,7 @@ from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Meter
 from agentcgroup.workers import zygote
 from agentcgroup.workers.carry import Baggage, Surroundings
-from agentcgroup.workers.transport import Channel
+from agentcgroup.workers.transport import Channel, socket_pair
 
 __all__ = ["Launcher", "Worker"]
 
@@ -100,7 +100,7 @@ class Launcher:
         self._control: socket.socket | None = None
         self._living: dict[int, Worker] = {}
         self._folder = ""
-        self._surroundings = Surroundings("", {}, [])
+        self._surroundings = Surroundings("", (0, 0), {}, [])
         self._known: set[str] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -171,7 +171,7 @@ class Launcher:
         if self._closed:
             raise OSError("the session is closed")
         if self._control is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours, theirs = socket_pair()
             self._folder = tempfile.mkdtemp(prefix="agentcgroup-")
             self._surroundings = Surroundings.now()
             self._control = ours

@@ -150,7 +150,7 @@ class Pool:
 
     def leave(self, worker: Worker) -> None:
         """Let go of a worker after its call; hear first what modules its body has imported."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # a tool may have said anything on its way out
             while isinstance(message := worker.channel.glance(), Message):
                 self.learn(message)
         worker.channel.close()
@@ -172,6 +172,7 @@ class Pool:
     def sweep(self) -> None:
         """End workers that have stood ready for longer than the settings say."""
         horizon = time.monotonic() - self._settings.idle
+        self._forget_empty(horizon)
         while True:
             with self._lock:
                 standing = sum(len(shelf.ready) for shelf in self._shelves.values())
@@ -232,12 +233,22 @@ class Pool:
         shelf.asked = time.monotonic()
         return shelf
 
+    def _forget_empty(self, horizon: float) -> None:
+        """Drop shelves on which nothing stands: of agents and calls that may never come again."""
+        with self._lock:
+            for kind, shelf in list(self._shelves.items()):
+                if shelf.asked <= horizon and not shelf.ready and not shelf.coming:
+                    del self._shelves[kind]
+
     def _by_age(self) -> list[tuple[_Kind, _Shelf]]:
         """Return the shelves, those first that nobody has asked for the longest."""
         return sorted(self._shelves.items(), key=lambda item: item[1].asked)
 
     def _pop_oldest(self, but: _Shelf) -> Worker | None:
-        for _, shelf in self._by_age():
+        for kind, shelf in self._by_age():
             if shelf is not but and shelf.ready:
-                return shelf.ready.popleft()
+                oldest = shelf.ready.popleft()
+                if not shelf.ready and not shelf.coming:
+                    del self._shelves[kind]
+                return oldest
         return None

@@ -25,6 +25,7 @@ from agentcgroup.workers.transport import LARGE
 __all__ = [
     "Parcel",
     "blame",
+    "blame_arrival",
     "blame_result",
     "pack",
     "pack_call",
@@ -135,6 +136,12 @@ def blame(error: Exception, function: Callable[..., Any], args: Any, kwargs: Any
 def blame_result(error: Exception, result: object) -> Unshippable:
     """Say which part of a result could not be pickled."""
     return _blamed(error, [("the result", result)], ran=True)
+
+
+def blame_arrival(error: Exception) -> Unshippable:
+    """Say why a call that could be pickled cannot be unpickled here."""
+    why = f"it does not unpickle there: {type(error).__name__}: {error}"
+    return Unshippable("the function or an argument", "an object", why)
 
 
 # -- context variables ------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 
 from agentcgroup.workers import remote
 
-__all__ = ["INLINE", "LARGE", "Channel", "Message", "Offer"]
+__all__ = ["INLINE", "LARGE", "Channel", "Message", "Offer", "socket_pair"]
 
 #: Bytes from which a buffer goes out of band (PEP 574): below, copying it along costs less.
 LARGE: Final = 256 << 10
@@ -87,6 +87,17 @@ class Offer:
     buffers: Sequence[remote.Segment]
 
 
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends that keep message boundaries and wait for each other for ever.
+
+    With socket.setdefaulttimeout they would not; and not to wait is shared with the other process.
+    """
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.settimeout(None)
+    return pair
+
+
 class Channel:
     """One end of the socket."""
 
@@ -102,7 +113,7 @@ class Channel:
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
         """Return our end, and the one to give away."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket_pair()
         return cls(ours), theirs
 
     def fileno(self) -> int:

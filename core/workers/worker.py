@@ -7,6 +7,7 @@ either. Its end is `os._exit`: what the zygote had imported has nothing to tidy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -88,13 +89,14 @@ _Answer = tuple[bytes, Sequence[bytes], Sequence[PickleBuffer]]
 
 def _outcome(message: Message, here: int) -> _Answer:
     """Run one call and return what came of it."""
-    ran = False
     try:
         function, args, kwargs, is_async = shipping.unpack(message.pickle, buffers=message.buffers)
+    except Exception as error:  # of a module that the app alone can import, say
+        return UNSHIPPABLE, [carry.failure(shipping.blame_arrival(error))], ()
+    try:
         context = contextvars.copy_context()  # which the next call has no part in
         if carry.waiting:
             context.run(carry.put_on_context)
-        ran = True
         if is_async:
             result = context.run(asyncio.run, _await(function, args, kwargs))
         else:
@@ -102,7 +104,7 @@ def _outcome(message: Message, here: int) -> _Answer:
     except BaseException as error:
         _leave_forks(here)
         _flush()
-        return FAILURE if ran else UNSHIPPABLE, [carry.failure(error)], ()
+        return FAILURE, [carry.failure(error)], ()
     _leave_forks(here)
     _flush()
     try:
@@ -161,7 +163,12 @@ def _is_older(name: str) -> bool:
 
 
 def _keep_temporary_files_in(folder: str) -> None:
-    os.mkdir(folder, 0o700)
+    try:
+        os.mkdir(folder, 0o700)
+    except FileNotFoundError:  # what clears old files away has had the one above
+        with contextlib.suppress(FileExistsError):  # another worker was faster
+            os.mkdir(os.path.dirname(folder), 0o700)
+        os.mkdir(folder, 0o700)
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
 

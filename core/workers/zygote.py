@@ -64,25 +64,17 @@ def main(fd: int, parent: int, folder: str) -> NoReturn:
     """
     workers.step_inside()
     os.setsid()  # what the terminal tells the app, the app tells the workers
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an app that waits for signals blocks them
     zygote = _Zygote(socket.socket(fileno=fd))
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, zygote.leave)
     _die_with_parent(parent, signal.SIGTERM)
     try:
-        with contextlib.suppress(_Left):
-            zygote.serve()
+        zygote.serve()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # may well come on top of the closed socket
         zygote.end()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
-
-
-class _Left(BaseException):
-    """The app has gone."""
-
-
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Left
 
 
 def _die_with_parent(parent: int, how: int) -> None:
@@ -118,6 +110,11 @@ class _Zygote:
                     self._reap()
                 elif not self._take_request():
                     return
+
+    def leave(self, _number: int, _frame: FrameType | None) -> None:
+        """Have `serve` return, on a signal: an exception can be lost, as in a hook of a fork."""
+        with contextlib.suppress(OSError):  # the app was faster
+            self._control.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         """End what is left."""
@@ -294,8 +291,9 @@ def command(fd: int, folder: str) -> list[str]:
     import subprocess
 
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over others
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"import sys; sys.path[:] = {path!r}; "
         "from agentcgroup.workers.zygote import main; "
         f"main({fd}, {os.getpid()}, {folder!r})"
     )

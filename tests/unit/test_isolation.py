@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session, Unshippable, isolation
+from agentcgroup import LimitExceeded, Session, Unshippable, bodies, isolation
 from agentcgroup.api import begin
 from agentcgroup.bound import Method
 from agentcgroup.errors import RemoteError
@@ -117,6 +121,36 @@ def test_what_the_call_finds_around_itself_comes_along(
         assert around() == (str(tmp_path), "yes", "me")
     finally:
         who.reset(token)
+
+
+def test_a_working_directory_that_was_made_anew_is_the_one_of_the_call(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agentcgroup.isolate
+    def write() -> None:
+        with open("written", "w"):
+            pass
+
+    workspace = tmp_path / "workspace"
+    for _ in range(2):  # as who gives each task a clean one
+        workspace.mkdir()
+        monkeypatch.chdir(workspace)
+        write()
+        assert (workspace / "written").exists()
+        shutil.rmtree(workspace)
+
+
+def test_the_apps_patience_with_sockets_is_none_with_workers(session: Session) -> None:
+    @agentcgroup.isolate
+    def slow() -> str:
+        time.sleep(1)
+        return "done"
+
+    socket.setdefaulttimeout(0.2)
+    try:
+        assert slow() == "done"
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
@@ -309,6 +343,27 @@ def test_what_cannot_be_sent_is_named(session: Session) -> None:
     with pytest.raises(Unshippable, match=r"the result \(generator\)") as caught:
         yielding()
     assert caught.value.ran
+
+
+def test_what_only_the_app_can_import_is_named_or_runs_inline(session: Session) -> None:
+    plugin = types.ModuleType("plugin_of_the_app")  # as loaders of plugins make them
+    exec("def tool(): return __name__", plugin.__dict__)
+
+    def use(on_unshippable: str) -> object:
+        with agentcgroup.call("plugin", on_unshippable=on_unshippable) as call:
+            return bodies.run(call, bodies.Body(plugin.tool), (), {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, plugin.__name__, plugin)
+        with pytest.raises(Unshippable, match="No module named 'plugin_of_the_app'") as caught:
+            use("error")
+        assert not caught.value.ran
+        assert use("inline") == plugin.__name__
+    records = {record.isolation: record for record in session.records}
+    assert records["process"].outcome == "rejected"
+    assert records["inline"].outcome == "ok"
+    for record in records.values():
+        assert str(record.reason).startswith("unshippable: the function or an argument")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +116,25 @@ def test_nothing_of_the_call_before_is_seen(session: Session) -> None:
     assert _PLANTED == []
 
 
+def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
+    session: Session,
+) -> None:
+    @agentcgroup.isolate("temporary")
+    def temporary() -> tuple[str, int]:
+        return tempfile.gettempdir(), os.stat(folder).st_mode & 0o777
+
+    pid()
+    folder = session.workers()._launcher._folder
+    _ = session.records
+    ready = _workers(session)  # which have theirs, and lose it
+    shutil.rmtree(folder)
+    for _ in ready:
+        pid()
+    where, mode = temporary()
+    assert os.path.dirname(where) == folder
+    assert mode == 0o700
+
+
 def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Session]) -> None:
     rules = [{"tool": "*", "isolation": "process", "reuse": 3}]
     session = start(rules=rules)
@@ -189,6 +210,22 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
     assert do("nothing") not in (first, second)
 
 
+def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agentcgroup.isolate("babble")
+    def babble() -> str:
+        from agentcgroup.workers import worker
+
+        worker._step_aside = lambda channel: channel._socket.send(b"?")  # type: ignore[assignment]
+        return tempfile.gettempdir()
+
+    folder = babble()
+    _ = session.records
+    assert "clearing up behind a call failed" not in caplog.text
+    assert not os.path.exists(folder)
+
+
 # -- ready ahead of need ----------------------------------------------------------------------
 
 
@@ -253,6 +290,27 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
     assert len(_workers(session)) == 1
 
 
+def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Session]) -> None:
+    session = start(workers={"min": 1, "max": 1, "idle": "200ms"})
+    for number in range(5):
+        with agentcgroup.agent(f"agent-{number}"):
+            pid()
+        with agentcgroup.call("outer"):
+            pid()
+    assert until(lambda: len(session.workers()._shelves) == 1)
+
+
+def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
+    start: Callable[..., Session],
+) -> None:
+    session = start(workers={"max": 2})
+    for number in range(10):
+        with agentcgroup.agent(f"agent-{number}"):
+            pid()
+    _ = session.records
+    assert len(session.workers()._shelves) <= 3
+
+
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     pid()
     _ = session.records
@@ -295,6 +353,27 @@ def test_it_has_one_thread_and_nothing_of_ours_open(session: Session, tmp_path: 
     assert len(os.listdir(f"/proc/{zygote}/task")) == 1
     names = [os.readlink(entry) for entry in Path(f"/proc/{zygote}/fd").iterdir()]
     assert str(tmp_path / "ours") not in names
+
+
+def test_it_starts_whatever_stands_in_the_import_path(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # no str, which Python passes over
+    assert pid() != os.getpid()
+
+
+def test_it_hears_of_the_end_of_workers_though_the_app_blocks_signals(session: Session) -> None:
+    @agentcgroup.isolate("die")
+    def die() -> None:
+        os._exit(3)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    try:
+        with pytest.raises(LimitExceeded):
+            die()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert session.records[-1].reason == "exited: 3"
 
 
 def test_when_it_dies_the_next_call_has_another(
@@ -452,6 +531,46 @@ threading.Event().wait()
             app.kill()
     assert ended(*pids)
     assert until(lambda: not os.path.exists(folder))
+
+
+def test_an_app_that_goes_without_a_word_leaves_none_of_ours() -> None:
+    code = """
+import os, agentcgroup
+@agentcgroup.isolate(isolation="process")
+def nothing(): pass
+for _ in range(10):  # the signal comes at another moment each time
+    if os.fork() == 0:
+        nothing()
+        os._exit(0)
+    os.wait()
+"""
+    app = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Traceback" not in app.stderr
+
+
+def test_a_cgroup_that_cannot_be_removed_keeps_nothing_else(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agentcgroup.isolate("temporary")
+    def temporary() -> str:
+        return tempfile.gettempdir()
+
+    pid()
+    _ = session.records
+    assert until(lambda: len(_workers(session)) > 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.enter_context(open(os.devnull))
+            folder = temporary()
+            _ = session.records
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "Too many open files" in caplog.text
+    assert not os.path.exists(folder)
 
 
 def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
