@@ -149,9 +149,15 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
     cancelled = isinstance(error, _GIVEN_UP)
-    if not cancelled:
-        await _linger(call)
-    call.finish(error, cancelled=cancelled and not expired)
+    given_up = cancelled and not expired
+    try:
+        if not cancelled:
+            await _linger(call)
+    except BaseException:  # cancelled after the body had ended
+        given_up = True
+        raise
+    finally:
+        call.finish(error, cancelled=given_up)
     return cancelled and expired
 
 

@@ -108,6 +108,28 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
     assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
 
 
+def test_cancelling_what_has_just_ended_leaves_no_process(session: Session) -> None:
+    """The tool has returned, and its background process is given a moment to end by itself."""
+
+    @tool
+    async def leave() -> str:
+        """Leave a process behind."""
+        subprocess.Popen(["sleep", f"79.{_PID}"])
+        asyncio.get_running_loop().call_later(0.01, lambda: task.cancel())
+        return "left"
+
+    async def main() -> None:
+        nonlocal task
+        task = asyncio.create_task(leave.ainvoke({}))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    task: asyncio.Task[Any]
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled"]
+    assert not running("sleep", f"79.{_PID}")
+
+
 def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
     """ToolRetryMiddleware uses one tool_call_id for all attempts; each has its own record."""
     attempts = []
