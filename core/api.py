@@ -123,7 +123,7 @@ class agent:
         self._token = scope.agent.set(self._named)
 
     def __exit__(self, *_: object) -> None:
-        scope.agent.reset(self._token)
+        scope.restore(scope.agent, self._token)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -184,7 +184,7 @@ class call:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
             self._call.used = estimates.since(begin)
-        scope.current.reset(self._token)
+        scope.restore(scope.current, self._token)
         if self._call.finish(error):
             self._raise(error)
 
@@ -199,7 +199,7 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope.current.reset(self._token)
+        scope.restore(scope.current, self._token)
         expired = await execution.afinish(self._call, self._expiry, error)
         self._raise(error, expired)
 
