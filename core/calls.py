@@ -171,9 +171,12 @@ class Call:
         return self._enclosed().branch()
 
     def stop(self, reason: str) -> None:
-        """End every process of the call now; none can start in it any more."""
-        if self.ended is None and self.stopped is None:
-            self.stopped = reason
+        """End every process of the call now; none can start in it any more.
+
+        The first reason stands: a child that was refused may have given one, and has ended nobody.
+        """
+        if self.ended is None:
+            self.stopped = self.stopped or reason
             if self.enclosure is not None:
                 self.enclosure.kill()
 
