@@ -10,7 +10,7 @@ to the model carries the figures.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentcgroup import feedback
@@ -200,11 +200,15 @@ class Call:
         return [] if self.enclosure is None else self.enclosure.pids()
 
     def refuse_if_over(self) -> None:
-        """Let no process start in a call that is over.
+        """Let no process start in a call that is over, nor in one inside of it.
 
         Raises:
             LimitExceeded: it was stopped, or its time is over.
         """
+        for call in (self, *self._around()):
+            call._refuse_if_over()
+
+    def _refuse_if_over(self) -> None:
         timeout = self.policy.timeout
         overdue = timeout is not None and time.monotonic() > self.started + timeout
         if overdue and self.session.limiting and self.stopped is None:
@@ -213,6 +217,14 @@ class Call:
             record = self._make_record(_OUTCOMES.get(self.stopped, "killed"))
             told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
             raise LimitExceeded(told, record=record)
+
+    def _around(self) -> Iterator[Call]:
+        """Yield the calls that this one runs inside, nearest first, but those it has outlived."""
+        above = self.parent
+        while above is not None:
+            if above.ended is None:
+                yield above
+            above = above.parent
 
     def _enclosed(self) -> Enclosure:
         if self.enclosure is None:
@@ -247,6 +259,8 @@ class Call:
 
     def _judge(self, error: BaseException | None, cancelled: bool) -> bool:
         """Say how it ended; True when that is to be told."""
+        if self.stopped is None and any(call.stopped is not None for call in self._around()):
+            self.stopped = "cancelled"  # whose processes were killed with theirs
         leftovers = False
         enclosure = self.enclosure
         if enclosure is not None:

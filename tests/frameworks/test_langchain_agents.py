@@ -181,6 +181,34 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
     assert first.cgroup.startswith(second.cgroup + "/")
 
 
+def test_a_nested_agent_starts_nothing_when_the_time_around_it_is_over(
+    session: Session, tmp_path: Any
+) -> None:
+    """It is in a thread that nobody can stop, and its own calls have time left."""
+    later = tmp_path / "later"
+
+    @tool
+    def slow_helper(task: str) -> str:
+        """Let another agent do it."""
+        inner = langchain_model(
+            [("shell", {"command": "sleep 60"})],
+            [("shell", {"command": f"touch {later}"})],
+            "never",
+        )
+        create_agent(inner, [shell]).invoke({"messages": [("user", task)]})
+        return "never"
+
+    told = slow_helper.invoke({"task": "go"})
+    assert "time limit" in told
+    assert not later.exists()
+    outcomes = [(record.tool, record.outcome) for record in session.records]
+    assert sorted(outcomes) == [
+        ("shell", "cancelled"),
+        ("shell", "cancelled"),
+        ("slow_helper", "timeout"),
+    ]
+
+
 def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:
     """Deepagents runs a shell command for its agents; the sub-shell is born in the call."""
     from deepagents import create_deep_agent
