@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import inspect
 import logging
 import os
 import threading
@@ -219,6 +218,7 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
     function runs in a worker process in the call's cgroup; see `agentcgroup.isolation`.
 
     Raises:
+        TypeError: it is a generator function, whose body would run outside of the call.
         Unshippable: the function, an argument or the result cannot get to the worker or back.
         LimitExceeded, ConfigError: as `call`.
     """
@@ -229,7 +229,13 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
         name = tool if isinstance(tool, str) else function.__name__
         body = Body(function)
 
-        if inspect.iscoroutinefunction(function):
+        if body.streams:
+            raise TypeError(
+                f"{name!r} cannot be isolated: it is a generator function, whose body runs where "
+                "it is iterated, when its call is over. Fix: isolate the function that iterates "
+                "it, or have it return a list."
+            )
+        if body.is_async:
 
             @functools.wraps(function)
             async def arun(*args: Any, **kwargs: Any) -> Any:
