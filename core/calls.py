@@ -214,15 +214,20 @@ class Call:
         if overdue and self.session.limiting and self.stopped is None:
             self.stopped = "timeout"
         if self.stopped is not None:
-            record = self._make_record(_OUTCOMES.get(self.stopped, "killed"))
+            # Once it has ended its cgroup can be gone, and the record is made.
+            now = _OUTCOMES.get(self.stopped, "killed")
+            record = self._make_record(now) if self.outcome is None else self.record
             told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
             raise LimitExceeded(told, record=record)
 
     def _around(self) -> Iterator[Call]:
-        """Yield the calls that this one runs inside, nearest first, but those it has outlived."""
+        """Yield the calls that this one runs inside, nearest first.
+
+        Of those it has outlived only the stopped ones, which nothing inside may outlive.
+        """
         above = self.parent
         while above is not None:
-            if above.ended is None:
+            if above.ended is None or above.stopped is not None:
                 yield above
             above = above.parent
 
@@ -241,7 +246,9 @@ class Call:
             self.session.monitor.leave(self, self.sitting)
         self.ended = time.monotonic()
         self.key = None
-        if self.enclosure is None and self.stopped is None and not cancelled:
+        if cancelled and self.stopped is None:
+            self.stopped = "cancelled"  # whatever thread goes on with it
+        if self.enclosure is None and self.stopped is None:
             self.outcome = "ok" if error is None else "error"
             if self.unshippable is not None:
                 self._blame(self.unshippable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import BaseTool, tool
 
-from agentcgroup import Session
-from tests.processes import running
+from agentcgroup import LimitExceeded, Session
+from tests.processes import SOON, running, until
 from tests.scripted import langchain_model
 
 #: For the fixture `session`.
@@ -106,6 +107,43 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
     asyncio.run(main())
     assert [record.outcome for record in session.records] == ["cancelled", "cancelled"]
     assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
+
+
+def test_a_thread_of_a_cancelled_tool_starts_nothing_more(session: Session, tmp_path: Any) -> None:
+    """Nobody can stop it, and what it waited for was killed: it goes on with its next command."""
+    refused: list[LimitExceeded] = []
+    removed, done = threading.Event(), threading.Event()
+
+    class Steps(BaseTool):
+        name: str = "steps"
+        description: str = "Run two commands."
+
+        def _run(self) -> str:
+            subprocess.run(["sleep", f"80.{_PID}"])
+            for _ in range(2):
+                try:
+                    subprocess.run(["touch", tmp_path / "later"])
+                except LimitExceeded as error:
+                    refused.append(error)
+                removed.wait(SOON)
+            done.set()
+            return "never"
+
+    async def main() -> None:
+        task = asyncio.create_task(Steps().ainvoke({}))
+        while not running("sleep", f"80.{_PID}"):
+            await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    threading.Thread(target=asyncio.run, args=(main(),)).start()
+    assert until(lambda: len(session.records) == 1)
+    removed.set()
+    assert done.wait(SOON)
+    assert len(refused) == 2
+    assert not (tmp_path / "later").exists()
+    assert [record.outcome for record in session.records] == ["cancelled"]
 
 
 def test_cancelling_what_has_just_ended_leaves_no_process(session: Session) -> None:
