@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import inspect
 import logging
 import os
 import threading
@@ -123,7 +122,7 @@ class agent:
         self._token = scope.agent.set(self._named)
 
     def __exit__(self, *_: object) -> None:
-        scope.agent.reset(self._token)
+        scope.restore(scope.agent, self._token)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -184,7 +183,7 @@ class call:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
             self._call.used = estimates.since(begin)
-        scope.current.reset(self._token)
+        scope.restore(scope.current, self._token)
         if self._call.finish(error):
             self._raise(error)
 
@@ -199,7 +198,7 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope.current.reset(self._token)
+        scope.restore(scope.current, self._token)
         expired = await execution.afinish(self._call, self._expiry, error)
         self._raise(error, expired)
 
@@ -229,6 +228,7 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
     function runs in a worker process in the call's cgroup; see `agentcgroup.isolation`.
 
     Raises:
+        TypeError: it is a generator function, whose body would run outside of the call.
         Unshippable: the function, an argument or the result cannot get to the worker or back.
         LimitExceeded, ConfigError: as `call`.
     """
@@ -239,7 +239,13 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
         name = tool if isinstance(tool, str) else function.__name__
         body = Body(function)
 
-        if inspect.iscoroutinefunction(function):
+        if body.streams:
+            raise TypeError(
+                f"{name!r} cannot be isolated: it is a generator function, whose body runs where "
+                "it is iterated, when its call is over. Fix: isolate the function that iterates "
+                "it, or have it return a list."
+            )
+        if body.is_async:
 
             @functools.wraps(function)
             async def arun(*args: Any, **kwargs: Any) -> Any:

@@ -97,7 +97,8 @@ class Body:
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
     @functools.cached_property
-    def _streams(self) -> bool:
+    def streams(self) -> bool:
+        """Whether calling it only makes a generator, which runs where it is iterated."""
         function = self.function
         return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
@@ -109,7 +110,7 @@ class Body:
         """
         if self.barred is not None:
             raise self.barred
-        if self._streams:
+        if self.streams:
             what = f"the result of function {self.function.__name__!r}"
             raise Unshippable(what, "a generator", "it lives where it runs")
         if self.tool is None:

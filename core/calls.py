@@ -10,7 +10,7 @@ to the model carries the figures.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentcgroup import feedback
@@ -171,9 +171,12 @@ class Call:
         return self._enclosed().branch()
 
     def stop(self, reason: str) -> None:
-        """End every process of the call now; none can start in it any more."""
-        if self.ended is None and self.stopped is None:
-            self.stopped = reason
+        """End every process of the call now; none can start in it any more.
+
+        The first reason stands: a child that was refused may have given one, and has ended nobody.
+        """
+        if self.ended is None:
+            self.stopped = self.stopped or reason
             if self.enclosure is not None:
                 self.enclosure.kill()
 
@@ -197,19 +200,36 @@ class Call:
         return [] if self.enclosure is None else self.enclosure.pids()
 
     def refuse_if_over(self) -> None:
-        """Let no process start in a call that is over.
+        """Let no process start in a call that is over, nor in one inside of it.
 
         Raises:
             LimitExceeded: it was stopped, or its time is over.
         """
+        for call in (self, *self._around()):
+            call._refuse_if_over()
+
+    def _refuse_if_over(self) -> None:
         timeout = self.policy.timeout
         overdue = timeout is not None and time.monotonic() > self.started + timeout
         if overdue and self.session.limiting and self.stopped is None:
             self.stopped = "timeout"
         if self.stopped is not None:
-            record = self._make_record(_OUTCOMES.get(self.stopped, "killed"))
+            # Once it has ended its cgroup can be gone, and the record is made.
+            now = _OUTCOMES.get(self.stopped, "killed")
+            record = self._make_record(now) if self.outcome is None else self.record
             told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
             raise LimitExceeded(told, record=record)
+
+    def _around(self) -> Iterator[Call]:
+        """Yield the calls that this one runs inside, nearest first.
+
+        Of those it has outlived only the stopped ones, which nothing inside may outlive.
+        """
+        above = self.parent
+        while above is not None:
+            if above.ended is None or above.stopped is not None:
+                yield above
+            above = above.parent
 
     def _enclosed(self) -> Enclosure:
         if self.enclosure is None:
@@ -226,7 +246,9 @@ class Call:
             self.session.monitor.leave(self, self.sitting)
         self.ended = time.monotonic()
         self.key = None
-        if self.enclosure is None and self.stopped is None and not cancelled:
+        if cancelled and self.stopped is None:
+            self.stopped = "cancelled"  # whatever thread goes on with it
+        if self.enclosure is None and self.stopped is None:
             self.outcome = "ok" if error is None else "error"
             if self.unshippable is not None:
                 self._blame(self.unshippable)
@@ -244,6 +266,8 @@ class Call:
 
     def _judge(self, error: BaseException | None, cancelled: bool) -> bool:
         """Say how it ended; True when that is to be told."""
+        if self.stopped is None and any(call.stopped is not None for call in self._around()):
+            self.stopped = "cancelled"  # whose processes were killed with theirs
         leftovers = False
         enclosure = self.enclosure
         if enclosure is not None:

@@ -80,7 +80,7 @@ class Enclosure:
         """Return the directory fd for the next child; see `scope.Home`."""
         call = self._call
         with self._lock:
-            if call.ended is not None:
+            if call.ended is not None and call.stopped is None:
                 # A thread that outlived its call starts a process: it lives with the run.
                 self._spawning += 1
                 return call.session.background_fd()

@@ -18,7 +18,7 @@ from agentcgroup import estimates, feedback
 from agentcgroup.calls import LINGER, Call
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records import CallRecord
-from agentcgroup.scope import Started, current, started
+from agentcgroup.scope import Started, current, restore, started
 
 __all__ = [
     "Answer",
@@ -80,14 +80,14 @@ async def arun(call: Call, answer: Answer, body: Callable[[], Awaitable[Any]]) -
     try:
         result = await body()
     except BaseException as error:
-        current.reset(token)
+        restore(current, token)
         expired = await afinish(call, expiry, error)
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         if expired:
             return _answered(call, answer, None, TimeoutError())
         raise
-    current.reset(token)
+    restore(current, token)
     await afinish(call, expiry, None)
     if call.told:
         return _answered(call, answer, result, None)
@@ -149,9 +149,15 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
     cancelled = isinstance(error, _GIVEN_UP)
-    if not cancelled:
-        await _linger(call)
-    call.finish(error, cancelled=cancelled and not expired)
+    given_up = cancelled and not expired
+    try:
+        if not cancelled:
+            await _linger(call)
+    except BaseException:  # cancelled after the body had ended
+        given_up = True
+        raise
+    finally:
+        call.finish(error, cancelled=given_up)
     return cancelled and expired
 
 
@@ -168,7 +174,7 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
         calls.cancel()
         raise
     finally:
-        started.reset(token)
+        restore(started, token)
 
 
 async def cancelling_stream(
@@ -204,7 +210,7 @@ async def _step(step: Callable[[], Awaitable[T]], variable: ContextVar[Any], val
     try:
         return await step()
     finally:
-        variable.reset(token)
+        restore(variable, token)
 
 
 def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) -> Any:

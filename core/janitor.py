@@ -101,7 +101,7 @@ class Janitor:
     def _do(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except Exception:
+        except BaseException:  # SystemExit, too, would end the thread without a word
             logger.exception("agentcgroup: clearing up behind a call failed")
 
     def _await_pause(self) -> None:

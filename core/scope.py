@@ -19,9 +19,9 @@ import contextvars
 import functools
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar, Token
+from typing import Any, Protocol, TypeVar
 
 __all__ = [
     "Home",
@@ -29,12 +29,15 @@ __all__ = [
     "agent",
     "current",
     "install",
+    "restore",
     "seated",
     "set_seating",
     "start_thread",
     "started",
     "uninstall",
 ]
+
+T = TypeVar("T")
 
 
 class Home(Protocol):
@@ -76,6 +79,17 @@ agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
 
 #: Where calls started from here are noted, so that a cancellation reaches those in threads.
 started: ContextVar[Started | None] = ContextVar("agentcgroup_started", default=None)
+
+
+def restore(variable: ContextVar[T], token: Token[T]) -> None:
+    """Give a variable of a generator or coroutine the value that it had before.
+
+    What was left half-way is closed wherever its last reference goes: another context, which never
+    had our value, has none to give back.
+    """
+    with suppress(ValueError):
+        variable.reset(token)
+
 
 #: Says for which call this thread works; `set_seating` has the real one where somebody watches.
 _seating: Callable[[Any], AbstractContextManager[None]] = nullcontext

@@ -240,7 +240,7 @@ class Session:
             record = call.record
             try:
                 callback(record)
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("agentcgroup: an on_record callback failed")
 
     def say(self, message: str) -> None:

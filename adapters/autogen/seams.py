@@ -35,7 +35,7 @@ from agentcgroup.adapters.autogen.body import bar_stream, bar_workbench, stand_i
 from agentcgroup.adapters.autogen.identity import identify, of_code, of_request, of_tool
 from agentcgroup.calls import Call
 from agentcgroup.errors import Unshippable, WorkerDied
-from agentcgroup.scope import current
+from agentcgroup.scope import current, restore
 from agentcgroup.session import Session, active
 
 __all__ = ["MODULES", "hook"]
@@ -96,7 +96,7 @@ async def _run_tool_call(
         try:
             result = await original(**arguments)
         finally:
-            _printed.reset(token)
+            restore(_printed, token)
         if result[1].is_error:
             raise ToolFailed(result, "\n".join(printed))
         return result
@@ -119,7 +119,7 @@ async def _run_handoff(
     try:
         return await original(**arguments)
     finally:
-        _handing_off.reset(token)
+        restore(_handing_off, token)
 
 
 def _failed(arguments: Mapping[str, Any], error: BaseException) -> Any:
@@ -310,7 +310,7 @@ def _start(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
         try:
             return await original(*args, **kwargs)
         finally:
-            current.reset(token)
+            restore(current, token)
 
     return start
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import BaseTool, tool
 
-from agentcgroup import Session
-from tests.processes import running
+from agentcgroup import LimitExceeded, Session
+from tests.processes import SOON, running, until
 from tests.scripted import langchain_model
 
 #: For the fixture `session`.
@@ -108,6 +109,65 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
     assert subprocess.run(["pgrep", "-f", f"sleep 78.{_PID}"], capture_output=True).returncode == 1
 
 
+def test_a_thread_of_a_cancelled_tool_starts_nothing_more(session: Session, tmp_path: Any) -> None:
+    """Nobody can stop it, and what it waited for was killed: it goes on with its next command."""
+    refused: list[LimitExceeded] = []
+    removed, done = threading.Event(), threading.Event()
+
+    class Steps(BaseTool):
+        name: str = "steps"
+        description: str = "Run two commands."
+
+        def _run(self) -> str:
+            subprocess.run(["sleep", f"80.{_PID}"])
+            for _ in range(2):
+                try:
+                    subprocess.run(["touch", tmp_path / "later"])
+                except LimitExceeded as error:
+                    refused.append(error)
+                removed.wait(SOON)
+            done.set()
+            return "never"
+
+    async def main() -> None:
+        task = asyncio.create_task(Steps().ainvoke({}))
+        while not running("sleep", f"80.{_PID}"):
+            await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    threading.Thread(target=asyncio.run, args=(main(),)).start()
+    assert until(lambda: len(session.records) == 1)
+    removed.set()
+    assert done.wait(SOON)
+    assert len(refused) == 2
+    assert not (tmp_path / "later").exists()
+    assert [record.outcome for record in session.records] == ["cancelled"]
+
+
+def test_cancelling_what_has_just_ended_leaves_no_process(session: Session) -> None:
+    """The tool has returned, and its background process is given a moment to end by itself."""
+
+    @tool
+    async def leave() -> str:
+        """Leave a process behind."""
+        subprocess.Popen(["sleep", f"79.{_PID}"])
+        asyncio.get_running_loop().call_later(0.01, lambda: task.cancel())
+        return "left"
+
+    async def main() -> None:
+        nonlocal task
+        task = asyncio.create_task(leave.ainvoke({}))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    task: asyncio.Task[Any]
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled"]
+    assert not running("sleep", f"79.{_PID}")
+
+
 def test_each_attempt_of_a_retry_is_a_call(session: Session) -> None:
     """ToolRetryMiddleware uses one tool_call_id for all attempts; each has its own record."""
     attempts = []
@@ -157,6 +217,34 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
     assert first.cgroup is not None
     assert second.cgroup is not None
     assert first.cgroup.startswith(second.cgroup + "/")
+
+
+def test_a_nested_agent_starts_nothing_when_the_time_around_it_is_over(
+    session: Session, tmp_path: Any
+) -> None:
+    """It is in a thread that nobody can stop, and its own calls have time left."""
+    later = tmp_path / "later"
+
+    @tool
+    def slow_helper(task: str) -> str:
+        """Let another agent do it."""
+        inner = langchain_model(
+            [("shell", {"command": "sleep 60"})],
+            [("shell", {"command": f"touch {later}"})],
+            "never",
+        )
+        create_agent(inner, [shell]).invoke({"messages": [("user", task)]})
+        return "never"
+
+    told = slow_helper.invoke({"task": "go"})
+    assert "time limit" in told
+    assert not later.exists()
+    outcomes = [(record.tool, record.outcome) for record in session.records]
+    assert sorted(outcomes) == [
+        ("shell", "cancelled"),
+        ("shell", "cancelled"),
+        ("slow_helper", "timeout"),
+    ]
 
 
 def test_deepagents_execute_is_contained(session: Session, tmp_path: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,6 +44,36 @@ def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -
     _, record = session.records
     assert (record.tool, record.parent_id, record.outcome) == ("later", None, "ok")
     assert record.cgroup is not None
+
+
+def test_a_generator_closed_in_another_thread_ends_its_call(session: Session) -> None:
+    """As a web server closes what a dependency yields from: in whatever thread is free."""
+
+    def steps() -> Generator[None, None, None]:
+        with agentcgroup.agent("coder"), agentcgroup.call("wanders"):
+            yield
+
+    generator = steps()
+    contextvars.copy_context().run(next, generator)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(generator.close).result()
+    assert [record.tool for record in session.records] == ["wanders"]
+
+
+def test_an_async_generator_closed_by_another_task_ends_its_call(session: Session) -> None:
+    """As the event loop closes those that are left at its end."""
+
+    async def steps() -> AsyncGenerator[None, None]:
+        async with agentcgroup.agent("coder"), agentcgroup.call("wanders"):
+            yield
+
+    async def main() -> None:
+        generator = steps()
+        await asyncio.create_task(generator.__anext__())
+        await asyncio.create_task(generator.aclose())
+
+    asyncio.run(main())
+    assert [record.outcome for record in session.records] == ["cancelled"]
 
 
 def test_another_process_that_ends_leaves_the_base(session: Session) -> None:
