@@ -149,15 +149,13 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
     expired = expiry is not None and expiry.end()
     cancelled = isinstance(error, _GIVEN_UP)
-    given_up = cancelled and not expired
-    try:
-        if not cancelled:
+    if not cancelled:
+        try:
             await _linger(call)
-    except BaseException:  # cancelled after the body had ended
-        given_up = True
-        raise
-    finally:
-        call.finish(error, cancelled=given_up)
+        except BaseException:  # cancelled after the body had ended
+            call.finish(error, cancelled=True)
+            raise
+    call.finish(error, cancelled=cancelled and not expired)
     return cancelled and expired
 
 

@@ -217,7 +217,7 @@ def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
     def babble() -> str:
         from agentcgroup.workers import worker
 
-        worker._step_aside = lambda channel: channel._socket.send(b"?")  # type: ignore[assignment]
+        worker._step_aside = lambda channel: channel._socket.send(b"?")
         return tempfile.gettempdir()
 
     folder = babble()
