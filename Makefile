@@ -35,7 +35,7 @@ test-kernels: install lab-deps test-deps
 	$(PYTHON) -m tests.lab suite $(KERNELS) --timeout 45m -- $(ARGS)
 
 # The main job, on this machine where it can limit memory, else in a virtual machine.
-CAN_LIMIT := from agentcgroup.cgroup import find; raise SystemExit('memory' not in find().controllers)
+CAN_LIMIT := from agentcgroup.place.place import find; raise SystemExit('memory' not in find().controllers)
 demo: install
 	@if $(PYTHON) -c "$(CAN_LIMIT)"; then $(PYTHON) examples/demo.py; else \
 	    $(MAKE) --no-print-directory lab-deps && \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /* What is known of calls, cgroups, threads and tasks: the maps, and how to ask them. */
-#include "kernel.h"
+#include "vmlinux.h"
 #include "monitor.h"
 
 struct totals {

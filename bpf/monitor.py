@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from agentcgroup.bpf import kernel, layout, loader
+from agentcgroup.bpf import bpf_syscall, layout, loader
 from agentcgroup.bpf.layout import Counters, Event
 from agentcgroup.bpf.programs import PROGRAMS, Detail, absent_counters
 from agentcgroup.bpf.ring import Ring
@@ -39,7 +39,7 @@ class CountersView:
             programs: `Monitor.programs`, so that what is not counted is told from zero.
             features: `Monitor.features`.
         """
-        self._map = kernel.map_shared(fd, layout.CALLS_BYTES, writable=False)
+        self._map = bpf_syscall.map_shared(fd, layout.CALLS_BYTES, writable=False)
         self._absent = _absent(programs, features)
 
     def read(self, slot: int) -> Counters | None:
@@ -107,7 +107,7 @@ class Announcer:
             cgroups_fd: `Monitor.cgroups_fd`, or a copy, which `close` closes.
         """
         self._slots = Slots(slots)
-        self._calls = kernel.map_shared(counters_fd, layout.CALLS_BYTES, writable=True)
+        self._calls = bpf_syscall.map_shared(counters_fd, layout.CALLS_BYTES, writable=True)
         self._cgroups = cgroups_fd
 
     def add(self, cgroup_id: int) -> int | None:
@@ -122,7 +122,7 @@ class Announcer:
             return None
         layout.begin_call(self._calls, slot)
         try:
-            kernel.update(self._cgroups, cgroup_id, slot, key_size=8)
+            bpf_syscall.update(self._cgroups, cgroup_id, slot, key_size=8)
         except OSError:
             layout.end_call(self._calls, slot)
             self._slots.give_back(slot)
@@ -194,7 +194,7 @@ class Monitor:
             self.cgroups_fd, self.threads_fd = self._maps["cgroups"], self._maps["threads"]
             self._ring = stack.enter_context(contextlib.closing(Ring(self.fd, layout.RING_BYTES)))
             self._calls = stack.enter_context(
-                kernel.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)
+                bpf_syscall.map_shared(self.counters_fd, layout.CALLS_BYTES, writable=True)
             )
             self.features = self._introduce(loaded.programs["introduce"])
             self._living = self._attach(loaded.programs, stack)
@@ -239,7 +239,7 @@ class Monitor:
         self._watched[slot] = _Watched(own=slot_hint is None)
         self._watched[slot].cgroups.add(cgroup_id)
         try:
-            kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8)
+            bpf_syscall.update(self.cgroups_fd, cgroup_id, slot, key_size=8)
         except OSError as error:
             self.remove(slot)
             raise BpfUnavailable(f"The kernel does not watch another cgroup ({error}).") from error
@@ -263,7 +263,7 @@ class Monitor:
             OSError: as many cgroups are watched as can be.
         """
         self._watched[slot].cgroups.add(cgroup_id)
-        kernel.update(self.cgroups_fd, cgroup_id, slot, key_size=8, new=True)
+        bpf_syscall.update(self.cgroups_fd, cgroup_id, slot, key_size=8, new=True)
 
     def remove(self, slot: int) -> None:
         """Watch a call no longer; processes that are left count nowhere. Twice is no error."""
@@ -273,9 +273,9 @@ class Monitor:
         layout.end_call(self._calls, slot)
         # What lies below them names a slot that is gone, and is forgotten as it is removed.
         for cgroup_id in watched.cgroups:
-            kernel.delete(self.cgroups_fd, cgroup_id, key_size=8)
+            bpf_syscall.delete(self.cgroups_fd, cgroup_id, key_size=8)
         for tid in watched.threads:
-            kernel.delete(self.threads_fd, tid)
+            bpf_syscall.delete(self.threads_fd, tid)
         if watched.own:
             self._slots.give_back(slot)
 
@@ -289,13 +289,13 @@ class Monitor:
             OSError: as many threads are watched as can be.
         """
         self._watched[slot].threads.add(tid)
-        kernel.update(self._maps["threads"], tid, slot)
+        bpf_syscall.update(self._maps["threads"], tid, slot)
 
     def remove_thread(self, tid: int) -> None:
         """End that; a thread that is not there is no error."""
         for watched in self._watched.values():
             watched.threads.discard(tid)
-        kernel.delete(self._maps["threads"], tid)
+        bpf_syscall.delete(self._maps["threads"], tid)
 
     def watch_network(self, cgroup: str) -> None:
         """Count the packets of a cgroup's sockets, and of all below, for their calls.
@@ -313,7 +313,7 @@ class Monitor:
         try:
             for name, program in self._packets.items():
                 try:
-                    link = kernel.attach_cgroup(program, directory, PROGRAMS[name].target)
+                    link = bpf_syscall.attach_cgroup(program, directory, PROGRAMS[name].target)
                 except OSError as error:
                     self._off[name] = error.strerror or str(error)
                 else:
@@ -332,7 +332,7 @@ class Monitor:
                 at (some 34 us where there are 100 tasks); in full detail that is done all the time.
         """
         if living:
-            kernel.run_iterator(self._living)
+            bpf_syscall.run_iterator(self._living)
         return layout.decode_call(self._calls, slot, self._absent)
 
     def poll(self, timeout: float | None = 0) -> list[Event]:
@@ -358,9 +358,9 @@ class Monitor:
         """Begin the settings, let the kernel write what it has into them; return the features."""
         with self._settings() as settings:
             layout.SETTINGS.pack_into(settings, 0, 0, mmap.PAGESIZE, 0, 0, 0)
-        link = kernel.attach_iterator(program)
+        link = bpf_syscall.attach_iterator(program)
         try:
-            kernel.run_iterator(link)
+            bpf_syscall.run_iterator(link)
         finally:
             os.close(link)
         with self._settings() as settings:
@@ -374,7 +374,7 @@ class Monitor:
             layout.SETTINGS.pack_into(settings, 0, stop, *layout.SETTINGS.unpack(settings)[1:])
 
     def _settings(self) -> mmap.mmap:
-        return kernel.map_shared(self._maps["settings"], layout.SETTINGS.size, writable=True)
+        return bpf_syscall.map_shared(self._maps["settings"], layout.SETTINGS.size, writable=True)
 
     def _attach(self, programs: Mapping[str, int], stack: contextlib.ExitStack) -> int:
         """Attach what attaches by itself; return the link of the iterator."""
@@ -383,12 +383,12 @@ class Monitor:
             if program.hook in ("iter", "cgroup_skb"):
                 continue
             try:
-                stack.callback(os.close, kernel.attach_tracing(fd))
+                stack.callback(os.close, bpf_syscall.attach_tracing(fd))
             except OSError as error:
                 if program.needed:
                     raise
                 self._off[name] = error.strerror or str(error)
-        living = kernel.attach_iterator(programs["living"])
+        living = bpf_syscall.attach_iterator(programs["living"])
         stack.callback(os.close, living)
         return living
 

@@ -14,7 +14,7 @@ import select
 from collections.abc import Iterator
 from typing import Final
 
-from agentcgroup.bpf import kernel
+from agentcgroup.bpf import bpf_syscall
 
 __all__ = ["Ring"]
 
@@ -30,8 +30,8 @@ class Ring:
         """Map the buffer of `size` bytes that the map `fd` is."""
         page = mmap.PAGESIZE
         self._size = size
-        self._reader = kernel.map_shared(fd, page, writable=True)
-        self._writers = kernel.map_shared(fd, page + 2 * size, writable=False, offset=page)
+        self._reader = bpf_syscall.map_shared(fd, page, writable=True)
+        self._writers = bpf_syscall.map_shared(fd, page + 2 * size, writable=False, offset=page)
         self._read = memoryview(self._reader).cast("Q")
         self._written = memoryview(self._writers)[:page].cast("Q")
         self._words = memoryview(self._writers)[page:].cast("I")

@@ -17,7 +17,7 @@ import os
 import struct
 from typing import Final
 
-from agentcgroup.bpf import kernel
+from agentcgroup.bpf import bpf_syscall
 from agentcgroup.bpf.libbpf import Loaded, LoadError, Skeleton
 
 __all__ = ["load", "read"]
@@ -74,10 +74,10 @@ def load(skeleton: Skeleton) -> Loaded:
 
 def _map_of(data: bytes) -> int:
     """Return a map whose only element is `data`."""
-    fd = kernel.bpf(_MAP_CREATE, struct.pack("=IIIII", _ARRAY, 4, len(data), 1, 0))
+    fd = bpf_syscall.bpf(_MAP_CREATE, struct.pack("=IIIII", _ARRAY, 4, len(data), 1, 0))
     key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(data, len(data))
     try:
-        kernel.set_element(fd, key, value)
+        bpf_syscall.set_element(fd, key, value)
     except OSError:
         os.close(fd)
         raise
@@ -90,7 +90,7 @@ def _program_of(code: bytes, data: int) -> int:
     maps = ctypes.create_string_buffer(struct.pack("=i", data), 4)
     start, terms, uses = map(ctypes.addressof, (instructions, license_, maps))
     head = struct.pack("=IIQQIIQII", _SYSCALL, len(code) // 8, start, terms, 0, 0, 0, 0, _SLEEPABLE)
-    return kernel.bpf(_PROG_LOAD, head.ljust(120, b"\0") + struct.pack("=Q", uses))
+    return bpf_syscall.bpf(_PROG_LOAD, head.ljust(120, b"\0") + struct.pack("=Q", uses))
 
 
 def _run(loader: int, skeleton: Skeleton) -> Loaded:
@@ -98,7 +98,7 @@ def _run(loader: int, skeleton: Skeleton) -> Loaded:
     maps, programs = len(skeleton.maps), len(skeleton.programs)
     size = _CONTEXT.size + maps * _MAP.size + programs * _PROGRAM.size
     context = ctypes.create_string_buffer(_CONTEXT.pack(size, 0, 0, 0, 0), size)
-    result = kernel.run(loader, context)
+    result = bpf_syscall.run(loader, context)
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     found = memoryview(context)

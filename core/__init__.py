@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentcgroup.api import agent, call, current_call, isolate, register, unregister
-    from agentcgroup.calls import Call
+    from agentcgroup.calls.call import Call
+    from agentcgroup.calls.session import Session
     from agentcgroup.errors import (
         AgentCgroupError,
         CgroupUnavailable,
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from agentcgroup.monitor.events import Event
-    from agentcgroup.records import CallRecord
-    from agentcgroup.session import Session
+    from agentcgroup.records.record import CallRecord
 
 __all__ = [
     "AgentCgroupError",
@@ -53,7 +53,7 @@ __version__ = "0.1.0"
 # package, pay neither for pydantic nor for the hooks.
 _HOMES = {
     "agentcgroup.api": ("agent", "call", "current_call", "isolate", "register", "unregister"),
-    "agentcgroup.calls": ("Call",),
+    "agentcgroup.calls.call": ("Call",),
     "agentcgroup.errors": (
         "AgentCgroupError",
         "CgroupUnavailable",
@@ -63,8 +63,8 @@ _HOMES = {
         "WorkerDied",
     ),
     "agentcgroup.monitor.events": ("Event",),
-    "agentcgroup.records": ("CallRecord",),
-    "agentcgroup.session": ("Session",),
+    "agentcgroup.records.record": ("CallRecord",),
+    "agentcgroup.calls.session": ("Session",),
 }
 
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
-from agentcgroup import bodies, estimates, execution, feedback, scope, spawn, workers
-from agentcgroup.bodies import Body
-from agentcgroup.calls import Call
-from agentcgroup.config import Config, load
+from agentcgroup import isolation, scope, spawn
+from agentcgroup.calls import feedback, inline_usage, lifecycle
+from agentcgroup.calls.call import Call
+from agentcgroup.calls.session import Session, registered, set_active
+from agentcgroup.config.loading import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
-from agentcgroup.frameworks import adapters
-from agentcgroup.records import CallRecord
-from agentcgroup.session import Session, registered, set_active
+from agentcgroup.frameworks.registry import adapters
+from agentcgroup.isolation import bodies
+from agentcgroup.isolation.bodies import Body
+from agentcgroup.records.record import CallRecord
 
 __all__ = [
     "agent",
@@ -70,7 +72,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
         session = registered()
         if session is None:
             # A worker lives in its call's cgroup; what it imports may well register.
-            session = Session(Config(mode="off") if workers.inside() else load(config))
+            session = Session(Config(mode="off") if isolation.inside() else load(config))
             if session.working:
                 scope.install()
                 spawn.install()
@@ -171,7 +173,7 @@ class call:
             "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
         )
         self._token = scope.current.set(self._call if session.working else None)
-        self._begin = threading.get_ident(), estimates.read()
+        self._begin = threading.get_ident(), inline_usage.read()
         return self._call
 
     def __exit__(
@@ -182,14 +184,14 @@ class call:
     ) -> None:
         thread, begin = self._begin
         if thread == threading.get_ident():  # a generator can be closed on another one
-            self._call.used = estimates.since(begin)
+            self._call.used = inline_usage.since(begin)
         scope.restore(scope.current, self._token)
         if self._call.finish(error):
             self._raise(error)
 
     async def __aenter__(self) -> Call:
         call = self.__enter__()
-        self._expiry = execution.Expiry.of(call)
+        self._expiry = lifecycle.Expiry.of(call)
         return call
 
     async def __aexit__(
@@ -199,7 +201,7 @@ class call:
         traceback: TracebackType | None,
     ) -> None:
         scope.restore(scope.current, self._token)
-        expired = await execution.afinish(self._call, self._expiry, error)
+        expired = await lifecycle.afinish(self._call, self._expiry, error)
         self._raise(error, expired)
 
     def _raise(self, error: BaseException | None, expired: bool = False) -> None:
@@ -225,7 +227,7 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
     ``@agentcgroup.isolate`` or ``@agentcgroup.isolate("build", memory_max="1G")``; the tool's name
     is the function's by default. With ``isolation="process"``, given here or by a rule, the
-    function runs in a worker process in the call's cgroup; see `agentcgroup.isolation`.
+    function runs in a worker process in the call's cgroup; see `agentcgroup.isolation.round_trip`.
 
     Raises:
         TypeError: it is a generator function, whose body would run outside of the call.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentcgroup.records import CallRecord
+    from agentcgroup.records.record import CallRecord
 
 __all__ = [
     "AgentCgroupError",

@@ -24,7 +24,7 @@ from contextvars import ContextVar, Token
 from typing import Any, Protocol, TypeVar
 
 __all__ = [
-    "Home",
+    "SpawnTarget",
     "Started",
     "agent",
     "current",
@@ -40,7 +40,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-class Home(Protocol):
+class SpawnTarget(Protocol):
     """Where a child process of the running call belongs; `session.Call` is the real one."""
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
@@ -72,7 +72,7 @@ class Started(Protocol):
 
 
 #: The call whose code is running in this context, or None.
-current: ContextVar[Home | None] = ContextVar("agentcgroup_call", default=None)
+current: ContextVar[SpawnTarget | None] = ContextVar("agentcgroup_call", default=None)
 
 #: The agent named by `agentcgroup.agent`, or None.
 agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
@@ -106,7 +106,7 @@ def set_seating(seating: Callable[[Any], AbstractContextManager[None]] | None) -
     _seating = nullcontext if seating is None else seating
 
 
-def seated(home: Home | None) -> AbstractContextManager[None]:
+def seated(home: SpawnTarget | None) -> AbstractContextManager[None]:
     """Return the context in which this thread works for a call, or for none."""
     return _seating(home)
 

@@ -1,1 +1,1 @@
-../tests/scripted.py
+../tests/support/scripted.py

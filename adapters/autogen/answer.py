@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from agentcgroup import feedback
+from agentcgroup.calls import feedback
 from agentcgroup.errors import LimitExceeded
-from agentcgroup.records import CallRecord
+from agentcgroup.records.record import CallRecord
 
 if TYPE_CHECKING:
     from autogen_core import FunctionCall

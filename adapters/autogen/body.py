@@ -12,10 +12,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, is_a, keep_inline, metered, placed
-from agentcgroup.bound import Afresh
-from agentcgroup.calls import Call
+from agentcgroup.calls.call import Call
 from agentcgroup.errors import Unshippable
+from agentcgroup.isolation.bodies import Body, StandIn, is_a, keep_inline, metered, placed
+from agentcgroup.isolation.substitutes import Afresh
 
 __all__ = ["bar_stream", "bar_workbench", "bodies", "owns", "stand_in"]
 

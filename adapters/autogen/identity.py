@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentcgroup.calls import Identity
+from agentcgroup.calls.call import Identity
 
 __all__ = ["CODE", "identify", "of_code", "of_request", "of_tool"]
 

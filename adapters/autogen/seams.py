@@ -23,7 +23,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from agentcgroup import execution, feedback, hooks
 from agentcgroup.adapters.autogen.answer import (
     ToolFailed,
     answer,
@@ -33,10 +32,12 @@ from agentcgroup.adapters.autogen.answer import (
 )
 from agentcgroup.adapters.autogen.body import bar_stream, bar_workbench, stand_in
 from agentcgroup.adapters.autogen.identity import identify, of_code, of_request, of_tool
-from agentcgroup.calls import Call
+from agentcgroup.calls import feedback, lifecycle
+from agentcgroup.calls.call import Call
+from agentcgroup.calls.session import Session, active
 from agentcgroup.errors import Unshippable, WorkerDied
+from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current, restore
-from agentcgroup.session import Session, active
 
 __all__ = ["MODULES", "hook"]
 
@@ -102,7 +103,7 @@ async def _run_tool_call(
         return result
 
     try:
-        return await execution.arun(call, functools.partial(answer, tool_call), body)
+        return await lifecycle.arun(call, functools.partial(answer, tool_call), body)
     except ToolFailed as failed:
         return failed.result
 
@@ -164,7 +165,7 @@ def _run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
             _heed(arguments.get("cancellation_token"), call)
             return await original(stand_in(call, self), *args, **kwargs)
 
-        return await execution.arun(call, answer_value, body)
+        return await lifecycle.arun(call, answer_value, body)
 
     return run_json
 
@@ -211,7 +212,7 @@ def _run_json_stream(
             stream = steps()
         else:
             _heed(arguments.get("cancellation_token"), call)
-            stream = execution.astream(call, steps)
+            stream = lifecycle.astream(call, steps)
         async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
@@ -264,7 +265,7 @@ def _execute_code_block(original: Callable[..., Awaitable[Any]]) -> Callable[...
             _heed(arguments.get("cancellation_token"), call)
             return await original(self, *args, **kwargs)
 
-        return await execution.arun(call, answer_code, body)
+        return await lifecycle.arun(call, answer_code, body)
 
     return execute_code_block
 
@@ -293,7 +294,7 @@ def _on_messages_stream(
         if active() is None:
             stream = original(*args, **kwargs)
         else:
-            stream = execution.cancelling_stream(lambda: original(*args, **kwargs))
+            stream = lifecycle.cancelling_stream(lambda: original(*args, **kwargs))
         async with contextlib.aclosing(stream):
             async for event in stream:
                 yield event

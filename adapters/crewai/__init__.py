@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentcgroup import hooks
+from agentcgroup.frameworks import hooks
 
 __all__ = ["FRAMEWORK", "REQUIRES", "install"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentcgroup import feedback
-from agentcgroup.records import CallRecord
+from agentcgroup.calls import feedback
+from agentcgroup.records.record import CallRecord
 
 __all__ = ["Told", "answer"]
 

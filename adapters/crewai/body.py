@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, is_a, placed
-from agentcgroup.bound import Afresh
-from agentcgroup.calls import Call
+from agentcgroup.calls.call import Call
 from agentcgroup.errors import Unshippable
+from agentcgroup.isolation.bodies import Body, StandIn, is_a, placed
+from agentcgroup.isolation.substitutes import Afresh
 
 __all__ = ["bodies", "owns", "stand_in"]
 

@@ -15,9 +15,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentcgroup import hooks
-from agentcgroup.calls import Identity
-from agentcgroup.session import active
+from agentcgroup.calls.call import Identity
+from agentcgroup.calls.session import active
+from agentcgroup.frameworks import hooks
 
 __all__ = ["MODULES", "hook", "identify"]
 

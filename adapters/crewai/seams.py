@@ -12,13 +12,14 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agentcgroup import execution, hooks
 from agentcgroup.adapters.crewai.answer import Told, answer
 from agentcgroup.adapters.crewai.body import stand_in
 from agentcgroup.adapters.crewai.identity import identify
-from agentcgroup.calls import Call
+from agentcgroup.calls import lifecycle
+from agentcgroup.calls.call import Call
+from agentcgroup.calls.session import Session, active
+from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current
-from agentcgroup.session import Session, active
 
 __all__ = ["MODULES", "hook"]
 
@@ -40,7 +41,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         def body() -> Any:
             return original(stand_in(call, self), *args, **kwargs)
 
-        return execution.run(call, answer, body)
+        return lifecycle.run(call, answer, body)
 
     return run
 
@@ -56,7 +57,7 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         async def body() -> Any:
             return await original(stand_in(call, self), *args, **kwargs)
 
-        return await execution.arun(call, answer, body)
+        return await lifecycle.arun(call, answer, body)
 
     return arun
 
@@ -73,7 +74,7 @@ def _asyncio_run(original: Callable[..., Any]) -> Callable[..., Any]:
             or not asyncio.iscoroutine(main)
         ):
             return original(main, *args, **kwargs)
-        bounded = execution.bounded(call, main)
+        bounded = lifecycle.bounded(call, main)
         try:
             return original(bounded, *args, **kwargs)
         finally:
@@ -89,7 +90,7 @@ def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def kickoff(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(lambda: original(self, *args, **kwargs))
+        return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
 
     return kickoff
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agentcgroup import feedback
-from agentcgroup.records import CallRecord
+from agentcgroup.calls import feedback
+from agentcgroup.records.record import CallRecord
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage

@@ -11,9 +11,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentcgroup.bodies import Body, StandIn, is_a, placed
-from agentcgroup.bound import Absent, Afresh, silent
-from agentcgroup.calls import Call
+from agentcgroup.calls.call import Call
+from agentcgroup.isolation.bodies import Body, StandIn, is_a, placed
+from agentcgroup.isolation.substitutes import Absent, Afresh, silent
 
 __all__ = ["bodies", "owns", "stand_in"]
 

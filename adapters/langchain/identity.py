@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from agentcgroup.calls import Identity
+from agentcgroup.calls.call import Identity
 
 __all__ = ["identify"]
 

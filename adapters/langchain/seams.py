@@ -11,13 +11,14 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agentcgroup import execution, hooks
 from agentcgroup.adapters.langchain.answer import answer
 from agentcgroup.adapters.langchain.body import stand_in
 from agentcgroup.adapters.langchain.identity import identify
-from agentcgroup.calls import Call
+from agentcgroup.calls import lifecycle
+from agentcgroup.calls.call import Call
+from agentcgroup.calls.session import Session, active
+from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current
-from agentcgroup.session import Session, active
 
 __all__ = ["MODULES", "hook"]
 
@@ -39,7 +40,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         def body() -> Any:
             return original(stand_in(call, self, kwargs), *args, **kwargs)
 
-        return execution.run(call, answer, body)
+        return lifecycle.run(call, answer, body)
 
     return run
 
@@ -55,7 +56,7 @@ def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         async def body() -> Any:
             return await original(stand_in(call, self, kwargs), *args, **kwargs)
 
-        return await execution.arun(call, answer, body)
+        return await lifecycle.arun(call, answer, body)
 
     return arun
 
@@ -67,7 +68,7 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def ainvoke(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None or getattr(self, "coroutine", None) is not None:
             return await original(self, *args, **kwargs)
-        return await execution.cancelling(lambda: original(self, *args, **kwargs))
+        return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
 
     return ainvoke
 

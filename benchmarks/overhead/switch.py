@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.session import set_active
+from agentcgroup.calls.session import set_active
 
 #: Whatever `register` may put something of its own into that the measured work runs through.
 _OWNERS: tuple[Any, ...] = (

@@ -26,8 +26,8 @@ def command(
     more. Runs that are alive, and cgroups that are not ours, are never touched. Ends
     with 1 when something could not be removed.
     """
-    from agentcgroup.cgroup import bases, find
-    from agentcgroup.config import load
+    from agentcgroup.config.loading import load
+    from agentcgroup.place.place import bases, find
 
     place = find(load(config).cgroup_root)
     if place.base is None:
@@ -50,7 +50,8 @@ def command(
 
 def _clean(path: str, dry_run: bool) -> tuple[list[str], list[str]]:
     """Clean below one base; returns what went, or would, and what could not."""
-    from agentcgroup.cgroup import Cgroup, orphans, reap
+    from agentcgroup.cgroup import Cgroup
+    from agentcgroup.place.owner import orphans, reap
 
     try:
         base = Cgroup.open(path)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentcgroup.config import FILE, find, load, schema
+from agentcgroup.config.loading import FILE, find, load, schema
 from agentcgroup.errors import ConfigError
 
 __all__ = ["TEMPLATE", "group"]

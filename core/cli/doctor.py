@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from agentcgroup.settings import MonitorTable
+    from agentcgroup.config.tables import MonitorTable
 
 __all__ = ["command"]
 
@@ -95,12 +95,12 @@ def command(
 
 
 def _findings(config: str | None) -> Iterator[Finding]:
-    from agentcgroup.config import load
+    from agentcgroup.config.loading import load
 
     yield Finding("Python", "yes", f"{platform.python_version()} ({sys.executable})")
     kernel = f"{platform.system()} {platform.release()}"
     if sys.platform != "linux":
-        from agentcgroup.cgroup.problems import NOT_LINUX
+        from agentcgroup.place.problems import NOT_LINUX
 
         yield Finding("kernel", "no", f"{kernel} has no cgroups.", NOT_LINUX.fix)
         return
@@ -113,7 +113,7 @@ def _findings(config: str | None) -> Iterator[Finding]:
 
 
 def _place(cgroup_root: str | None) -> Iterator[Finding]:
-    from agentcgroup.cgroup import find
+    from agentcgroup.place.place import find
 
     place = find(cgroup_root)
     if place.base is None:
@@ -172,7 +172,7 @@ def _monitor(asked: MonitorTable) -> Iterator[Finding]:
 
 
 def _frameworks() -> Iterator[Finding]:
-    from agentcgroup.frameworks import FRAMEWORKS
+    from agentcgroup.frameworks.registry import FRAMEWORKS
 
     for name, package in FRAMEWORKS.items():
         if importlib.util.find_spec(package) is not None:

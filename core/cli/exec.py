@@ -51,7 +51,8 @@ def command(
     limit killed it, and then says on stderr which limit and what to try. 126: it cannot
     be executed; 127: it was not found.
     """
-    from agentcgroup import api, feedback
+    from agentcgroup import api
+    from agentcgroup.calls import feedback
     from agentcgroup.errors import LimitExceeded
 
     given: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from agentcgroup import units
-from agentcgroup.config import load
-from agentcgroup.policy import Resolver, Setting
+from agentcgroup.config.loading import load
+from agentcgroup.config.policy import Resolver, Setting
 
 __all__ = ["command"]
 

@@ -34,12 +34,12 @@ def command(
     The first Python that the program starts registers before its first line; Pythons
     that this one starts are left alone. Options of ours stand before the program.
     """
-    from agentcgroup import run
-    from agentcgroup.config import load
+    from agentcgroup.cli import launch
+    from agentcgroup.config.loading import load
 
     load(config)  # a mistake in it is told here, before the program starts
     try:
-        run.replace(target, config, module=module)
+        launch.replace(target, config, module=module)
     except OSError as error:
         typer.echo(f"agentcgroup run: cannot start {target[0]!r}: {error.strerror}", err=True)
         raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from None

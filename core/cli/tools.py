@@ -22,8 +22,8 @@ from agentcgroup.errors import AgentCgroupError, ConfigError, Unshippable
 from agentcgroup.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from agentcgroup.bodies import Body
-    from agentcgroup.session import Session
+    from agentcgroup.calls.session import Session
+    from agentcgroup.isolation.bodies import Body
 
 __all__ = ["report"]
 
@@ -150,7 +150,7 @@ def _name(tool: Any, otherwise: str) -> str:
 
 def _framework(tool: Any) -> str | None:
     """Return whose tool it is; a framework that is not imported has none."""
-    from agentcgroup.frameworks import FRAMEWORKS
+    from agentcgroup.frameworks.registry import FRAMEWORKS
 
     try:
         return next((name for name in FRAMEWORKS if _body_of(name).owns(tool)), None)
@@ -166,7 +166,7 @@ def _body_of(framework: str) -> Any:
 
 
 def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding]:
-    from agentcgroup.bodies import Body
+    from agentcgroup.isolation.bodies import Body
 
     framework = _framework(tool)
     if framework is None:
@@ -177,15 +177,15 @@ def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding
 
 
 def _finding(name: str, framework: str, part: str, body: Body, session: Session | None) -> Finding:
-    from agentcgroup.workers import shipping
+    from agentcgroup.isolation import pickling
 
     try:
         sent = body.sent()
         try:
-            parcel = shipping.pack((sent, (), {}, False))
+            parcel = pickling.pack((sent, (), {}, False))
         except Exception as error:
-            raise shipping.blame(error, sent, (), {}) from error
-        size = shipping.weight(parcel)
+            raise pickling.blame(error, sent, (), {}) from error
+        size = pickling.weight(parcel)
         trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"
@@ -224,15 +224,15 @@ def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list
     """Send a body to workers and back without running it; return the seconds of each time."""
     if session is None:
         return []
-    from agentcgroup import isolation
-    from agentcgroup.bound import silent
+    from agentcgroup.isolation import round_trip
+    from agentcgroup.isolation.substitutes import silent
 
     seconds: list[float] = []
     for _ in range(1 + _TRIPS):
         call = session.start("python", None, name, overrides={"isolation": "process"})
         begin = time.perf_counter()
         try:
-            isolation.run(call, silent, (sent,), {})
+            round_trip.run(call, silent, (sent,), {})
         finally:
             seconds.append(time.perf_counter() - begin)
             call.finish()

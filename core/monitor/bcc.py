@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
-from agentcgroup.bpf import kernel
+from agentcgroup.bpf import bpf_syscall
 from agentcgroup.bpf.ring import Ring
 from agentcgroup.monitor import compiler
 from agentcgroup.monitor.source import OfAll, Raw, Unavailable
@@ -75,7 +75,7 @@ class Bcc(OfAll):
         _check_kernel()
         self.fd, lost, *self._links = _attached(_module())
         self._ring = Ring(self.fd, compiler.PAGES * mmap.PAGESIZE)
-        self._shared = kernel.map_shared(lost, mmap.PAGESIZE, writable=False)
+        self._shared = bpf_syscall.map_shared(lost, mmap.PAGESIZE, writable=False)
         os.close(lost)
         self._lost = 0
 
@@ -104,7 +104,7 @@ def _check_kernel() -> None:
             "run outside of a container, or with its --pid=host.",
         )
     try:
-        os.close(kernel.bpf(_MAP_CREATE, struct.pack("=IIII", _RING_BUFFER, 0, 0, 4096)))
+        os.close(bpf_syscall.bpf(_MAP_CREATE, struct.pack("=IIII", _RING_BUFFER, 0, 0, 4096)))
     except PermissionError as error:
         raise Unavailable(*_NO_RIGHTS) from error
     except OSError as error:

@@ -23,7 +23,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
-from agentcgroup.bpf import Announcer, BpfUnavailable, Counters, Event, kernel, layout
+from agentcgroup.bpf import Announcer, BpfUnavailable, Counters, Event, bpf_syscall, layout
 from agentcgroup.bpf import Monitor as Programs
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.monitor.source import Raw, Unavailable
@@ -173,7 +173,7 @@ class Lent:
         self._warned = False
         calls, self._threads, cgroups = fds
         self._announcer = Announcer(slots[_SEATS:], calls, cgroups)
-        memory = kernel.map_shared(calls, layout.CALLS_BYTES, writable=True)
+        memory = bpf_syscall.map_shared(calls, layout.CALLS_BYTES, writable=True)
         os.close(calls)
         self._words = memoryview(memory).cast("Q")
         self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots[:_SEATS]]
@@ -202,7 +202,7 @@ class Lent:
         """Make a slot that of a thread."""
         if seat < len(self._slots) and self._threads >= 0:
             try:
-                kernel.update(self._threads, thread, self._slots[seat][1])
+                bpf_syscall.update(self._threads, thread, self._slots[seat][1])
             except OSError as error:
                 self._warn(error)
 
@@ -210,7 +210,7 @@ class Lent:
         """The thread has ended."""
         if seat < len(self._slots) and self._threads >= 0:
             with contextlib.suppress(OSError):  # no rights any more, or closed
-                kernel.delete(self._threads, thread)
+                bpf_syscall.delete(self._threads, thread)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from agentcgroup.cgroup import Cgroup, is_charged
+from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor import wire
-from agentcgroup.monitor.board import Board, Sitting
 from agentcgroup.monitor.events import Event
-from agentcgroup.records import Program
+from agentcgroup.monitor.thread_board import Board, ThreadSlot
+from agentcgroup.place.probe import is_charged
+from agentcgroup.records.record import Program
 from agentcgroup.scope import start_thread
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Monitor:
 
     # -- calls --------------------------------------------------------------------------------
 
-    def sit(self, call: Watched) -> Sitting | None:
+    def sit(self, call: Watched) -> ThreadSlot | None:
         """Say that a call begins in this thread; None where nothing watches."""
         if self.state != "on" or self._board is None:
             return None
@@ -199,7 +200,7 @@ class Monitor:
                 _charge(call, sitting)
                 sitting.leave()
 
-    def leave(self, call: Watched, sitting: Sitting) -> None:
+    def leave(self, call: Watched, sitting: ThreadSlot) -> None:
         """Say that a call ends; waits until a child of its that was found outside is in."""
         if sitting.found():
             self._fetching(call.number).wait(PATIENCE)
@@ -208,7 +209,7 @@ class Monitor:
         self._seated.pop(call.number, None)
         self._fetched.pop(call.number, None)
 
-    def enclosed(self, call: Watched, cgroup: Cgroup, sitting: Sitting | None) -> None:
+    def enclosed(self, call: Watched, cgroup: Cgroup, sitting: ThreadSlot | None) -> None:
         """Say that a call has got a cgroup."""
         if self.state == "on":
             number = cgroup.id
@@ -489,7 +490,7 @@ def _counted(counters: Mapping[str, int | None]) -> dict[str, Any]:
     }
 
 
-def _charge(call: Watched | None, sitting: Sitting) -> None:
+def _charge(call: Watched | None, sitting: ThreadSlot) -> None:
     """Add what memory a thread was charged while it worked for a call.
 
     Nothing of a thread that runs an event loop, where other calls have their turns meanwhile.

@@ -18,13 +18,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agentcgroup.cgroup import Cgroup, Whereabouts
+from agentcgroup.cgroup import Cgroup
 from agentcgroup.monitor import wire
-from agentcgroup.monitor.board import View
 from agentcgroup.monitor.choice import choose
-from agentcgroup.monitor.ledger import Home, Ledger
-from agentcgroup.monitor.net import Net, let_go
+from agentcgroup.monitor.escape_return import EscapeReturn, let_go
+from agentcgroup.monitor.ledger import CallEntry, Ledger
 from agentcgroup.monitor.source import Raw, Source
+from agentcgroup.monitor.thread_board import View
+from agentcgroup.place.locate import CgroupLocator
 
 __all__ = ["main"]
 
@@ -87,10 +88,10 @@ class Helper:
         self._source = source
         self._host = start["host"]
         self._joins = bool(start["joins"])
-        self._ledger = Ledger(start["host"], start["run"], Whereabouts().of_newborn)
+        self._ledger = Ledger(start["host"], start["run"], CgroupLocator().of_newborn)
         self._ledger.on_unknown = self._pull
         self._ledger.on_outside = self._outside
-        self._net = Net(self._ledger, board)
+        self._net = EscapeReturn(self._ledger, board)
         self._messages: deque[wire.Message] = deque()
         self._over = False
         self._listening = False
@@ -142,7 +143,7 @@ class Helper:
         if home is not None and (suspect or event.kind == "moved"):
             self._check(home, event.pid)
 
-    def _note(self, event: Raw, home: Home) -> None:
+    def _note(self, event: Raw, home: CallEntry) -> None:
         """Keep what a listener may want to hear; that somebody has left is told by `_check`."""
         if self._listening and event.kind != "moved":
             born_outside = event.kind == "fork" and event.pid in home.born_outside
@@ -213,7 +214,7 @@ class Helper:
                 present = one.procs()
         self._ledger.add(cgroup, path, present)
 
-    def _outside(self, event: Raw) -> Home | None:
+    def _outside(self, event: Raw) -> CallEntry | None:
         if self._joins:
             path = self._joined(event.pid)
             if path is None:  # it is gone: the host knows whose it was
@@ -254,11 +255,11 @@ class Helper:
             for home in self._ledger:
                 self._look_after(home)
 
-    def _look_after(self, home: Home) -> None:
+    def _look_after(self, home: CallEntry) -> None:
         for pid in [*home.members][:_LOOKS]:
             self._check(home, pid)
 
-    def _check(self, home: Home, pid: int) -> None:
+    def _check(self, home: CallEntry, pid: int) -> None:
         if self._net.check(home, pid):
             self._note(Raw("outside", time.monotonic(), pid), home)
             wire.send(self._control, {"is": "left", "pid": pid, "id": home.id})

@@ -1,6 +1,6 @@
 """The books of the helper: which process belongs to which call, what it ran, how it ended.
 
-Theory of operation: a `Home` is one call's cgroup. A process is a member of the home in whose
+Theory of operation: a `CallEntry` is one call's cgroup. A process is a member of the home in whose
 cgroup it was born, or in which its parent is a member: whatever it does to its session, its parent
 or its cgroup afterwards, it stays one until it has exited. So what leaves a call's cgroup is known
 for an escape, and so is a child that was never in it.
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from agentcgroup.monitor.source import Raw
 
-__all__ = ["Home", "Ledger"]
+__all__ = ["CallEntry", "Ledger"]
 
 #: Programs that a home remembers, and characters of a program's path.
 PROGRAMS: Final = 64
@@ -24,7 +24,7 @@ _NAME: Final = 256
 _STRAYS: Final = 1024
 
 
-class Home:
+class CallEntry:
     """One call's cgroup and what its processes did.
 
     Attributes:
@@ -136,7 +136,7 @@ class Home:
             running.entry = None
             self.left_out += 1
 
-    def absorb(self, inner: Home) -> None:
+    def absorb(self, inner: CallEntry) -> None:
         """Take over what the processes of a call inside this one did."""
         self.started += inner.started
         self.escapes += inner.escapes
@@ -175,25 +175,25 @@ class Ledger:
         Args:
             host: its pid.
             run: path of its run's cgroup: what is in there was put there.
-            where: gives the cgroup of a pid; see `Whereabouts.of_newborn`.
+            where: gives the cgroup of a pid; see `CgroupLocator.of_newborn`.
         """
         self._host = host
         self._run = run + "/"
         self.where = where
         self.on_unknown: Callable[[], None] = _ignore
-        self.on_outside: Callable[[Raw], Home | None] = _no_home
-        self._homes: dict[int, Home] = {}
-        self._by_path: dict[str, Home] = {}
-        self._members: dict[int, Home] = {}
-        self._strays: OrderedDict[int, Home] = OrderedDict()
+        self.on_outside: Callable[[Raw], CallEntry | None] = _no_home
+        self._homes: dict[int, CallEntry] = {}
+        self._by_path: dict[str, CallEntry] = {}
+        self._members: dict[int, CallEntry] = {}
+        self._strays: OrderedDict[int, CallEntry] = OrderedDict()
         self._servants: set[int] = set()
 
-    def __iter__(self) -> Iterator[Home]:
+    def __iter__(self) -> Iterator[CallEntry]:
         return iter(tuple(self._homes.values()))
 
-    def add(self, cgroup: int, path: str, present: Iterable[int]) -> Home:
+    def add(self, cgroup: int, path: str, present: Iterable[int]) -> CallEntry:
         """Open the books for a cgroup in which `present` live already, seen too late to count."""
-        home = Home(cgroup, path)
+        home = CallEntry(cgroup, path)
         self._homes[cgroup] = self._by_path[path] = home
         for pid in present:
             home.whole = False
@@ -203,7 +203,7 @@ class Ledger:
 
     def remove(
         self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
-    ) -> Home | None:
+    ) -> CallEntry | None:
         """Close the books; what is still alive is forgotten.
 
         Args:
@@ -226,11 +226,11 @@ class Ledger:
             above.absorb(home)
         return home
 
-    def get(self, cgroup: int) -> Home | None:
+    def get(self, cgroup: int) -> CallEntry | None:
         """Return the home with this id."""
         return self._homes.get(cgroup)
 
-    def at(self, path: str) -> Home | None:
+    def at(self, path: str) -> CallEntry | None:
         """Return the innermost home that holds a cgroup."""
         while path not in self._by_path:
             above = os.path.dirname(path)
@@ -239,7 +239,7 @@ class Ledger:
             path = above
         return self._by_path[path]
 
-    def of(self, pid: int) -> Home | None:
+    def of(self, pid: int) -> CallEntry | None:
         """Return the home that a process is a member of."""
         return self._members.get(pid)
 
@@ -253,7 +253,7 @@ class Ledger:
         """The processes of all homes."""
         return self._members.keys()
 
-    def take(self, event: Raw) -> Home | None:
+    def take(self, event: Raw) -> CallEntry | None:
         """Enter one event; returns the home it belongs to, None where it is no call's."""
         if event.kind == "exit":
             self._servants.discard(event.pid)
@@ -273,19 +273,19 @@ class Ledger:
             del self._members[event.pid]
         return home
 
-    def adopt(self, home: Home, pid: int, parent: int = 0) -> None:
+    def adopt(self, home: CallEntry, pid: int, parent: int = 0) -> None:
         """Count a process as one of this home."""
         home.begin(pid, parent)
         self._members[pid] = home
 
-    def stray(self, pid: int) -> Home:
+    def stray(self, pid: int) -> CallEntry:
         """Open books for a child of the host of which it is not known whose it is."""
-        stray = self._strays[pid] = Home(0, "")
+        stray = self._strays[pid] = CallEntry(0, "")
         if len(self._strays) > _STRAYS:
             self._strays.popitem(last=False)
         return stray
 
-    def settle(self, pid: int, home: Home | None) -> list[int] | None:
+    def settle(self, pid: int, home: CallEntry | None) -> list[int] | None:
         """Enter a stray in the books of its home; returns the living, None when it is unknown.
 
         Without a home they are only listed, and what they start yet is still entered with them.
@@ -303,7 +303,7 @@ class Ledger:
                 self._members[member] = home
         return living
 
-    def _fork(self, event: Raw) -> Home | None:
+    def _fork(self, event: Raw) -> CallEntry | None:
         home = self.kin(event)
         ours = event.parent == self._host or event.parent in self._servants
         if home is None and event.home is None and ours:
@@ -312,7 +312,7 @@ class Ledger:
             self.adopt(home, event.pid, event.parent)
         return home
 
-    def kin(self, event: Raw) -> Home | None:
+    def kin(self, event: Raw) -> CallEntry | None:
         """Return the home that a newborn belongs to, as far as the source or its descent tell."""
         told = self._homes.get(event.home or 0)
         if event.cgroup is None:
@@ -334,7 +334,7 @@ class Ledger:
         path = self.where(pid)
         return path is not None and path != self.where(self._host) and not self.in_run(path)
 
-    def _of_host(self, event: Raw) -> Home | None:
+    def _of_host(self, event: Raw) -> CallEntry | None:
         """Return the home that a child of the host was born in, None where it is no call's."""
         path = self.where(event.pid)
         if path is None:
@@ -354,7 +354,7 @@ def _ignore() -> None:
     pass
 
 
-def _no_home(_event: Raw) -> Home | None:
+def _no_home(_event: Raw) -> CallEntry | None:
     return None
 
 

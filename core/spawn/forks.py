@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 
-from agentcgroup.scope import Home
+from agentcgroup.scope import SpawnTarget
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 
@@ -23,7 +23,7 @@ class _Fork(threading.local):
 
     guarded = False
     armed = False
-    home: Home | None = None
+    home: SpawnTarget | None = None
 
 
 _fork = _Fork()

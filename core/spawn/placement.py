@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from agentcgroup.errors import CgroupUnavailable
-from agentcgroup.scope import Home, current
+from agentcgroup.scope import SpawnTarget, current
 
 try:
     from agentcgroup._native import PlacementError
@@ -65,7 +65,7 @@ def inherit() -> None:
     current.set(None)
 
 
-def home_of_spawn() -> Home | None:
+def home_of_spawn() -> SpawnTarget | None:
     """Return the call that a process started now belongs to, None to start it untouched."""
     home = current.get()
     if home is None or _inherited or not _installed:
@@ -74,7 +74,7 @@ def home_of_spawn() -> Home | None:
 
 
 def place(
-    home: Home, start: Callable[[int | None], Started], pid_of: Callable[[Started], int]
+    home: SpawnTarget, start: Callable[[int | None], Started], pid_of: Callable[[Started], int]
 ) -> Started:
     """Start a process with `start(directory fd of its cgroup)`, as `home` says.
 
@@ -102,7 +102,7 @@ def place(
                 home.end_spawn(pid)
 
 
-def arm(home: Home, use: Callable[[int], None]) -> None:
+def arm(home: SpawnTarget, use: Callable[[int], None]) -> None:
     """Begin a spawn whose fork happens elsewhere: `use` gets the cgroup's directory fd.
 
     The caller calls `home.end_spawn` after the fork, unless this raises.

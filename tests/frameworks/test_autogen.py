@@ -31,8 +31,8 @@ from pydantic import BaseModel
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
 from agentcgroup.adapters.autogen import seams
-from tests.processes import running, until
-from tests.scripted import autogen_model
+from tests.support.processes import running, until
+from tests.support.scripted import autogen_model
 
 #: For the fixture `session`.
 FRAMEWORK = "autogen"

@@ -22,8 +22,8 @@ from crewai.tools.structured_tool import ToolUsageLimitExceededError
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.adapters.crewai import identity
-from tests.processes import meeting
-from tests.scripted import crewai_model
+from tests.support.processes import meeting
+from tests.support.scripted import crewai_model
 
 #: For the fixture `session`.
 FRAMEWORK = "crewai"

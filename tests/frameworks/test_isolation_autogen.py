@@ -21,8 +21,8 @@ from pydantic import BaseModel
 
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
-from agentcgroup.workers import inside
-from tests.scripted import Turn, autogen_model
+from agentcgroup.isolation import inside
+from tests.support.scripted import Turn, autogen_model
 
 #: For the fixture `session`.
 FRAMEWORK = "autogen"

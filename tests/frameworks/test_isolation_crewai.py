@@ -12,8 +12,8 @@ from crewai.tools.structured_tool import CrewStructuredTool, ToolUsageLimitExcee
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.workers import inside
-from tests.scripted import Turn, crewai_model
+from agentcgroup.isolation import inside
+from tests.support.scripted import Turn, crewai_model
 
 #: For the fixture `session`.
 FRAMEWORK = "crewai"

@@ -28,8 +28,8 @@ from langgraph.types import Command
 from pydantic import BaseModel, PrivateAttr
 
 from agentcgroup import Session
-from agentcgroup.workers import inside
-from tests.scripted import Turn, langchain_model
+from agentcgroup.isolation import inside
+from tests.support.scripted import Turn, langchain_model
 
 #: For the fixture `session`.
 FRAMEWORK = "langchain"

@@ -21,7 +21,7 @@ from langgraph.prebuilt import ToolNode
 
 import agentcgroup
 from agentcgroup import Session
-from tests.scripted import langchain_model
+from tests.support.scripted import langchain_model
 
 #: For the fixture `session`.
 FRAMEWORK = "langchain"

@@ -16,8 +16,8 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, tool
 
 from agentcgroup import LimitExceeded, Session
-from tests.processes import SOON, running, until
-from tests.scripted import langchain_model
+from tests.support.processes import SOON, running, until
+from tests.support.scripted import langchain_model
 
 #: For the fixture `session`.
 FRAMEWORK = "langchain"

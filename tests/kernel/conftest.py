@@ -12,7 +12,7 @@ import pytest
 from agentcgroup import Session
 from agentcgroup.cgroup import Cgroup
 from tests.kernel.support import registering
-from tests.processes import SOON
+from tests.support.processes import SOON
 
 #: BCC compiles against the headers of the kernel; the lab has those of `kernels.WITH_HEADERS`.
 HEADERS = "BCC_KERNEL_SOURCE" in os.environ or os.path.exists(f"/lib/modules/{os.uname()[2]}/build")

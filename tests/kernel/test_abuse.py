@@ -14,7 +14,7 @@ import pytest
 import agentcgroup
 from agentcgroup import CallRecord, LimitExceeded, Session
 from tests.kernel.support import MiB, processes_below
-from tests.processes import until
+from tests.support.processes import until
 
 #: No single one of these may hold the machine for longer, emulated as it may be.
 _LONG = 60

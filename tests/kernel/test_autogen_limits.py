@@ -15,7 +15,7 @@ from autogen_core.tools import FunctionTool
 
 from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
-from tests.scripted import autogen_model
+from tests.support.scripted import autogen_model
 
 LIMIT = 64 * MiB
 

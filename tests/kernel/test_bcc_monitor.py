@@ -15,12 +15,12 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
-from tests import escape_cases
-from tests.escape_cases import WAYS, escapes
-from tests.helpers import overwhelmed
+from tests.cases import escapes as escape_cases
+from tests.cases.escapes import WAYS, escapes
 from tests.kernel.support import MiB, record_tells_what_ran, registering
-from tests.processes import SOON
-from tests.unit.monitored import patient
+from tests.support.helpers import overwhelmed
+from tests.support.monitored import patient
+from tests.support.processes import SOON
 
 __all__ = ["escapes", "patient"]
 

@@ -15,7 +15,7 @@ import pytest
 from agentcgroup.bpf import Monitor, facts, libbpf
 from agentcgroup.bpf.programs import EVERYWHERE
 from agentcgroup.cgroup import Cgroup
-from tests.bpf_cases import (
+from tests.cases.bpf import (
     CASES,
     PACKETS,
     STOPPING,
@@ -33,7 +33,7 @@ from tests.bpf_cases import (
     told_with,
 )
 from tests.kernel.support import MiB
-from tests.processes import SOON
+from tests.support.processes import SOON
 
 #: The lab's scratch disk.
 DISK = "/dev/nvme0n1"

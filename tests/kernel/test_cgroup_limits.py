@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentcgroup.cgroup import MAX, Cgroup, Limits
-from tests.processes import SOON, until
+from tests.support.processes import SOON, until
 
 MIB = 1 << 20
 

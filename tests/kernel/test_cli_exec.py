@@ -13,7 +13,8 @@ import pytest
 _AGENTCGROUP = [sys.executable, "-m", "agentcgroup"]
 #: Their seams are the same on every kernel, and to import them takes minutes in a machine.
 _WITHOUT_FRAMEWORKS = """
-from agentcgroup import cli, frameworks
+from agentcgroup import cli
+from agentcgroup.frameworks import registry
 
 frameworks.FRAMEWORKS = {}
 cli.main()

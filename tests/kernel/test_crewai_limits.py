@@ -14,7 +14,7 @@ import pytest
 
 from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
-from tests.scripted import Turn, crewai_model
+from tests.support.scripted import Turn, crewai_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
 

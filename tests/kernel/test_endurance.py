@@ -9,9 +9,9 @@ from pathlib import Path
 
 import agentcgroup
 from agentcgroup import Session
-from tests.crowd import cgroups_at_once
 from tests.kernel.support import processes_below
-from tests.processes import until
+from tests.support.crowd import cgroups_at_once
+from tests.support.processes import until
 
 
 def _true() -> None:

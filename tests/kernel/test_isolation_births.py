@@ -6,7 +6,7 @@ with that of the parent's cgroup for a while, others do not.
 
 from __future__ import annotations
 
-from tests.unit.test_isolation_pool import (
+from tests.unit.isolation.test_warm_workers import (
     session,
     start,
     test_a_worker_that_is_born_after_its_calls_end_runs_nothing,

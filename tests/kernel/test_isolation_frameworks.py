@@ -14,7 +14,7 @@ import pytest
 
 from agentcgroup import Session
 from tests.kernel.support import MiB
-from tests.scripted import Turn, autogen_model, crewai_model, langchain_model
+from tests.support.scripted import Turn, autogen_model, crewai_model, langchain_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")  # its own affair
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import until
+from tests.support.processes import until
 
 CONTROLLERS = {"cpu", "cpuset", "io", "memory", "pids"}
 

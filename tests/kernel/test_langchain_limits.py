@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 
 from agentcgroup import Session
 from tests.kernel.support import MiB, processes_below
-from tests.scripted import langchain_model
+from tests.support.scripted import langchain_model
 
 LIMIT = 64 * MiB
 

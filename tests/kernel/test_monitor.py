@@ -17,11 +17,12 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.cgroup import Cgroup, Whereabouts
-from tests import escape_cases
-from tests.escape_cases import WAYS, escapes
+from agentcgroup.cgroup import Cgroup
+from agentcgroup.place.locate import CgroupLocator
+from tests.cases import escapes as escape_cases
+from tests.cases.escapes import WAYS, escapes
 from tests.kernel.support import MiB, record_tells_what_ran
-from tests.unit.monitored import patient
+from tests.support.monitored import patient
 
 __all__ = ["escapes", "patient"]
 
@@ -130,7 +131,7 @@ def test_memory_high_is_seen_as_time(registered: Register) -> None:
 @contextlib.contextmanager
 def _out_of_the_root() -> Iterator[None]:
     """Be in a cgroup of our own meanwhile: what is in the root is charged nothing."""
-    own = Whereabouts().of(os.getpid())
+    own = CgroupLocator().of(os.getpid())
     with contextlib.closing(Cgroup.open(own or "")) as before:
         leaf = before.child("test-of-charges")
         leaf.join(os.getpid())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agentcgroup.cgroup import Cgroup
-from tests.rights_cases import BACKENDS, ordinary_user, root, user_with_bpf
+from tests.cases.rights import BACKENDS, ordinary_user, root, user_with_bpf
 
 
 @pytest.mark.timeout(300)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from agentcgroup.cgroup import Cgroup, reap, run_name
-from tests.processes import ended
+from agentcgroup.cgroup import Cgroup
+from agentcgroup.place.owner import reap, run_name
+from tests.support.processes import ended
 
 CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
 ROOT = "/sys/fs/cgroup"
@@ -24,7 +25,8 @@ NOBODY = 65534
 FINDER = """
 import ctypes, encodings.ascii, json, os, sys  # the library may lie where that user cannot look
 from dataclasses import asdict
-from agentcgroup.cgroup import find, teardown
+from agentcgroup.place.place import find
+from agentcgroup.place.place import teardown
 if len(sys.argv) > 1:
     user = int(sys.argv[1])
     os.setgroups([])

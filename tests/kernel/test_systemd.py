@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agentcgroup.cgroup import Cgroup
-from tests.processes import SOON, until
+from tests.support.processes import SOON, until
 
 SYSTEMD = "/lib/systemd/systemd"
 CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 FINDER = """
 import json
 from dataclasses import asdict
-from agentcgroup.cgroup import find
+from agentcgroup.place.place import find
 print(json.dumps(asdict(find()), default=sorted))
 print(open("/proc/self/cgroup").read().strip())
 """

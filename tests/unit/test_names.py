@@ -12,7 +12,8 @@ import pytest
 from langchain_core.tools import tool
 
 import agentcgroup
-from agentcgroup import Session, feedback
+from agentcgroup import Session
+from agentcgroup.calls import feedback
 
 HOSTILE = [
     "../../x",

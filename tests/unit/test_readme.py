@@ -60,8 +60,8 @@ def test_every_command_runs(project: Path, command: str) -> None:
 
 def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
     """The table of README resolves: a rule wins key by key over its table."""
-    from agentcgroup.config import load
-    from agentcgroup.policy import Resolver
+    from agentcgroup.config.loading import load
+    from agentcgroup.config.policy import Resolver
 
     resolver = Resolver(load(project / "agentcgroup.toml"))
     policy = resolver.call("langchain", "coder-1", "run_tests")
@@ -72,8 +72,8 @@ def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
 
 def test_the_rule_for_a_process_is_valid(project: Path) -> None:
     """The second table is a configuration, too."""
-    from agentcgroup.config import load
-    from agentcgroup.policy import Resolver
+    from agentcgroup.config.loading import load
+    from agentcgroup.config.policy import Resolver
 
     (project / "agentcgroup.toml").write_text(_blocks("toml")[1])
     policy = Resolver(load(project / "agentcgroup.toml")).call("langchain", None, "load_csv")

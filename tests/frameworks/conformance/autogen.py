@@ -20,7 +20,7 @@ from autogen_ext.tools.mcp import StdioServerParams, mcp_server_tools
 
 from agentcgroup.adapters.autogen import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
-from tests.scripted import Turn, autogen_model
+from tests.support.scripted import Turn, autogen_model
 
 
 class Agent(Driver):

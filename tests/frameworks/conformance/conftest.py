@@ -11,7 +11,7 @@ import pytest
 import agentcgroup
 from agentcgroup import Session
 from tests.frameworks.conformance.driver import DRIVERS, Driver, load
-from tests.processes import until
+from tests.support.processes import until
 
 _TOKEN = "AGENTCGROUP_CONFORMANCE"
 

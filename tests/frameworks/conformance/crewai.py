@@ -15,7 +15,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 
 from agentcgroup.adapters.crewai import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
-from tests.scripted import Turn, crewai_model
+from tests.support.scripted import Turn, crewai_model
 
 _NO_CODE = "CodeInterpreterTool was removed, sandboxes are remote: crewAIInc/crewAI#5309"
 _BEFORE_1_15 = importlib.util.find_spec("crewai.agents.agent_executor") is None

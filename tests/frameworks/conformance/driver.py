@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 import pytest
 
-from tests.scripted import Turn
+from tests.support.scripted import Turn
 
 __all__ = ["DRIVERS", "Driver", "Reply", "Told", "Unreadable", "load"]
 

@@ -18,7 +18,7 @@ from langchain_mcp_adapters.client import MultiServerMCPClient
 
 from agentcgroup.adapters.langchain import identity, seams
 from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
-from tests.scripted import Turn, langchain_model
+from tests.support.scripted import Turn, langchain_model
 
 _QUESTION: Any = {"messages": [("user", "go")]}
 

@@ -22,8 +22,8 @@ from agentcgroup import CallRecord, Session
 from tests.frameworks.conformance import tools
 from tests.frameworks.conformance.conftest import CONFIG, processes
 from tests.frameworks.conformance.driver import DRIVERS, Driver, Reply, Told, load
-from tests.processes import SOON, meeting, until
-from tests.scripted import Turn
+from tests.support.processes import SOON, meeting, until
+from tests.support.scripted import Turn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No approval function set:UserWarning"),

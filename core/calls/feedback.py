@@ -1,0 +1,129 @@
+"""The sentence back to the model: which limit, what was used, how long, what to try.
+
+The same for every framework, at most about 60 words, in words that a model acts on: the paper's
+point (arXiv 2602.09345, section 6) that an agent can adapt when it is told why a call ended.
+"""
+
+from __future__ import annotations
+
+from agentcgroup.records.record import CallRecord
+from agentcgroup.units import format_duration, format_size
+
+__all__ = ["attach", "partial_output", "sentence"]
+
+_NAME_LENGTH = 60
+_OUTPUT_LENGTH = 4000
+
+
+def sentence(record: CallRecord) -> str | None:
+    """Return what to tell the model about `record`, None when there is nothing to tell."""
+    tool = _printable(record.tool)
+    took = format_duration(record.duration_s)
+    if record.outcome == "oom":
+        return _oom(record, tool, took)
+    if record.outcome == "timeout":
+        limit = format_duration(record.limits.get("timeout") or record.duration_s)
+        cpu = ""
+        if record.cpu_usage_s is not None:
+            cpu = f" It had used {format_duration(record.cpu_usage_s)} of CPU time."
+        return (
+            f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
+            f"processes were ended.{cpu} The same call will end the same way: do a smaller part "
+            "of the work per call, or a faster way."
+        )
+    reason = record.reason or ""
+    if reason.startswith("lost: "):
+        return (
+            f"Tool {tool} was stopped after {took}: the process that it ran in was lost, through "
+            "no fault of its own. The same call may well work now."
+        )
+    if reason.startswith(("crashed: ", "exited: ")):
+        return (
+            f"Tool {tool} was stopped after {took}: the process that it ran in {_how(reason)}. "
+            "What it had done in memory is lost. The same call will probably end the same way: "
+            "change its arguments, or use another tool."
+        )
+    if reason.startswith("unshippable: ") and record.outcome in ("rejected", "error"):
+        what = reason.removeprefix("unshippable: ")
+        ran = "was not run" if record.outcome == "rejected" else "has run, but gave no result"
+        return (
+            f"Tool {tool} {ran}: it is to run in a process of its own, and this cannot be sent "
+            f"between processes: {what}. No change of arguments helps; use another tool."
+        )
+    if record.reason == "pids_max":
+        limit = str(record.limits.get("pids_max"))
+        ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"
+        return (
+            f"Tool {tool} reached its limit of {limit} processes and threads (pids_max) {ended}, "
+            f"after {took}. Start fewer at once: lower its parallelism (such as -j or workers) "
+            "and do not start processes in an endless loop."
+        )
+    if record.reason == "escape":
+        return (
+            f"Tool {tool} was stopped after {took}: one of its processes moved itself out of the "
+            "cgroup that it is contained in. The same call will end the same way: do it without."
+        )
+    if record.reason == "leftovers":
+        return (
+            f"Note: processes that tool {tool} left running in the background were ended with "
+            "the call. What must go on has to be run in the foreground of a call."
+        )
+    return None
+
+
+def attach(text: str, record: CallRecord) -> str:
+    """Return `text`, a tool's own result, with the sentence after it when there is one."""
+    told = sentence(record)
+    if told is None:
+        return text
+    return f"{text}\n\n{told}" if text.strip() else told
+
+
+def partial_output(error: BaseException) -> str:
+    """Return the end of what a tool had printed when it was stopped, "" when it says nothing.
+
+    `subprocess.TimeoutExpired` and `CalledProcessError` carry it; a model can often go on from it.
+    """
+    parts = []
+    for name in ("stdout", "stderr"):
+        output = getattr(error, name, None)
+        if isinstance(output, bytes):
+            output = output.decode("utf-8", "replace")
+        if isinstance(output, str) and output.strip():
+            parts.append(output.strip())
+    text = "\n".join(parts)
+    return text if len(text) <= _OUTPUT_LENGTH else "..." + text[-_OUTPUT_LENGTH:]
+
+
+def _oom(record: CallRecord, tool: str, took: str) -> str:
+    peak = record.memory_peak_bytes
+    used = f" at {format_size(peak)}" if peak is not None else ""
+    if record.reason == "memory_max":
+        limit = record.limits.get("memory_max")
+        size = format_size(limit) if isinstance(limit, int) else "memory"
+        cause = f"its processes reached the memory limit of {size} (memory_max)"
+        used = ""
+    else:
+        cause = {
+            "agent.memory_max": "the memory limit of all calls of this agent was reached",
+            "run.memory_max": "the memory limit of all agents together was reached",
+        }.get(record.reason or "", "the machine ran out of memory")
+    return (
+        f"Tool {tool} was stopped after {took}: {cause}{used}. The same call will end the same "
+        "way: work on less data at once (stream it, read in chunks, select columns or files), "
+        "run fewer jobs in parallel, or split the work over several calls."
+    )
+
+
+def _how(reason: str) -> str:
+    """Return the end of a worker in words, such as "crashed (SIGSEGV)"."""
+    what, _, code = reason.partition(": ")
+    return f"crashed ({code})" if what == "crashed" else f"ended itself with exit status {code}"
+
+
+def _printable(name: str) -> str:
+    """Return a name that came from a model or a server fit for one line of text."""
+    shown = "".join(char if char.isprintable() else "?" for char in name[: _NAME_LENGTH + 1])
+    if len(shown) > _NAME_LENGTH:
+        shown = shown[:_NAME_LENGTH] + "..."
+    return f"'{shown}'"

@@ -1,0 +1,1 @@
+"""The configuration: TOML files, their tables, and the policy of one call."""

@@ -1,0 +1,1 @@
+"""Frameworks: the adapters that hook them, and what these share."""

@@ -1,0 +1,94 @@
+"""Dividing a subtree that is ours, and putting it together again.
+
+A cgroup with controllers enabled for its children may not hold processes itself, the machine's root
+excepted (cgroup-v2.rst, "No Internal Process Constraint"). So what lives in it moves to the leaf
+`agentcgroup.sup`, and runs are made beside it. Processes can move back only when the controllers
+are off again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from agentcgroup.cgroup.cgroup import Cgroup
+from agentcgroup.place import problems
+from agentcgroup.place.problems import Problem
+
+__all__ = ["SUPERVISOR", "divide", "reunite"]
+
+#: The leaf that takes the processes.
+SUPERVISOR: Final = "agentcgroup.sup"
+
+#: A process may fork as it is moved; this many looks find them all, or it is a fork bomb.
+_LOOKS: Final = 5
+_PAUSE_S: Final = 0.01
+
+
+def divide(path: str, controllers: Iterable[str]) -> Problem | None:
+    """Empty a cgroup and enable controllers for its children, those that it has.
+
+    Returns:
+        Why it cannot be emptied; then nothing was changed, and cgroups may be made in it still,
+        without controllers. None also where the kernel refuses a controller: see `Cgroup.why_not`.
+
+    Raises:
+        OSError: it is gone or not ours.
+    """
+    with contextlib.closing(Cgroup.open(path)) as top:
+        wanted = top.available().intersection(controllers)
+        for _ in range(_LOOKS):
+            if wanted <= top.enabled():
+                return None
+            why = None if top.is_machine_root() else _evacuate(top)
+            if why is not None:
+                return problems.occupied(path, wanted, why)
+            if wanted <= top.enable(wanted):
+                return None
+            time.sleep(_PAUSE_S)  # one entered between the two steps, or another divides it too
+    return None
+
+
+def reunite(path: str) -> None:
+    """Undo `divide`, unless somebody has made other cgroups there meanwhile."""
+    with contextlib.closing(Cgroup.open(path)) as top:
+        if set(top.children()) == {SUPERVISOR}:
+            top.disable(top.enabled())
+            _move_back(top)
+
+
+def _evacuate(top: Cgroup) -> str | None:
+    """Move all processes of `top` into its leaf; return why some remain, with none moved then."""
+    if not top.procs():
+        return None
+    why = "new ones keep coming"
+    with contextlib.closing(top.child(SUPERVISOR, exist_ok=True)) as leaf:
+        for _ in range(_LOOKS):
+            pids = top.procs()
+            if not pids:
+                return None
+            if 0 in pids:
+                why = "one belongs to another pid namespace"
+                break
+            for pid in pids:
+                try:
+                    leaf.join(pid)
+                except ProcessLookupError:  # it ended meanwhile
+                    continue
+                except OSError as error:
+                    why = str(error)
+    _move_back(top)
+    return why
+
+
+def _move_back(top: Cgroup) -> None:
+    leaf_path = f"{top.path}/{SUPERVISOR}"
+    with contextlib.suppress(OSError):
+        with contextlib.closing(Cgroup.open(leaf_path)) as leaf:
+            for pid in filter(None, leaf.procs()):
+                with contextlib.suppress(ProcessLookupError):
+                    top.join(pid)
+        os.rmdir(leaf_path)

@@ -1,0 +1,169 @@
+"""What is not enforced, why, and what would change it, in words for the person at the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from agentcgroup.place.probe import Facts
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not enforced here.
+
+    Attributes:
+        what: what is not enforced.
+        why: the reason, as a sentence.
+        fix: what would change it, None when nothing here can.
+        controllers: the controllers it is about; empty when it is about everything.
+    """
+
+    what: str
+    why: str
+    fix: str | None = None
+    controllers: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" + (f" Fix: {self.fix}" if self.fix else "")
+
+
+INSIDE_A_RUN: Final = Problem(
+    "limits of this run",
+    "this process runs inside a call of another agentcgroup run; the limits of that call hold for"
+    " all of it, and it is not left.",
+    "set the limits in the configuration of the outer run.",
+)
+NOT_LINUX: Final = Problem(
+    "all limits",
+    "this system has no cgroups.",
+    "run the agent on Linux, or in a Linux container.",
+)
+INSIDE_RAY: Final = Problem(
+    "all limits",
+    "this process runs inside the cgroups of a Ray node with resource isolation, where Ray expects"
+    " no cgroups of others.",
+    "start Ray without resource isolation.",
+)
+
+
+def of(controllers: Iterable[str], why: str, fix: str | None = None) -> Problem:
+    """Return a problem of some controllers."""
+    names = frozenset(controllers)
+    return Problem("limits of " + ", ".join(sorted(names)), why, fix, names)
+
+
+def failed(error: OSError) -> Problem:
+    """Return the problem of a place that fits by all facts and does not work."""
+    return Problem("all limits", f"no cgroup can be made and used: {error}.")
+
+
+def named(path: str, why: object) -> Problem:
+    """Return the problem of a place that the user has named."""
+    return Problem(
+        "all limits",
+        f"{path} was named as the place to work: {why}.",
+        "name an empty cgroup that this user may write to, or none.",
+    )
+
+
+def occupied(path: str, controllers: Iterable[str], why: str) -> Problem:
+    """Return the problem of a cgroup that cannot be emptied."""
+    return of(
+        controllers,
+        f"{path} holds processes that cannot be moved out of the way ({why}), and the kernel"
+        " enables no controller for the children of a cgroup that holds processes.",
+        "start the program in a cgroup of its own.",
+    )
+
+
+def no_scope(error: Exception, *, user: bool) -> Problem:
+    """Return the problem of a systemd that gave no scope."""
+    return Problem(
+        "a subtree of our own",
+        f"{error}.",
+        "start the program with: systemd-run --scope -p Delegate=yes"
+        f"{' --user' if user else ''} PROGRAM.",
+    )
+
+
+def not_writable(path: str) -> Problem:
+    """Return the problem of a user without a subtree."""
+    return Problem(
+        "all limits",
+        f"user {os.geteuid()} may not make cgroups in {path}.",
+        "as root, make a cgroup for this user (mkdir, then chown the directory, its cgroup.procs"
+        " and its cgroup.subtree_control) and start the program in it; under systemd:"
+        " systemd-run --user --scope -p Delegate=yes PROGRAM.",
+    )
+
+
+def no_way(facts: Facts) -> Problem:
+    """Say why no way to a place fits the facts."""
+    mount = facts.mount
+    if mount is None:
+        only = "only cgroup v1 is mounted" if facts.v1_controllers else "cgroup v2 is not mounted"
+        return Problem(
+            "all limits",
+            f"{only} here.",
+            "boot with systemd.unified_cgroup_hierarchy=1, or as root:"
+            " mount -t cgroup2 none /sys/fs/cgroup.",
+        )
+    if mount.read_only:
+        return Problem(
+            "all limits",
+            f"{mount.point} is mounted read-only, as containers have it by default.",
+            "docker run --security-opt writable-cgroups=true (Docker 28),"
+            " podman run --security-opt unmask=/sys/fs/cgroup,"
+            " or cgroup_writable = true for the runtime in containerd's configuration (2.1).",
+        )
+    if facts.own_path is None:
+        return Problem(
+            "all limits",
+            f"this process is in cgroup {facts.own}, which {mount.point} does not show.",
+            "give the container a cgroup namespace of its own (--cgroupns=private).",
+        )
+    return not_writable(facts.own_path)
+
+
+def in_v1(controllers: Iterable[str]) -> Problem:
+    """Return the problem of controllers that cgroup v1 has taken."""
+    return of(
+        controllers,
+        "the controllers are bound to cgroup v1 on this machine.",
+        "boot with cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1.",
+    )
+
+
+def withheld(base: str, controllers: Iterable[str], facts: Facts) -> Problem:
+    """Return the problem of controllers that do not reach the base from above."""
+    names = sorted(controllers)
+    if facts.systemd:
+        fix = "as root: systemctl edit " + ("user@.service" if facts.uid else "UNIT")
+        fix += ", add Delegate=cpu cpuset io memory pids below [Service], and start it anew."
+    else:
+        wish = " ".join(f"+{name}" for name in names)
+        fix = f"as root: echo '{wish}' > {os.path.dirname(base)}/cgroup.subtree_control"
+    return of(
+        names, f"the cgroup above {base} does not pass them on, or the kernel lacks them.", fix
+    )
+
+
+def refused(base: str, controller: str, why: str) -> Problem:
+    """Return the problem of a controller that the kernel offers and will not turn on."""
+    return of([controller], f"the kernel refused the controller in {base}: {why}.")
+
+
+def lacking(key: str) -> Problem:
+    """Return the problem of one limit that this kernel lacks though its controller works."""
+    if key == "memory_swap_max":
+        return Problem(
+            key,
+            "this kernel does not account swap, so a call may pass memory_max by swapping.",
+            "boot with swapaccount=1, or turn swap off.",
+        )
+    return Problem(key, "this kernel does not have it.", "use Linux 4.19 or newer.")

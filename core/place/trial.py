@@ -1,0 +1,123 @@
+"""The proof of a place: a cgroup is made there, given limits, and a process is put in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from agentcgroup.cgroup.cgroup import Cgroup
+from agentcgroup.cgroup.limits import Limits
+from agentcgroup.place import problems
+from agentcgroup.place.probe import Facts
+from agentcgroup.place.problems import Problem
+
+try:
+    from agentcgroup import _native
+except ImportError:
+    _native = None  # type: ignore[assignment]  # built where there is a compiler
+
+__all__ = ["CONTROLLERS", "Verdict", "run"]
+
+#: The controllers we have limits for, and harmless limits to try each with.
+_TRIALS: Final = {
+    "memory": Limits(
+        memory_high=192 << 20, memory_max=256 << 20, memory_swap_max=0, memory_oom_group=True
+    ),
+    "cpu": Limits(cpu_weight=90, cpu_max=(90_000, 100_000)),
+    "pids": Limits(pids_max=64),
+    "io": Limits(),  # io.max needs a device to name
+    "cpuset": Limits(),
+}
+CONTROLLERS: Final = frozenset(_TRIALS)
+#: Limits that some kernels lack although their controller works.
+_OPTIONAL: Final = frozenset({"memory_swap_max", "memory_oom_group"})
+#: What cgroup v1 calls them.
+_V1_NAMES: Final = {"io": "blkio"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a trial showed.
+
+    Attributes:
+        controllers: those whose limits were taken.
+        problems: why the others are not among them, and single limits that are missing.
+    """
+
+    controllers: frozenset[str]
+    problems: tuple[Problem, ...]
+
+
+def run(path: str, facts: Facts) -> Verdict:
+    """Try what can be enforced below a base.
+
+    Raises:
+        OSError: no cgroup can be made there, or no process be put into it.
+    """
+    with contextlib.closing(Cgroup.open(path)) as base:
+        on = base.enabled() & CONTROLLERS
+        trial = base.child(f"agentcgroup.trial-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            found = [problem for one in sorted(on) for problem in _try_limits(trial, one)]
+            _hold_a_process(trial)
+        finally:
+            trial.remove()
+            trial.close()
+        found += _why_missing(base, CONTROLLERS - on, facts)
+    return Verdict(on.difference(*(problem.controllers for problem in found)), tuple(found))
+
+
+def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:
+    try:
+        missing = trial.set(_TRIALS[controller])
+    except OSError as error:
+        return [problems.refused(trial.path, controller, str(error))]
+    if missing <= _OPTIONAL:
+        return [problems.lacking(key) for key in sorted(missing)]
+    return [problems.refused(trial.path, controller, f"no file for {', '.join(sorted(missing))}")]
+
+
+def _hold_a_process(trial: Cgroup) -> None:
+    """Have a process in the trial cgroup: born there, else moved there and seen."""
+    if _native is not None and _native.spawn_mode()[0] == "clone3":
+        _give_birth(trial)
+    else:
+        _move_in(trial)
+
+
+def _give_birth(trial: Cgroup) -> None:
+    """Start a process right in the trial cgroup: there it finds no program, and has proved it."""
+    nothing: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    with contextlib.suppress(FileNotFoundError):
+        _native.posix_spawn(trial.fd, "", [b""], [b""], None, [], *nothing)
+
+
+def _move_in(trial: Cgroup) -> None:
+    command = ["/bin/sh", "-c", "read _"]
+    if not os.path.exists(command[0]):
+        command = [sys.executable, "-ISc", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            trial.join(process.pid)
+            if not trial.populated():
+                raise ChildProcessError(f"a process moved into {trial.path} does not show there")
+        finally:
+            process.kill()
+
+
+def _why_missing(base: Cgroup, controllers: frozenset[str], facts: Facts) -> list[Problem]:
+    """Say why controllers are not on in the base, one problem for each reason."""
+    taken = {one for one in controllers if _V1_NAMES.get(one, one) in facts.v1_controllers}
+    offered = controllers & base.available()
+    withheld = controllers - taken - offered
+    found = [problems.refused(base.path, one, base.why_not(one)) for one in sorted(offered)]
+    if taken:
+        found.append(problems.in_v1(taken))
+    if withheld:
+        found.append(problems.withheld(base.path, withheld, facts))
+    return found

@@ -1,0 +1,1 @@
+"""Records of finished calls, and what becomes of them."""

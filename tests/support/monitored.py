@@ -1,0 +1,48 @@
+"""Sessions with a monitor, by each source that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import agentcgroup
+from agentcgroup import Session
+from agentcgroup.calls import call
+from agentcgroup.monitor import client
+from tests.support.processes import SOON
+
+__all__ = ["Register", "backend", "patient", "registered"]
+
+Register = Callable[..., Session]
+
+
+@pytest.fixture(params=["procs", "libbpf"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Give the name of a source."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have records wait for the helper on a slow machine: what it knows is asked, not how soon."""
+    for module in (call, client):
+        for name in ("HURRY", "PATIENCE"):
+            monkeypatch.setattr(module, name, SOON)
+
+
+@pytest.fixture
+def registered(backend: str) -> Iterator[Register]:
+    """Register with a configuration and this source, and wait for the monitor to be there."""
+
+    def register(**config: Any) -> Session:
+        config["monitor"] = {"backend": backend, **config.get("monitor", {})}
+        session = agentcgroup.register("langchain", config=config)
+        session.monitor.start()
+        assert session.monitor.wait(SOON), session.monitor.refused
+        return session
+
+    yield register
+    agentcgroup.unregister()

@@ -1,0 +1,169 @@
+"""Who may watch what, and that nothing is left behind; needs root, which may give rights away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentcgroup.bpf import BpfUnavailable, Monitor, bpf_syscall, facts, libbpf, loader
+from agentcgroup.bpf.programs import PROGRAMS, absent_counters
+from agentcgroup.cgroup import Cgroup
+from tests.cases.bpf import PACKETS, told_with
+
+
+def loads() -> set[str]:
+    return {name for name, off in facts().programs.items() if off is None}
+
+
+def test_root_gets_all_that_this_kernel_has() -> None:
+    assert facts().problem is None
+    assert facts().loader == "libbpf"
+    assert facts().libbpf == libbpf.version()
+    assert {name for name, each in PROGRAMS.items() if each.needed} | PACKETS <= loads()
+    for name, off in facts().programs.items():
+        assert off is None or len(off) > 10, name
+
+
+def test_an_ordinary_user_is_told_what_to_do() -> None:
+    told = told_with()
+    assert told["attached"] is None
+    assert told["loader"] is None
+    assert told["rights"] == []
+    assert told["problem"] == "This process may not load BPF programs that look at the kernel."
+    assert told["fix"] == "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
+
+
+def test_cap_bpf_alone_is_not_enough() -> None:
+    told = told_with("bpf")
+    assert told["attached"] is None
+    assert told["rights"] == ["CAP_BPF"]
+    assert "CAP_PERFMON" in str(told["fix"])
+
+
+def test_cap_bpf_and_cap_perfmon_give_all_but_packets() -> None:
+    told = told_with("bpf", "perfmon")
+    programs = told["programs"]
+    assert isinstance(programs, dict)
+    assert {name for name, off in programs.items() if off is None} == loads() - PACKETS
+    assert programs["on_egress"] == "needs CAP_NET_ADMIN to be attached"
+    assert isinstance(told["attached"], dict)
+    assert {name for name, off in told["attached"].items() if off is None} == loads() - PACKETS
+
+
+def test_cap_net_admin_adds_the_packets() -> None:
+    programs = told_with("bpf", "perfmon", "net_admin")["programs"]
+    assert isinstance(programs, dict)
+    assert {name for name, off in programs.items() if off is None} == loads()
+
+
+def programs_of(pid: int) -> set[int]:
+    """Return the kernel's numbers of the programs that a process holds."""
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fdinfo"):
+        for line in Path(f"/proc/{pid}/fdinfo/{entry}").read_text().splitlines():
+            if line.startswith("prog_id:"):
+                found.add(int(line.split()[1]))
+    return found
+
+
+def is_loaded(number: int) -> bool:
+    try:
+        os.close(bpf_syscall.bpf(13, number.to_bytes(4, "little").ljust(12, b"\0")))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def test_nothing_stays_loaded_when_its_holder_is_killed() -> None:
+    code = """
+from agentcgroup.bpf import Monitor
+monitor = Monitor.open(detail="full")
+print("open", flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        programs = programs_of(holder.pid)
+        assert len(programs) > 8
+        assert all(map(is_loaded, programs))
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    # They go once no CPU can run them any more, which takes an RCU grace period.
+    for _ in range(100):
+        if not any(map(is_loaded, programs)):
+            break
+        signal.sigtimedwait([], 0.1)
+    assert not any(map(is_loaded, programs))
+
+
+def test_closing_lets_everything_go() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Monitor.open(detail="full") as monitor:
+        assert len(os.listdir("/proc/self/fd")) > before
+    monitor.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_another_system_it_says_so(system: str) -> None:
+    code = f"""
+import sys
+sys.platform = {system!r}
+from agentcgroup.bpf import facts
+print(facts().problem, facts().rights)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "BPF is a part of Linux. frozenset()\n"
+
+
+def test_without_the_compiled_programs_it_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
+    with pytest.raises(BpfUnavailable, match="no compiled BPF programs") as caught:
+        Monitor.open()
+    assert caught.value.fix is not None
+    assert "clang" in caught.value.fix
+
+
+def test_ids_are_those_of_ones_own_pid_namespace(box: Cgroup) -> None:
+    code = f"""
+import os, subprocess
+from agentcgroup.bpf import Monitor
+with Monitor.open() as monitor:
+    slot = monitor.add(os.stat({box.path!r}).st_ino)
+    child = subprocess.Popen(
+        ["sh", "-c", "echo 0 > {box.path}/cgroup.procs; exit 0"])
+    child.wait()
+    told = monitor.poll()
+    assert child.pid < 1000, child.pid
+    assert [(e.kind, e.pid, e.ppid) for e in told] == [
+        ("attach", child.pid, os.getpid()), ("exit", child.pid, os.getpid())], told
+    monitor.add_thread(slot, os.getpid())
+    outside = os.fork()  # not subprocess: its vfork would wait for who is stopped
+    if outside == 0:
+        os._exit(7)
+    (escape,) = [e for e in monitor.poll(5) if e.kind == "escape"]
+    assert (escape.pid, escape.ppid) == (outside, os.getpid())
+    os.kill(outside, 18)
+    assert os.waitstatus_to_exitcode(os.waitpid(outside, 0)[1]) == 7
+"""
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    subprocess.run([*namespace, sys.executable, "-c", code], check=True)
+
+
+def test_what_nothing_fills_is_absent() -> None:
+    assert absent_counters(PROGRAMS) == frozenset()
+    assert "oom_kills" not in absent_counters(PROGRAMS.keys() - {"on_oom"})
+    assert "oom_kills" in absent_counters(PROGRAMS.keys() - {"on_oom", "on_oom_mark"})
+    assert "reclaim_ns" in absent_counters(PROGRAMS.keys() - {"direct_reclaim"})
+    assert "memory_high_ns" not in absent_counters(PROGRAMS.keys() - {"high", "high_over"})
+    assert "memory_high_ns" in absent_counters(PROGRAMS.keys() - {"high", "high_new"})

@@ -1,0 +1,50 @@
+"""What is done with each record by callbacks of the user, who may do anything in them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import agentcgroup
+from agentcgroup import CallRecord, Session
+from tests.support.processes import until
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    yield agentcgroup.register("langchain", config={})
+    agentcgroup.unregister()
+
+
+def _nothing() -> None:
+    """A call without a process is handed out in its own thread."""
+
+
+def _true() -> None:
+    """A call with a process is handed out behind its back."""
+    subprocess.run(["true"], check=True)
+
+
+def _raise(record: CallRecord) -> None:
+    raise RuntimeError(record.tool)
+
+
+def _exit(record: CallRecord) -> None:
+    sys.exit(record.tool)
+
+
+@pytest.mark.parametrize("body", [_nothing, _true])
+@pytest.mark.parametrize("callback", [_raise, _exit])
+def test_what_a_callback_raises_hurts_no_call(
+    session: Session, callback: Callable[[CallRecord], None], body: Callable[[], None]
+) -> None:
+    seen: list[CallRecord] = []
+    session.on_record(callback)
+    session.on_record(seen.append)
+    for tool in ("first", "second"):
+        with agentcgroup.call(tool):
+            body()
+    assert until(lambda: len(seen) == 2, timeout=10)

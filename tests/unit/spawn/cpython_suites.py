@@ -1,0 +1,58 @@
+"""Run modules of CPython's own test suite, with every process they start placed in a cgroup.
+
+    python cpython_suites.py CGROUP|- MODULE...
+
+prints as its last line the tests that failed and the number of processes placed ("-": none is).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unittest
+
+
+class SpawnTarget:
+    """A call with one cgroup, which counts its processes."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.placed = 0
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        if failed is not None:
+            raise failed
+        return self.fd
+
+    def end_spawn(self, pid: int | None) -> None:
+        self.placed += 1
+
+
+def main(path: str, *modules: str) -> None:
+    home = None
+    if path != "-":
+        from agentcgroup import scope, spawn
+
+        home = SpawnTarget(path)
+        scope.install()
+        spawn.install()
+        scope.current.set(home)
+    # After the patching, as a program's imports come after register().
+    suite = unittest.defaultTestLoader.loadTestsFromNames([f"test.{name}" for name in modules])
+    result = unittest.TextTestRunner(stream=sys.stderr, verbosity=2).run(suite)
+    failed = [
+        *result.failures,
+        *result.errors,
+        *((test, "") for test in result.unexpectedSuccesses),
+    ]
+    report = {
+        "run": result.testsRun,
+        "failed": sorted({test.id() for test, _ in failed}),
+        "placed": home.placed if home is not None else 0,
+    }
+    print("\n" + json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
