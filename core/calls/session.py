@@ -35,7 +35,9 @@ from agentcgroup.monitor.client import Monitor
 from agentcgroup.monitor.events import Event, Stream
 from agentcgroup.place.owner import reap, run_name
 from agentcgroup.place.place import Place, bases, find, teardown
-from agentcgroup.records.record import CallRecord, JsonLines
+from agentcgroup.records.bus import RecordBus
+from agentcgroup.records.jsonl import JsonLines
+from agentcgroup.records.record import CallRecord
 
 if TYPE_CHECKING:
     from agentcgroup.isolation.warm_workers import WarmWorkers
@@ -47,6 +49,8 @@ logger = logging.getLogger("agentcgroup")
 #: Warnings that are known to have been given.
 _SAID = 1024
 _CLOSE_WAIT = 30.0
+#: Seconds that observers of records have to take what is left when the session ends.
+_OBSERVER_WAIT = 5.0
 
 _active: Session | None = None
 
@@ -88,13 +92,10 @@ class Session:
         self.limiting = config.mode in ("auto", "enforce")
         self._resolver = Resolver(config)
         self._finished: deque[Call] = deque(maxlen=config.records_max)
-        self._callbacks: list[Callable[[CallRecord], None]] = []
         self._said: set[str] = set()
         self._streams: list[Stream] = []
         self.closed = False
-        self._sink = _open_sink(config)
-        if self._sink is not None:
-            self._callbacks.append(self._sink)
+        self._bus = RecordBus(_configured_observers(config))
         self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
         self._check(self.place)
         self._begin()
@@ -124,12 +125,16 @@ class Session:
         return tuple(call.record for call in self._finished)
 
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:
-        """Call `callback` with each record from now on, on whatever thread has it first.
+        """Call `callback` with each record from now on, on a thread that belongs to `callback`.
 
-        A call that met no limit is handed out when calls pause (for 10 ms, at most 0.1 s where
-        they take long) or 64 of them wait. What the callback raises is logged and hurts no call.
+        Records come in the order in which calls are settled, in batches: 0.05 s after the call is
+        settled at the latest, unless earlier records keep `callback` busy. A contained call that
+        met no limit is settled when calls pause (for 10 ms, at most 0.1 s where they take long) or
+        64 of them wait. A callback that raises hurts no call: its error is logged, and it is
+        switched off after 3 errors in a row or 10 in all. 10,000 records wait for a slow callback;
+        later ones are dropped and counted. `close` waits up to 5 s for what is left.
         """
-        self._callbacks.append(callback)
+        self._bus.subscribe(callback)
 
     def on_event(self, callback: Callable[[Event], None]) -> None:
         """Call `callback` with what happens in calls from now on, on a thread of ours.
@@ -170,8 +175,7 @@ class Session:
             except OSError as error:
                 logger.warning("agentcgroup: cgroups of this run are left over: %s", error)
         teardown(self.place)
-        if self._sink is not None:
-            self._sink.close()
+        self._bus.close(_OBSERVER_WAIT)
 
     def __enter__(self) -> Session:
         return self
@@ -234,16 +238,10 @@ class Session:
         return call
 
     def settled(self, call: Call) -> None:
-        """Keep a finished call and hand out its record, made on demand when nobody listens."""
-        if not self.working:
-            return
-        self._finished.append(call)
-        for callback in self._callbacks:
-            record = call.record
-            try:
-                callback(record)
-            except (Exception, SystemExit):
-                logger.exception("agentcgroup: an on_record callback failed")
+        """Keep a finished call and queue it for the observers; its record is made on demand."""
+        if self.working:
+            self._finished.append(call)
+            self._bus.put(call)
 
     def say(self, message: str) -> None:
         """Warn of something once, however often it comes."""
@@ -318,6 +316,7 @@ class Session:
     def forked(self) -> None:
         """Start over in a forked child: the parent's threads and cgroups are not ours."""
         self._finished.clear()
+        self._bus = self._bus.forked()
         self._begin()
 
     def left_to_parent(self, call: Call) -> None:
@@ -429,12 +428,12 @@ class _Background:
         pass
 
 
-def _open_sink(config: Config) -> JsonLines | None:
+def _configured_observers(config: Config) -> list[JsonLines]:
     path, source = config.records, config.source
     if not path:
-        return None
+        return []
     try:
-        return JsonLines(path)
+        return [JsonLines(path)]
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}",
