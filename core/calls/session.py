@@ -241,7 +241,8 @@ class Session:
         """Keep a finished call and queue it for the observers; its record is made on demand."""
         if self.working:
             self._finished.append(call)
-            self._bus.put(call)
+            if self._bus.subscriptions:
+                self._bus.put(call)
 
     def say(self, message: str) -> None:
         """Warn of something once, however often it comes."""

@@ -33,12 +33,16 @@ logger = logging.getLogger("agentcgroup")
 
 
 class RecordBus:
-    """Distributes entries to observers; made by the session, again in a forked child."""
+    """Distributes entries to observers; made by the session, again in a forked child.
+
+    Attributes:
+        subscriptions: one for each observer; where it is empty a caller spares itself the `put`.
+    """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._lock = threading.Lock()  # held to change the subscriptions, never by `put`
         self._closed = False
-        self._subscriptions = tuple(Subscription(one, self._remove) for one in observers)
+        self.subscriptions = tuple(Subscription(one, self._remove) for one in observers)
 
     def subscribe(self, observer: Observer | Callable[[CallRecord], None]) -> None:
         """Deliver every entry from now on to `observer`, an `Observer` or a plain function.
@@ -48,11 +52,11 @@ class RecordBus:
         real: Any = observer if hasattr(observer, "on_record") else Callback(observer)
         with self._lock:
             if not self._closed:
-                self._subscriptions += (Subscription(real, self._remove),)
+                self.subscriptions += (Subscription(real, self._remove),)
 
     def put(self, entry: Recorded) -> None:
         """Queue `entry` for each observer. Costs about 0.3 us an observer and never blocks."""
-        for subscription in self._subscriptions:
+        for subscription in self.subscriptions:
             subscription.put(entry)
 
     def drain(self, timeout: float) -> bool:
@@ -62,7 +66,7 @@ class RecordBus:
             False when `timeout` seconds passed first, or when an observer calls this from its own
             thread: it would wait for itself, or for another observer that waits for it.
         """
-        subscriptions = self._subscriptions
+        subscriptions = self.subscriptions
         if any(one.is_own_thread() for one in subscriptions):
             return False
         deadline = time.monotonic() + timeout
@@ -77,7 +81,7 @@ class RecordBus:
         """
         with self._lock:
             self._closed = True
-            subscriptions, self._subscriptions = self._subscriptions, ()
+            subscriptions, self.subscriptions = self.subscriptions, ()
         deadline = time.monotonic() + timeout
         for subscription in subscriptions:
             subscription.begin_close(deadline)
@@ -86,7 +90,7 @@ class RecordBus:
 
     def forked(self) -> RecordBus:
         """Return the bus for a forked child: the same observers, no entries and no threads."""
-        observers = [one.observer for one in self._subscriptions]
+        observers = [one.observer for one in self.subscriptions]
         for observer in observers:
             try:
                 after_fork: Any = getattr(observer, "after_fork", None)
@@ -98,6 +102,4 @@ class RecordBus:
 
     def _remove(self, subscription: Subscription) -> None:
         with self._lock:
-            self._subscriptions = tuple(
-                one for one in self._subscriptions if one is not subscription
-            )
+            self.subscriptions = tuple(one for one in self.subscriptions if one is not subscription)
