@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 __all__ = ["CallRecord", "Isolated", "Outcome", "Program"]
 
-#: How a call ended. ``ok``: the tool returned. ``error``: the tool raised. ``oom``: the kernel killed
-#: the call for memory. ``timeout``: its deadline passed. ``killed``: another limit stopped it, or its
-#: worker process died from what the tool did. ``cancelled``: the framework cancelled it.
+#: How a call ended. ``ok``: the tool returned. ``error``: the tool raised. ``oom``: the kernel
+#: killed the call for memory. ``timeout``: its deadline passed. ``killed``: another limit stopped
+#: it, or its worker process died from what the tool did. ``cancelled``: the framework cancelled it.
 #: ``rejected``: it never started.
 Outcome = Literal["ok", "error", "oom", "timeout", "killed", "cancelled", "rejected"]
 
