@@ -40,6 +40,8 @@ logger = logging.getLogger("agentcgroup")
 _WARNINGS: Final = 1024
 #: Seconds that `close` waits for deferred jobs.
 CLOSE_WAIT: Final = 30.0
+#: Seconds that `close` waits for observers of records.
+_OBSERVERS_WAIT: Final = 5.0
 
 _active: Services | None = None
 
@@ -113,7 +115,8 @@ class Services:
         """Keep an ended call and hand its record to the observers, made on demand."""
         if self.working:
             self.finished.append(call)
-            self.bus.put(call)
+            if self.bus.subscriptions:
+                self.bus.put(call)
 
     def warn(self, message: str) -> None:
         """Log a warning, once per session."""
@@ -158,7 +161,7 @@ class Services:
             self._workers.close()
         scope.set_seating(None)
         self.monitor.close()
-        self.bus.close(CLOSE_WAIT)
+        self.bus.close(_OBSERVERS_WAIT)
         self.cgroups.close()
         return True
 
