@@ -27,6 +27,7 @@ from agentcgroup.records.record import CallRecord, Isolated, Outcome
 
 if TYPE_CHECKING:
     from agentcgroup.calls.session import Session
+    from agentcgroup.isolation.channel import Message
     from agentcgroup.isolation.launcher import Worker
 
 __all__ = ["LINGER", "Call", "Identity"]
@@ -165,6 +166,37 @@ class Call:
             CgroupUnavailable: there is none to be had.
         """
         return self._enclosed().worker()
+
+    def restock(self) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        if self.enclosure is not None:
+            self.enclosure.restock()
+
+    def kill_worker(self) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        if self.enclosure is not None:
+            self.enclosure.kill()
+
+    def learn(self, message: Message) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        self.session.workers().learn(message)
+
+    def note_isolated(self, where: Isolated) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        self.isolation = where
+
+    def note_worker_died(self, how: str) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        self.died = how
+
+    def note_unshippable(self, error: Unshippable, *, refused: bool) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        self.unshippable = error
+        self.refused = self.refused or refused
+
+    def warn(self, message: str) -> None:
+        """See `isolation.host.IsolatedCall`."""
+        self.session.say(message)
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""

@@ -153,14 +153,14 @@ class CallCgroup:
             assert taken.cgroup is not None
             if tool is not None and taken.meter is None:
                 taken.meter = taken.cgroup.meter()
-            if taken.settle is not None:
-                taken.settle()
+            if taken.read_usage is not None:
+                taken.read_usage()
             return taken.cgroup
 
         if self._leaf is None:
             self._leaf = self._make_leaf(with_cgroup)
         if taken is None:
-            taken = pool.visitor(self._leaf.fd)
+            taken = pool.worker_in(self._leaf.fd)
         taken.calls += 1
         taken.stays = taken.meter is not None and taken.calls < reuse and self._standing
         return taken
@@ -284,8 +284,8 @@ class CallCgroup:
             if held is None or home is None or not single or not self._only_guests(held):
                 return False
             guest.pids_max += events.pids_max or 0
-            guest.settle = functools.partial(self._settle, guest.meter, held)
-            self._left = guest.settle, events
+            guest.read_usage = functools.partial(self._settle, guest.meter, held)
+            self._left = guest.read_usage, events
             self.cgroup = self._leaf = None
             self._guests = []
         call.session.workers().give_back(guest, home, call.policy.limits, tool)

@@ -119,7 +119,7 @@ def test_every_part_of_core_has_its_place() -> None:
 
 
 #: The face of the package is for those outside, and for autoload.
-_EXCEPTIONS = {("autoload", ""), ("isolation", "calls")}
+_EXCEPTIONS = {("autoload", "")}
 
 
 def test_core_imports_only_what_stands_below() -> None:

@@ -16,7 +16,7 @@ from contextlib import closing
 
 import pytest
 
-from agentcgroup.isolation.channel import INLINE, LARGE, Channel, Message
+from agentcgroup.isolation.channel import MESSAGE_MAX, OUT_OF_BAND_MIN, Channel, Message
 from agentcgroup.isolation.pickling import pack, unpack
 from tests.support.spawn_modes import deny
 
@@ -55,7 +55,18 @@ def _through(
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, INLINE - 64, INLINE, INLINE + 1, LARGE - 1, LARGE, LARGE + 1, 10_000_000]
+    "size",
+    [
+        0,
+        1,
+        MESSAGE_MAX - 64,
+        MESSAGE_MAX,
+        MESSAGE_MAX + 1,
+        OUT_OF_BAND_MIN - 1,
+        OUT_OF_BAND_MIN,
+        OUT_OF_BAND_MIN + 1,
+        10_000_000,
+    ],
 )
 def test_bytes_of_every_size(ends: list[Channel], size: int) -> None:
     data = os.urandom(size)
@@ -66,9 +77,14 @@ def test_bytes_of_every_size(ends: list[Channel], size: int) -> None:
 
 def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> None:
     numpy = pytest.importorskip("numpy")
-    sealed = numpy.arange(LARGE)
+    sealed = numpy.arange(OUT_OF_BAND_MIN)
     sealed.flags.writeable = False
-    things = [numpy.arange(LARGE), sealed, numpy.arange(3), numpy.asfortranarray([[1, 2], [3, 4]])]
+    things = [
+        numpy.arange(OUT_OF_BAND_MIN),
+        sealed,
+        numpy.arange(3),
+        numpy.asfortranarray([[1, 2], [3, 4]]),
+    ]
     came = _through(ends, things)
     assert isinstance(came, list)
     for one, other in zip(things, came, strict=True):
@@ -76,7 +92,9 @@ def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> 
         assert one.flags.writeable == other.flags.writeable
 
 
-@pytest.mark.parametrize("size", [INLINE - 1, INLINE, INLINE + 1, LARGE - 1])
+@pytest.mark.parametrize(
+    "size", [MESSAGE_MAX - 1, MESSAGE_MAX, MESSAGE_MAX + 1, OUT_OF_BAND_MIN - 1]
+)
 def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: int) -> None:
     numpy = pytest.importorskip("numpy")
     data = numpy.frombuffer(os.urandom(size), numpy.uint8)
@@ -86,7 +104,7 @@ def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: 
 
 
 def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
-    things = [bytearray(os.urandom(8)) * (LARGE // 8) for _ in range(500)]
+    things = [bytearray(os.urandom(8)) * (OUT_OF_BAND_MIN // 8) for _ in range(500)]
     buffers = [pickle.PickleBuffer(thing) for thing in things]
     near, far = ends
     got: list[Message | None] = []

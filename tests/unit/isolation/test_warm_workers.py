@@ -45,7 +45,7 @@ def session(start: Callable[..., Session]) -> Session:
     return start()
 
 
-def _zygote(session: Session) -> int:
+def _fork_server(session: Session) -> int:
     """Return its pid: a child of ours among the run's own processes."""
     run = session.branch()
     assert run is not None
@@ -55,12 +55,12 @@ def _zygote(session: Session) -> int:
 
 
 def _workers(session: Session) -> list[int]:
-    """Return the workers that stand ready; not a fork of the zygote that tries modules."""
-    zygote = _zygote(session)
-    session.workers().settle()
+    """Return the workers that stand ready; not a fork of the fork_server that tries modules."""
+    fork_server = _fork_server(session)
+    session.workers().wait_born()
     run = session.branch()
     assert run is not None
-    children = {*map(int, _children(zygote))} - {*run.background().procs()}
+    children = {*map(int, _children(fork_server))} - {*run.background().procs()}
     return sorted(filter(alive, children))
 
 
@@ -218,7 +218,7 @@ def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
     def babble() -> str:
         from agentcgroup.isolation import worker
 
-        worker._step_aside = lambda channel: channel._socket.send(b"?")
+        worker._delay_exit = lambda channel: channel._socket.send(b"?")
         return tempfile.gettempdir()
 
     folder = babble()
@@ -257,12 +257,12 @@ def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
         outcomes.append(caught.value.record.outcome)
 
     outcomes: list[str] = []
-    zygote = _zygote(session)
-    os.kill(zygote, signal.SIGSTOP)
+    fork_server = _fork_server(session)
+    os.kill(fork_server, signal.SIGSTOP)
     thread = threading.Thread(target=call)
     thread.start()
     time.sleep(1)
-    os.kill(zygote, signal.SIGCONT)
+    os.kill(fork_server, signal.SIGCONT)
     thread.join(SOON)
     assert outcomes == ["timeout"]
 
@@ -298,7 +298,7 @@ def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Sessio
             pid()
         with agentcgroup.call("outer"):
             pid()
-    assert until(lambda: len(session.workers()._shelves) == 1)
+    assert until(lambda: len(session.workers()._ready) == 1)
 
 
 def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
@@ -309,7 +309,7 @@ def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
         with agentcgroup.agent(f"agent-{number}"):
             pid()
     _ = session.records
-    assert len(session.workers()._shelves) <= 3
+    assert len(session.workers()._ready) <= 3
 
 
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
@@ -318,8 +318,8 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     assert until(lambda: len(_workers(session)) > 0)
     for ready in _workers(session):
         os.kill(ready, signal.SIGKILL)
-    shelves = session.workers()._shelves.values()
-    assert until(lambda: all(one.ended.is_set() for shelf in shelves for one in shelf.ready))
+    kinds = session.workers()._ready.values()
+    assert until(lambda: all(one.ended.is_set() for kind in kinds for one in kind.workers))
     assert pid()
     assert session.records[-1].outcome == "ok"
 
@@ -350,9 +350,9 @@ def test_it_has_one_thread_and_nothing_of_ours_open(session: Session, tmp_path: 
     with open(tmp_path / "ours", "w") as ours:
         os.set_inheritable(ours.fileno(), True)
         pid()
-        zygote = _zygote(session)
-    assert len(os.listdir(f"/proc/{zygote}/task")) == 1
-    names = [os.readlink(entry) for entry in Path(f"/proc/{zygote}/fd").iterdir()]
+        fork_server = _fork_server(session)
+    assert len(os.listdir(f"/proc/{fork_server}/task")) == 1
+    names = [os.readlink(entry) for entry in Path(f"/proc/{fork_server}/fd").iterdir()]
     assert str(tmp_path / "ours") not in names
 
 
@@ -381,12 +381,12 @@ def test_when_it_dies_the_next_call_has_another(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid()
-    first = _zygote(session)
+    first = _fork_server(session)
     os.kill(first, signal.SIGKILL)
     assert until(lambda: "the process that makes workers has ended" in caplog.text)
     assert pid()
     assert session.records[-1].outcome == "ok"
-    assert _zygote(session) != first
+    assert _fork_server(session) != first
 
 
 def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_p
 
     def killing() -> None:
         assert until(holds.exists)
-        os.kill(_zygote(session), signal.SIGKILL)
+        os.kill(_fork_server(session), signal.SIGKILL)
 
     pid()
     killer = threading.Thread(target=killing)
@@ -467,7 +467,7 @@ def test_modules_that_bodies_import_are_there_from_then_on(
         return not plain
 
     assert until(preloaded)
-    assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
+    assert len(os.listdir(f"/proc/{_fork_server(session)}/task")) == 1
 
 
 def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
