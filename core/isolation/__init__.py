@@ -7,39 +7,54 @@ Theory of operation. Three kinds of processes take part:
 - The **fork server** is a Python process with one thread, which the app executes once per session.
   It never runs or unpickles anything of a call; it forks workers into given cgroups and imports
   modules that they inherit.
-- A **worker** is a fork of the fork server. clone3(2) with CLONE_INTO_CGROUP gives birth to it in
-  the cgroup of its call. It waits for the call, runs the body and sends the result. It serves one
+- A **worker** is a fork of the fork server, which clone3(2) with CLONE_INTO_CGROUP creates in the
+  cgroup of its call. It waits for the call, runs the body and sends the result. It serves one
   call, or up to ``reuse`` calls of one tool.
 
-The way of one call (steps 1 to 3 happen ahead of it where a worker is kept ready)::
+The data of one call::
 
-      app                                                    fork server
-     +---------------------------------+                    +--------------------------+
-     | bodies: which code of the tool? |   1. spawn, with   |                          |
-     |    |                            |   cgroup, socket   |                          |
-     |    v          warm_workers      |   preload: names   |                          |
-     | round_trip ---> launcher -------+------------------->| fork_server, preloading  |
-     |  |    ^            ^            |                    |   |         |            |
-     |  |    |            +------------+--------------------+---+         |            |
-     |  |    |                         |   3. pid; at the   |             | 2. clone3  |
-     +--|----|-------------------------+   end wait status  +-------------|------------+
-        |    |                                                            |
-        |    |                             +------------------------------|-- cgroup --+
-        |    |                             |                              v            |
-        |    |    4. environment, call     |  worker: applies the environment,         |
-        +----|---------------------------->|          unpickles the call, runs the     |
-             |    5. output, log records,  |          body (and its child processes)   |
-             +-----------------------------|                                           |
-                  6. result or exception   +-------------------------------------------+
+     app                                 fork server
+    +--------------------------+        +--------------------------+
+    | bodies                   |        |                          |
+    |   |                      |        |                          |
+    | round_trip               |        |                          |
+    |   ^ | |                  |        |                          |
+    |   | | +-- warm_workers   |   1    |                          |
+    |   | |      launcher -----|------->| fork_server, preloading  |
+    |   | |         ^          |   3    |   |                      |
+    |   | |         +----------|--------|   |                      |
+    +---|-|--------------------+        +---|----------------------+
+        | |                                 | 2
+        | |                                 v
+        | |           4         +-- cgroup of the call ------------+
+        | +-------------------->|                                  |
+        |             5         | worker: runs the body            |
+        +-----------------------|                                  |
+                                +----------------------------------+
 
-Steps 4 to 6 go over a socket that only the app and the worker hold.
+1. The app requests a worker. With the request it sends two file descriptors: the directory of the
+   cgroup, and the worker's end of a new socket. Where a ready worker is kept, this happens before
+   the call.
+2. The fork server forks the worker into the cgroup.
+3. The fork server reports the worker's pid, and at its end its wait status.
+4. The app sends changes of the environment and the pickled body over the socket, which only the app
+   and the worker hold.
+5. The worker sends output and log records as the body writes them, then the result or the
+   exception, then the names of the modules that the body has imported. The app requests that the
+   fork server imports these, too, so that later workers inherit them.
 
-Modules of the app: `bodies` > `round_trip` > `warm_workers` > `launcher`; `host` is the protocol of
-the call that they serve. Of the fork server: `fork_server` > `preloading`. Of the worker: `worker`.
-Of both ends of the socket: `environment`, `context_variables`, `output`, `failures`, `substitutes`,
-`unpicklable` > `pickling` > `channel` > `buffers` > `remote_memory`; `protocol` has the kinds of
-messages. The fork server imports no session and no configuration, because every start waits for
-what it imports.
+Modules, each of which imports only those to its right:
+
+- app: `bodies` > `round_trip` > `warm_workers` > `launcher`; `host` is the protocol of the call
+  that they serve;
+- fork server: `fork_server` > `preloading`, `worker`;
+- worker: `worker`;
+- app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >
+  `context_variables`, `channel` > `buffers` > `remote_memory`; `substitutes` has the objects that
+  replace those that cannot be pickled; `protocol` has the kinds of messages.
+
+The fork server imports no session and no configuration, because every start waits for what it
+imports.
 
 This is no sandbox: a worker has the app's user, files and network, and the app unpickles what the
 worker sends.

@@ -116,7 +116,7 @@ class Body:
             raise self.barred
         if self.streams:
             what = f"the result of function {self.function.__name__!r}"
-            raise Unshippable(what, "a generator", "it lives where it runs")
+            raise Unshippable(what, "a generator", "its code runs in the process that iterates it")
         if self.tool is None:
             return self.function
         return Method(_copied(self.tool, self.replaced), self.method, is_async=self.is_async)
@@ -233,9 +233,9 @@ def _result(call: IsolatedCall, returned: Any) -> Any:
     result, changed = returned
     if changed:
         call.warn(
-            f"tool {call.tool!r} changed its own {', '.join(changed)} in a worker process, where "
-            f"that ends with the call ({_asked(call)}); keep what must last outside the tool, or "
-            'run it with isolation = "inline"'
+            f"tool {call.tool!r} changed its own {', '.join(changed)} in a worker process; "
+            f"such a change is lost ({_asked(call)}). Keep lasting data outside the tool, or run "
+            'the tool with isolation = "inline"'
         )
     return result
 

@@ -52,9 +52,9 @@ def snapshot() -> Sequence[tuple[Path, bytes]]:
 def apply_pending() -> None:
     """Set the pending variables that something in this worker may read, and forget the others.
 
-    Call it after the call is unpickled: that imports what the body refers to. The package of a
-    variable is not imported for the variable's sake, because nothing would read it and the import
-    of an agent's framework takes seconds.
+    It has to run after the call is unpickled, which imports the modules that the body refers to. It
+    imports no further package for a variable's sake: nothing would read the variable, and an
+    agent's framework takes seconds to import.
     """
     for path, value in pending:
         try:
@@ -63,7 +63,9 @@ def apply_pending() -> None:
                 variable.set(pickle.loads(value))
         except Exception:
             # The module or the value can only be loaded in the app.
-            logger.debug("agentcgroup: context variable %s stays behind", path, exc_info=True)
+            logger.debug(
+                "agentcgroup: context variable %s is not set in the worker", path, exc_info=True
+            )
     pending.clear()
 
 

@@ -41,6 +41,6 @@ def unpack(pickled: bytes | memoryview) -> BaseException:
     try:
         error: BaseException = pickle.loads(packed)
     except Exception as fault:
-        error = RemoteError(f"an exception that cannot be unpickled here ({fault})")
+        error = RemoteError(f"an exception that the app cannot unpickle ({fault})")
     error.__cause__ = _RemoteTraceback(formatted)
     return error

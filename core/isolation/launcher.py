@@ -222,7 +222,7 @@ class Launcher:
                 what, number, value = REPORT.unpack(report)
                 self._note(what, number, value, living)
         except Exception:
-            logger.exception("agentcgroup: the process that makes workers cannot be kept")
+            logger.exception("agentcgroup: the process that makes workers is ended after a fault")
         theirs.close()
         with self._lock:
             expected = self._closed

@@ -37,7 +37,7 @@ def in_result(error: Exception, result: object) -> Unshippable:
 
 def in_worker(error: Exception) -> Unshippable:
     """Return the error for a call that could not be unpickled in its worker."""
-    why = f"it does not unpickle there: {type(error).__name__}: {error}"
+    why = f"the worker cannot unpickle it: {type(error).__name__}: {error}"
     return Unshippable("the function or an argument", "an object", why)
 
 

@@ -240,7 +240,9 @@ class WarmWorkers:
             if worker.cgroup is not None:
                 discard(worker.cgroup)
         except OSError as error:
-            logger.warning("agentcgroup: a worker that was not needed is left over: %s", error)
+            logger.warning(
+                "agentcgroup: the cgroup of an unused worker cannot be removed: %s", error
+            )
         self.leave(worker)
 
     def _reserve(self, kind: _Kind) -> _Ready | None:
