@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentcgroup.calls.call import Call
+from agentcgroup.calls.inline_usage import metered
 from agentcgroup.errors import Unshippable
-from agentcgroup.isolation.bodies import Body, StandIn, is_a, keep_inline, metered, placed
+from agentcgroup.isolation.bodies import Body, StandIn, is_a, keep_inline, placed
 from agentcgroup.isolation.substitutes import Afresh
 
 __all__ = ["bar_stream", "bar_workbench", "bodies", "owns", "stand_in"]
