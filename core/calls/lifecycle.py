@@ -18,7 +18,7 @@ from agentcgroup.calls import feedback, inline_usage
 from agentcgroup.calls.call import LINGER, Call
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import CallRecord
-from agentcgroup.scope import Started, current, restore, started
+from agentcgroup.scope import CallGroup, call_group, current, restore
 
 __all__ = [
     "Answer",
@@ -164,15 +164,15 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
 
     A thread cannot be cancelled, but once the processes it waits for are gone it returns.
     """
-    calls = _Started(started.get())
-    token = started.set(calls)
+    calls = _CallGroup(call_group.get())
+    token = call_group.set(calls)
     try:
         return await body()
     except asyncio.CancelledError:
         calls.cancel()
         raise
     finally:
-        restore(started, token)
+        restore(call_group, token)
 
 
 async def cancelling_stream(
@@ -182,11 +182,11 @@ async def cancelling_stream(
 
     As `cancelling`, for an async generator.
     """
-    calls = _Started(started.get())
+    calls = _CallGroup(call_group.get())
     stream = body()
     try:
         while True:
-            yield await _step(stream.__anext__, started, calls)
+            yield await _step(stream.__anext__, call_group, calls)
     except StopAsyncIteration:
         return
     except _GIVEN_UP as error:
@@ -194,7 +194,7 @@ async def cancelling_stream(
             calls.stop()  # closed by whoever has what he wants: what he started may go on
         else:
             calls.cancel()
-        await _step(stream.aclose, started, calls)
+        await _step(stream.aclose, call_group, calls)
         raise
 
 
@@ -288,12 +288,12 @@ class Expiry:
             self._task.cancel()
 
 
-class _Started:
+class _CallGroup:
     """The calls started from one place and not over yet, those from places inside it too."""
 
     __slots__ = ("_above", "_calls", "_cancelled", "_lock")
 
-    def __init__(self, above: Started | None) -> None:
+    def __init__(self, above: CallGroup | None) -> None:
         self._above = above
         self._lock = threading.Lock()
         self._calls: list[Call] = []

@@ -228,9 +228,9 @@ class Session:
         if self.monitor.state != "off":
             self.monitor.start()
             call.sitting = self.monitor.sit(call)
-        noted = scope.started.get()
-        if noted is not None:
-            noted.append(call)
+        group = scope.call_group.get()
+        if group is not None:
+            group.append(call)
         return call
 
     def settled(self, call: Call) -> None:

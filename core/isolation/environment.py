@@ -48,7 +48,7 @@ LOG: Final = b"L"
 
 #: Context variables of ours stay behind: the worker is inside its call already.
 _US: Final = __name__.partition(".")[0]
-_OURS: Final = frozenset({scope.current, scope.agent, scope.started})
+_OURS: Final = frozenset({scope.current, scope.agent, scope.call_group})
 #: Seconds for which the levels of all loggers are taken as known.
 _LEVELS_KEPT: Final = 1.0
 
