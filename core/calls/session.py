@@ -355,7 +355,7 @@ class Session:
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
-            joins=spawn.facts().mode != "clone3",
+            joins=spawn.method().mode != "clone3",
         )
         monitor.harbour = self._harbour
         monitor.on_ready = self._watched
