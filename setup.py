@@ -138,7 +138,7 @@ setup(
         Extension(
             "agentcgroup._native",
             sources=sorted(glob.glob("core/native/*.c")),
-            depends=["core/native/native.h"],  # also puts it into the source distribution
+            depends=glob.glob("core/native/*.h"),  # the source distribution gets these, too
             define_macros=[("Py_LIMITED_API", "0x030A0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
             py_limited_api=True,

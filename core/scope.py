@@ -54,8 +54,8 @@ class SpawnTarget(Protocol):
     - Exactly one `end_spawn` follows each `begin_spawn` that returned, in the same thread,
       whatever `begin_spawn` returned, and also where the start of the child fails.
     - No `end_spawn` follows a `begin_spawn` that raised, and no child runs.
-    - A second `begin_spawn` with `failed` follows where the first cgroup takes no process. There is
-      no third one: the caller of the patched function gets CgroupUnavailable.
+    - A second `begin_spawn`, with `failed`, follows where the first cgroup takes no process. Where
+      the second cgroup takes none either, the spawn fails with CgroupUnavailable.
     - Neither method runs in a forked child.
     - Several threads may be between `begin_spawn` and `end_spawn` at the same time.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup import scope, spawn
+from agentcgroup import _native, scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
 from agentcgroup.spawn.native_backend import NativeBackend
@@ -329,6 +330,18 @@ def test_method_reports_the_mode() -> None:
     method = spawn.method()
     assert method.state == ("yes" if method.mode == "clone3" else "partly")
     assert (method.fix is None) == (method.mode == "clone3")
+
+
+def test_the_extension_has_the_functions_of_its_stub() -> None:
+    """Each C file has a table of functions, which module.c has to add to the module."""
+    stub = Path(__file__).parents[3] / "core" / "_native.pyi"
+    declared = {
+        node.name
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert {name for name in vars(_native) if not name.startswith("__")} == declared
+    assert all(getattr(_native, name).__doc__ for name in declared)
 
 
 def test_a_cgroup_that_is_not_ours_is_no_error_of_the_program(installed: None, box: Cgroup) -> None:
