@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "langchain_core": _langchain(),
         "controllers": sorted(place.controllers),
-        "spawn": spawn.facts().mode,
+        "spawn": spawn.method().mode,
         # Under chrt -f other work of the machine takes no part, and its scheduler a lesser one.
         "realtime": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
     }

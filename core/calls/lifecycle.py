@@ -108,9 +108,9 @@ def open_call(
     if monitor.state != "off":
         monitor.start()
         call.note_slot(monitor.sit(call))
-    started = scope.started.get()
-    if started is not None:
-        started.append(call)
+    group = scope.call_group.get()
+    if group is not None:
+        group.append(call)
     return call
 
 

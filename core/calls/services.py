@@ -187,7 +187,7 @@ class Services:
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
-            joins=spawn.facts().mode != "clone3",
+            joins=spawn.method().mode != "clone3",
         )
         monitor.harbour = self.cgroups.holding_cgroup
         monitor.on_ready = self._watched

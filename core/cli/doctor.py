@@ -130,8 +130,8 @@ def _place(cgroup_root: str | None) -> Iterator[Finding]:
 def _spawning() -> Finding:
     from agentcgroup import spawn
 
-    facts = spawn.facts()
-    return Finding("children born in their cgroup", facts.state, facts.detail, facts.fix)
+    method = spawn.method()
+    return Finding("children born in their cgroup", method.state, method.detail, method.fix)
 
 
 # -- the monitor ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ Path = tuple[str | None, str]
 
 #: Our own variables are not sent: the worker is in its call's cgroup already.
 _OUR_PACKAGE: Final = __name__.partition(".")[0]
-_OURS: Final = frozenset({scope.current, scope.agent, scope.started})
+_OURS: Final = frozenset({scope.current, scope.agent, scope.call_group})
 
 #: In a worker: path and pickled value of each variable that `apply_pending` is to set.
 pending: list[tuple[Path, bytes]] = []

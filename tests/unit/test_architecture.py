@@ -45,7 +45,7 @@ _CGROUPFS = re.compile(r"(.*/)?(cgroup|cpu|cpuset|io|memory|pids)\.[a-z_.]+")
 #: A child that puts itself into its cgroup does so between fork and exec, with a bare write.
 _JOINING = {
     ("agentcgroup.spawn.placement", "cgroup.procs"),
-    ("agentcgroup.spawn.multiprocess", "/cgroup.procs"),
+    ("agentcgroup.spawn.multiprocessing_daemons", "/cgroup.procs"),
     ("agentcgroup.isolation.fork_server", "cgroup.procs"),
 }
 

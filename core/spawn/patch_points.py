@@ -1,8 +1,8 @@
-"""The patch points: what stands in for each function by which Python code starts a process.
+"""The patch points: the replacement of each builtin by which Python code creates a process.
 
-Each takes the place of one builtin wherever a module holds it, passes straight through outside of
-a call, and else does the same with the child in the call's cgroup. subprocess, os.popen, asyncio,
-multiprocessing and everything built on them come down to these six.
+A replacement stands wherever a module holds the builtin as a global. Outside of a call it calls the
+builtin; in a call it does the same with the child in the call's cgroup. subprocess, os.popen,
+asyncio, multiprocessing and the libraries on top of them use these six builtins.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 
 from agentcgroup.scope import seated
 from agentcgroup.spawn import placement
-from agentcgroup.spawn.arguments import read_request
 from agentcgroup.spawn.backend import Backend
-from agentcgroup.spawn.forks import guarded
-from agentcgroup.spawn.multiprocess import starts_daemon
+from agentcgroup.spawn.fork_hooks import without_fork_hooks
+from agentcgroup.spawn.multiprocessing_daemons import starts_daemon
+from agentcgroup.spawn.spawn_request import read_request
 
 if sys.platform == "linux":
     import _posixsubprocess
 
-__all__ = ["Point", "make_points"]
+__all__ = ["PatchPoint", "make_patch_points"]
 
-#: What is replaced, and by what.
-Point = tuple[Callable[..., Any], Callable[..., Any]]
+#: The builtin, and its replacement.
+PatchPoint = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def make_points(backend: Backend) -> list[Point]:
-    """Return every builtin to replace, with what takes its place."""
+def make_patch_points(backend: Backend) -> list[PatchPoint]:
+    """Return every builtin to replace, with its replacement."""
     points = [
         _fork_exec(backend, _posixsubprocess.fork_exec),
         _system(backend, os.system),
@@ -39,57 +39,57 @@ def make_points(backend: Backend) -> list[Point]:
         _fork(backend, os.fork, pid_of=int),
         _fork(backend, os.forkpty, pid_of=lambda pair: int(pair[0])),
     ]
-    # A builtin that is a class attribute does not bind to the instance, and a static method does
-    # not either; a plain function would.
-    return [(original, staticmethod(ours)) for original, ours in points]
+    # A builtin that is a class attribute does not bind to the instance; a plain function would
+    # bind, a static method does not.
+    return [(original, staticmethod(replacement)) for original, replacement in points]
 
 
-def _fork_exec(backend: Backend, original: Callable[..., int]) -> Point:
-    home_of_spawn = placement.home_of_spawn
+def _fork_exec(backend: Backend, original: Callable[..., int]) -> PatchPoint:
+    current_target = placement.current_target
 
     @functools.wraps(original)
     def fork_exec(*args: Any) -> int:
-        home = home_of_spawn()
-        if home is None:
+        target = current_target()
+        if target is None:
             return original(*args)
         if starts_daemon(sys._getframe(1)):
             with seated(None):
                 return original(*args)
 
         def start(fd: int | None) -> int:
-            with guarded():
+            with without_fork_hooks():
                 return original(*args) if fd is None else backend.fork_exec(fd, args, original)
 
-        return placement.place(home, start, int)
+        return placement.place(target, start, int)
 
     return original, fork_exec
 
 
-def _system(backend: Backend, original: Callable[[Any], int]) -> Point:
+def _system(backend: Backend, original: Callable[[Any], int]) -> PatchPoint:
     @functools.wraps(original)
     def system(command: Any) -> int:
-        home = placement.home_of_spawn()
-        if home is None:
+        target = placement.current_target()
+        if target is None:
             return original(command)
         raw = os.fsencode(command)
         if b"\0" in raw:
             raise ValueError("embedded null byte")
         sys.audit("os.system", raw)
-        held = backend.hold_signals()
+        mask = backend.begin_system()
         try:
-            pid = placement.place(home, lambda fd: backend.shell(fd, raw, held), int)
+            pid = placement.place(target, lambda fd: backend.start_shell(fd, raw, mask), int)
             return backend.wait(pid)
         finally:
-            backend.release_signals(held)
+            backend.end_system(mask)
 
     return original, system
 
 
-def _posix_spawn(backend: Backend, original: Callable[..., int], *, search: bool) -> Point:
+def _posix_spawn(backend: Backend, original: Callable[..., int], *, search: bool) -> PatchPoint:
     @functools.wraps(original)
     def posix_spawn(path: Any, argv: Any, env: Any, /, **options: Any) -> int:
-        home = placement.home_of_spawn()
-        if home is None:
+        target = placement.current_target()
+        if target is None:
             return original(path, argv, env, **options)
         request = read_request(original.__name__, path, argv, env, search=search, **options)
 
@@ -99,27 +99,29 @@ def _posix_spawn(backend: Backend, original: Callable[..., int], *, search: bool
             sys.audit("os.posix_spawn", path, argv, env)
             return backend.posix_spawn(fd, request)
 
-        return placement.place(home, start, int)
+        return placement.place(target, start, int)
 
     return original, posix_spawn
 
 
-def _fork(backend: Backend, original: Callable[[], Any], *, pid_of: Callable[[Any], int]) -> Point:
+def _fork(
+    backend: Backend, original: Callable[[], Any], *, pid_of: Callable[[Any], int]
+) -> PatchPoint:
     @functools.wraps(original)
     def fork() -> Any:
-        home = placement.home_of_spawn()
-        if home is None:
+        target = placement.current_target()
+        if target is None:
             return original()
 
         def start(fd: int | None) -> Any:
-            with guarded():
+            with without_fork_hooks():
                 if fd is not None:
-                    backend.arm(fd)
+                    backend.set_fork_target(fd)
                 try:
                     return original()
                 finally:
-                    backend.disarm()
+                    backend.clear_fork_target()
 
-        return placement.place(home, start, pid_of)
+        return placement.place(target, start, pid_of)
 
     return original, fork
