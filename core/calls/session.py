@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from agentcgroup import scope, spawn
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.deferred import DeferredJobs
-from agentcgroup.cgroup import Cgroup, Limits
+from agentcgroup.cgroup import Cgroup, Limits, controller_of
 from agentcgroup.config.loading import Config
 from agentcgroup.config.policy import Resolver
 from agentcgroup.containment.tree import Branch, Roots
@@ -408,7 +408,7 @@ class Session:
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
         """Hear of limits that were not written; those of a missing controller are known already."""
-        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        names = ", ".join(sorted(k for k in keys if controller_of(k) in self.place.controllers))
         if not names:
             return
         if self.config.mode == "enforce":

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentcgroup.config.loading import Config, find, load
+from agentcgroup.config.discovery import find
+from agentcgroup.config.loading import Config, load
 from agentcgroup.config.toml import parse
 from agentcgroup.errors import ConfigError
 from agentcgroup.place import capacity

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.loading import load
 from agentcgroup.config.policy import Resolver
 from agentcgroup.errors import ConfigError
@@ -261,6 +262,7 @@ priority = "high"
     )
     one = Resolver(load())
     why = {key: set_by.source for key, set_by in one.explain("x", None, "run_tests").items()}
+    set_here = {"memory_max", "memory_swap_max", "memory_oom_group", "pids_max", "cpu_weight"}
     assert why == {
         "memory_max": "agentcgroup.toml:12 rule 2",
         "memory_swap_max": "default with memory_max",
@@ -273,13 +275,7 @@ priority = "high"
         "reuse": "default",
         "on_unshippable": "default",
         "priority": "agentcgroup.toml:13 rule 2",
-        **dict.fromkeys(
-            (
-                *("memory_min", "memory_low", "memory_high", "cpu_max", "cpu_max_burst"),
-                *("io_weight", "io_max", "cpuset_cpus", "cpuset_mems"),
-            ),
-            "not set",
-        ),
+        **dict.fromkeys(LIMITS.keys() - set_here, "not set"),
     }
     assert one.explain_agent("x", None)["memory_max"].source == "agentcgroup.toml:3 [limits.agent]"
     assert one.explain_run()["memory_max"].source == "not set"
