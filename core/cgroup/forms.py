@@ -20,6 +20,7 @@ __all__ = [
     "DEVICE",
     "FLAG",
     "ID_LIST",
+    "LATENCY",
     "MAX",
     "MEMORY",
     "MEMORY_BOUND",
@@ -195,6 +196,28 @@ class _Flag(Form):
 _IDS: Final = re.compile(r"[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*")
 
 
+class _Latency(Form):
+    """A latency target: whole microseconds, written as `target=MICROSECONDS`."""
+
+    schema = _schema("string", "number", examples=["5ms", "none"])
+
+    def parse(self, value: object) -> Quantity:
+        seconds = units.parse_duration(value)
+        if seconds is None:
+            return MAX
+        if seconds < 1e-6:
+            raise ValueError(
+                f"{value!r} is no latency: write at least '1us', or 'none' for no target"
+            )
+        return round(seconds * 1e6)
+
+    def show(self, value: Quantity) -> str:
+        return "none" if value == MAX else units.format_duration(value / 1e6)
+
+    def data(self, value: Quantity) -> tuple[str, ...]:
+        return (f"target={value}",)
+
+
 class _IdList(Form):
     """Numbers of CPUs or of memory nodes, in the kernel's list format."""
 
@@ -281,5 +304,6 @@ MICROSECONDS: Final = _Whole(
 )
 CPU: Final = _Cpu()
 FLAG: Final = _Flag()
+LATENCY: Final = _Latency()
 ID_LIST: Final = _IdList()
 DEVICE: Final = _Device()

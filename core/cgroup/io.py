@@ -1,4 +1,4 @@
-"""The io controller: io.weight, io.max, io.stat (cgroup-v2.rst, "IO")."""
+"""The io controller: io.weight, io.max, io.latency, io.stat (cgroup-v2.rst, "IO")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.forms import RATE, Bounds, PerDevice, Quantity, Weight
+from agentcgroup.cgroup.forms import LATENCY, RATE, Bounds, PerDevice, Quantity, Weight
 from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import nested
 
@@ -51,6 +51,18 @@ class IoLimits:
             PerDevice(_BOUNDS, {"8:0": {"rbps": "10M", "wiops": 100}}),
             "Bounds by block device, 'MAJOR:MINOR' as lsblk shows it",
             example='{ "8:0" = { rbps = "50M", wbps = "20M" } }',
+        ),
+    )
+    io_latency: Mapping[str, Quantity] | None = field(
+        default=None,
+        hash=False,
+        metadata=limit(
+            "io.latency",
+            PerDevice(LATENCY, {"8:0": "5ms"}),
+            "Latency target by block device, which slows cgroups with a higher one down",
+            example='{ "8:0" = "5ms" }',
+            since="4.19",
+            needs="CONFIG_BLK_CGROUP_IOLATENCY",
         ),
     )
 

@@ -72,6 +72,7 @@ def test_the_controllers_are_those_of_the_rows() -> None:
             {"8:0": {"rbps": 1, "wiops": "max"}, "8:16": {"rbps": 2}},
             ("8:0 rbps=1 wiops=max", "8:16 rbps=2"),
         ),
+        ("io_latency", {"8:0": 5000, "8:16": "max"}, ("8:0 target=5000", "8:16 target=max")),
         ("cpuset_cpus", "0-3,8", ("0-3,8",)),
     ],
 )

@@ -183,6 +183,13 @@ def test_io_bounds_reach_the_limits_as_numbers() -> None:
     }
 
 
+def test_latency_targets_reach_the_limits_as_microseconds() -> None:
+    one = rules(io_latency={"8:0": "5ms", "259:1": 0.25, "253:0": "none"})
+    limits = one.call("langchain", None, "x").limits
+    assert limits.io_latency == {"8:0": 5000, "259:1": 250_000, "253:0": "max"}
+    assert "io" in one.controllers()
+
+
 # --- limits given in code ---------------------------------------------------------------------
 
 
