@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from agentcgroup.config.loading import FILE, find, load, schema
+from agentcgroup.config.discovery import FILE, find
+from agentcgroup.config.loading import load
+from agentcgroup.config.reference import limit_comments
+from agentcgroup.config.schema import schema
 from agentcgroup.errors import ConfigError
 
 __all__ = ["TEMPLATE", "group"]
@@ -17,7 +20,7 @@ group = typer.Typer(
 )
 
 #: What `config init` writes. Every key that is commented out shows its default, or an example.
-TEMPLATE = """\
+TEMPLATE = f"""\
 # Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% (of the machine), "max".
 # Times: 30s, 10m, 1h30m, "none". Check this file: agentcgroup config check
 # See what holds for a call, and why:    agentcgroup explain --agent coder --tool run_tests
@@ -57,18 +60,10 @@ mode = "auto"
 # pids_max = 4096
 
 [limits.call]             # each call; these are the defaults
-# memory_max = "50%"        # above this the kernel kills the call
-# memory_oom_group = true   # ... all of it, not one process
-# pids_max = 2048           # processes and threads
+{limit_comments(defaults=True)}
 # timeout = "10m"
 # More keys, all with the kernel's meaning:
-# memory_high = "768M"      # above this the kernel slows the call down
-# memory_swap_max = "1G"    # 0 beside a memory_max, of which swap would make none
-# cpu_max = "200%"          # of one CPU
-# cpu_weight = 100          # share of contended CPU, 1 to 10000
-# io_weight = 100
-# io_max."8:0" = { rbps = "50M", wbps = "20M" }   # device as in lsblk; bytes a second
-# cpuset_cpus = "0-3"
+{limit_comments(defaults=False)}
 
 # Rules change limits for some calls. Later rules win, key by key. Globs on any of tool, agent and
 # framework (langchain, autogen, crewai) say which calls.

@@ -28,13 +28,10 @@ State = Literal["yes", "partly", "no"]
 
 _COLORS: dict[State, str] = {"yes": "green", "partly": "yellow", "no": "red"}
 
-#: What each controller is for, in the order of the report.
-_CONTROLLERS = {
-    "memory": "memory_max, memory_high; an OOM kill ends one call alone; peak in the record",
-    "cpu": "cpu_max, cpu_weight",
-    "pids": "pids_max",
-    "io": "io_max, io_weight; bytes in the record",
-    "cpuset": "cpuset_cpus, cpuset_mems",
+#: What a controller enforces or measures beside its limits.
+_BESIDE_LIMITS = {
+    "memory": "; an OOM kill ends one call alone; peak in the record",
+    "io": "; bytes in the record",
 }
 
 
@@ -113,6 +110,7 @@ def _findings(config: str | None) -> Iterator[Finding]:
 
 
 def _place(cgroup_root: str | None) -> Iterator[Finding]:
+    from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS
     from agentcgroup.place.place import find
 
     place = find(cgroup_root)
@@ -120,9 +118,10 @@ def _place(cgroup_root: str | None) -> Iterator[Finding]:
         yield Finding("cgroup v2", "no", "tools run without a cgroup of their own.")
     else:
         yield Finding("cgroup v2", "yes", f"{place.base} ({place.kind})")
-    for name, purpose in _CONTROLLERS.items():
+    for name in CONTROLLERS:
         if name in place.controllers:
-            yield Finding(f"limits of {name}", "yes", purpose)
+            keys = ", ".join(key for key, row in LIMITS.items() if row.controller == name)
+            yield Finding(f"limits of {name}", "yes", keys + _BESIDE_LIMITS.get(name, ""))
     for problem in place.problems:
         yield Finding(problem.what, "no", problem.why, problem.fix)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from agentcgroup import units
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.loading import load
 from agentcgroup.config.policy import Resolver, Setting
 
@@ -77,17 +78,6 @@ def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
 
 
 def _format(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if key == "timeout":
-        return units.format_duration(value)
-    if key == "cpu_max":
-        return units.format_cpu(value)
-    if key == "cpu_max_burst":
-        return f"{value} us"
-    if key == "io_max":
-        return "; ".join(
-            " ".join([device, *(f"{name}={rate}" for name, rate in bounds.items())])
-            for device, bounds in value.items()
-        )
-    return units.format_size(value) if key.startswith("memory_") else str(value)
+    if key in LIMITS:
+        return LIMITS[key].form.show(value)
+    return units.format_duration(value) if key == "timeout" else str(value)

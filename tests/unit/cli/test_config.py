@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.cli import main
 from agentcgroup.cli.config import TEMPLATE
-from agentcgroup.config.loading import load, schema
+from agentcgroup.config.loading import load
+from agentcgroup.config.reference import limits_page
+from agentcgroup.config.schema import schema
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -202,3 +205,19 @@ def test_importing_the_package_does_not_load_the_models() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_published_table_of_limits_is_made_from_the_rows() -> None:
+    published = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    assert published == limits_page(), (
+        "python -c 'from agentcgroup.config.reference import limits_page as page; "
+        "print(page(), end=str())' > docs/limits.md"
+    )
+
+
+def test_init_shows_every_limit_once_with_its_help() -> None:
+    limits_of_calls = TEMPLATE.partition("[limits.call]")[2].partition("[[rules]]")[0]
+    for key, row in LIMITS.items():
+        assert len(re.findall(rf"^# {key} = ", limits_of_calls, re.MULTILINE)) == 1, key
+        assert limits_of_calls.count(f"# {row.help}") == 1, key
+    assert max(map(len, TEMPLATE.splitlines())) <= 100
