@@ -157,6 +157,10 @@ class Call:
         enclosure.adopt(pid)
         return enclosure.cgroup
 
+    def note_charged(self, charged: int) -> None:
+        """Add bytes of memory that were charged to a thread while it worked for the call."""
+        self.charged = charged + (self.charged or 0)
+
     def worker(self) -> Worker:
         """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
 
@@ -243,7 +247,7 @@ class Call:
     def finish(self, error: BaseException | None = None, *, cancelled: bool = False) -> bool:
         """End the call; True when there is something to tell the model, then `record` has it."""
         if self.sitting is not None:
-            self.session.monitor.leave(self, self.sitting)
+            self.session.monitor.vacate(self, self.sitting)
         self.ended = time.monotonic()
         self.key = None
         if cancelled and self.stopped is None:

@@ -159,7 +159,7 @@ class Session:
         self.janitor.close(_CLOSE_WAIT)
         if self._workers is not None:
             self._workers.close()
-        scope.set_seating(None)
+        scope.set_thread_tracker(None)
         self.monitor.close()
         for stream in self._streams:
             stream.close()
@@ -227,7 +227,7 @@ class Session:
         )
         if self.monitor.state != "off":
             self.monitor.start()
-            call.sitting = self.monitor.sit(call)
+            call.sitting = self.monitor.occupy(call)
         noted = scope.started.get()
         if noted is not None:
             noted.append(call)
@@ -350,23 +350,22 @@ class Session:
 
     def _make_monitor(self) -> Monitor:
         asked, base = self.config.monitor, self.place.base
-        monitor = Monitor(
+        return Monitor(
             "off" if base is None else asked.backend,
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
             joins=spawn.facts().mode != "clone3",
+            holding_cgroup=self._holding_cgroup,
+            on_ready=self._track_threads,
         )
-        monitor.harbour = self._harbour
-        monitor.on_ready = self._watched
-        return monitor
 
-    def _watched(self) -> None:
+    def _track_threads(self, monitor: Monitor) -> None:
         if not self.closed:
-            scope.set_seating(self.monitor.seated)
+            scope.set_thread_tracker(monitor.working_for)
 
-    def _harbour(self) -> str | None:
-        """Return the cgroup that takes a call's processes in until the call has one."""
+    def _holding_cgroup(self) -> str | None:
+        """Return the cgroup that holds a call's processes until the call has a cgroup."""
         try:
             run = self.branch()
             return None if run is None else run.background().path
@@ -452,7 +451,7 @@ def _after_fork_in_child() -> None:
     """
     if _active is None:
         return
-    scope.set_seating(None)  # the seats are the parent's
+    scope.set_thread_tracker(None)  # the thread slots are the parent's
     call = scope.current.get()
     if call is None:
         _active.forked()

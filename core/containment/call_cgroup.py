@@ -221,7 +221,7 @@ class CallCgroup:
                 self._home = above = session.agent_branch(above, call.framework, call.agent)
             self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
             self.path = self.cgroup.path
-            session.monitor.enclosed(call, self.cgroup, call.sitting)
+            session.monitor.note_cgroup(call, self.cgroup, call.sitting)
         except OSError as error:
             session.uncontained(error)
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from agentcgroup.bpf import facts
+from agentcgroup.bpf import bpf_support
 from agentcgroup.cgroup import Cgroup
 
 __all__ = ["BACKENDS", "ordinary_user", "root", "user_with_bpf"]
@@ -131,7 +131,7 @@ def _figures(told: dict[str, Any]) -> set[str]:
 
 
 def _of_this_kernel() -> set[str]:
-    loads = {name for name, off in facts().programs.items() if off is None}
+    loads = {name for name, off in bpf_support().programs.items() if off is None}
     filled = {figure for figure, programs in _FILLED_BY.items() if programs & loads}
     return _ALWAYS | _PACKETS | filled
 

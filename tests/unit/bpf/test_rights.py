@@ -10,22 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.bpf import BpfUnavailable, Monitor, bpf_syscall, facts, libbpf, loader
+from agentcgroup.bpf import (
+    AttachedPrograms,
+    BpfUnavailable,
+    bpf_support,
+    bpf_syscall,
+    libbpf,
+    loader,
+)
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.cgroup import Cgroup
 from tests.cases.bpf import PACKETS, told_with
 
 
 def loads() -> set[str]:
-    return {name for name, off in facts().programs.items() if off is None}
+    return {name for name, off in bpf_support().programs.items() if off is None}
 
 
 def test_root_gets_all_that_this_kernel_has() -> None:
-    assert facts().problem is None
-    assert facts().loader == "libbpf"
-    assert facts().libbpf == libbpf.version()
+    assert bpf_support().problem is None
+    assert bpf_support().loader == "libbpf"
+    assert bpf_support().libbpf == libbpf.version()
     assert {name for name, each in PROGRAMS.items() if each.needed} | PACKETS <= loads()
-    for name, off in facts().programs.items():
+    for name, off in bpf_support().programs.items():
         assert off is None or len(off) > 10, name
 
 
@@ -81,8 +88,8 @@ def is_loaded(number: int) -> bool:
 
 def test_nothing_stays_loaded_when_its_holder_is_killed() -> None:
     code = """
-from agentcgroup.bpf import Monitor
-monitor = Monitor.open(detail="full")
+from agentcgroup.bpf import AttachedPrograms
+attached = AttachedPrograms.open(detail="full")
 print("open", flush=True)
 input()
 """
@@ -106,9 +113,9 @@ input()
 
 def test_closing_lets_everything_go() -> None:
     before = len(os.listdir("/proc/self/fd"))
-    with Monitor.open(detail="full") as monitor:
+    with AttachedPrograms.open(detail="full") as attached:
         assert len(os.listdir("/proc/self/fd")) > before
-    monitor.close()
+    attached.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -117,8 +124,8 @@ def test_on_another_system_it_says_so(system: str) -> None:
     code = f"""
 import sys
 sys.platform = {system!r}
-from agentcgroup.bpf import facts
-print(facts().problem, facts().rights)
+from agentcgroup.bpf import bpf_support
+print(bpf_support().problem, bpf_support().rights)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "BPF is a part of Linux. frozenset()\n"
@@ -129,7 +136,7 @@ def test_without_the_compiled_programs_it_says_how_to_get_them(
 ) -> None:
     monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
     with pytest.raises(BpfUnavailable, match="no compiled BPF programs") as caught:
-        Monitor.open()
+        AttachedPrograms.open()
     assert caught.value.fix is not None
     assert "clang" in caught.value.fix
 
@@ -137,21 +144,21 @@ def test_without_the_compiled_programs_it_says_how_to_get_them(
 def test_ids_are_those_of_ones_own_pid_namespace(box: Cgroup) -> None:
     code = f"""
 import os, subprocess
-from agentcgroup.bpf import Monitor
-with Monitor.open() as monitor:
-    slot = monitor.add(os.stat({box.path!r}).st_ino)
+from agentcgroup.bpf import AttachedPrograms
+with AttachedPrograms.open() as attached:
+    slot = attached.add(os.stat({box.path!r}).st_ino)
     child = subprocess.Popen(
         ["sh", "-c", "echo 0 > {box.path}/cgroup.procs; exit 0"])
     child.wait()
-    told = monitor.poll()
+    told = attached.poll()
     assert child.pid < 1000, child.pid
     assert [(e.kind, e.pid, e.ppid) for e in told] == [
         ("attach", child.pid, os.getpid()), ("exit", child.pid, os.getpid())], told
-    monitor.add_thread(slot, os.getpid())
+    attached.add_thread(slot, os.getpid())
     outside = os.fork()  # not subprocess: its vfork would wait for who is stopped
     if outside == 0:
         os._exit(7)
-    (escape,) = [e for e in monitor.poll(5) if e.kind == "escape"]
+    (escape,) = [e for e in attached.poll(5) if e.kind == "escape"]
     assert (escape.pid, escape.ppid) == (outside, os.getpid())
     os.kill(outside, 18)
     assert os.waitstatus_to_exitcode(os.waitpid(outside, 0)[1]) == 7

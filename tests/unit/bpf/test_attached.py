@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.bpf import BpfUnavailable, Monitor, libbpf, loader
+from agentcgroup.bpf import AttachedPrograms, BpfUnavailable, libbpf, loader
 from agentcgroup.bpf.programs import EVERYWHERE, PROGRAMS, Detail
 from agentcgroup.cgroup import Cgroup
 from tests.cases.bpf import CASES, STOPPING, Case, done, inode, number, packets_case, python
 
 
 @pytest.fixture(params=["default", "full"])
-def monitor(request: pytest.FixtureRequest) -> Iterator[Monitor]:
+def attached(request: pytest.FixtureRequest) -> Iterator[AttachedPrograms]:
     detail: Detail = request.param
-    with Monitor.open(detail=detail) as opened:
+    with AttachedPrograms.open(detail=detail) as opened:
         yield opened
 
 
@@ -28,26 +28,26 @@ def without_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", CASES + STOPPING, ids=lambda case: case.__name__)
-def test_on_this_kernel(case: Case, monitor: Monitor, box: Cgroup) -> None:
-    case(monitor, box)
+def test_on_this_kernel(case: Case, attached: AttachedPrograms, box: Cgroup) -> None:
+    case(attached, box)
 
 
 @pytest.mark.usefixtures("without_libbpf")
 @pytest.mark.parametrize("case", CASES + STOPPING, ids=lambda case: case.__name__)
 def test_without_libbpf(case: Case, box: Cgroup) -> None:
-    with Monitor.open() as monitor:
-        case(monitor, box)
+    with AttachedPrograms.open() as attached:
+        case(attached, box)
 
 
 @pytest.mark.usefixtures("without_libbpf")
 def test_without_libbpf_only_what_every_kernel_loads_runs() -> None:
     """And says so."""
-    with Monitor.open(detail="full") as monitor:
-        running = {name for name, off in monitor.programs.items() if off is None}
+    with AttachedPrograms.open(detail="full") as attached:
+        running = {name for name, off in attached.programs.items() if off is None}
         packets = {"on_ingress", "on_egress"}  # no cgroup was named
         assert running == EVERYWHERE - packets
         for name in PROGRAMS.keys() - EVERYWHERE:
-            assert "libbpf" in str(monitor.programs[name])
+            assert "libbpf" in str(attached.programs[name])
 
 
 @pytest.mark.usefixtures("without_libbpf")
@@ -56,32 +56,32 @@ def test_without_libbpf_and_skeleton_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
     with pytest.raises(BpfUnavailable, match=r"libbpf\.so\.1 is not installed") as caught:
-        Monitor.open()
+        AttachedPrograms.open()
     assert "libbpf1" in str(caught.value.fix)
 
 
 def test_nothing_is_stopped_unless_asked_for(box: Cgroup) -> None:
-    with Monitor.open(stop=False) as monitor:
-        slot = monitor.add(inode(box))
-        monitor.add_thread(slot, threading.get_native_id())
+    with AttachedPrograms.open(stop=False) as attached:
+        slot = attached.add(inode(box))
+        attached.add_thread(slot, threading.get_native_id())
         subprocess.run(["/bin/true"], check=True)
-        (escape,) = [event for event in monitor.poll() if event.kind == "escape"]
+        (escape,) = [event for event in attached.poll() if event.kind == "escape"]
         assert not escape.stopped
-        assert not monitor.stops
-        found = monitor.read(slot)
+        assert not attached.stops
+        found = attached.read(slot)
         assert found is not None
         assert (found.escapes, found.processes_started, found.exits) == (1, 1, 1)
 
 
 def test_packets_are_counted_by_who_owns_the_socket(box: Cgroup) -> None:
-    with Monitor.open(detail="full") as monitor:
-        monitor.watch_network(box.path)
-        packets_case(monitor, box)
+    with AttachedPrograms.open(detail="full") as attached:
+        attached.watch_network(box.path)
+        packets_case(attached, box)
 
 
 def test_a_cgroup_that_is_not_there_cannot_have_its_packets_watched(tmp_path: Path) -> None:
-    with Monitor.open(detail="full") as monitor, pytest.raises(FileNotFoundError):
-        monitor.watch_network(str(tmp_path / "none"))
+    with AttachedPrograms.open(detail="full") as attached, pytest.raises(FileNotFoundError):
+        attached.watch_network(str(tmp_path / "none"))
 
 
 def test_a_full_buffer_is_told(box: Cgroup) -> None:
@@ -92,16 +92,16 @@ for _ in range(9000):
     if os.fork() == 0: os._exit(0)
     os.wait()
 """
-    with Monitor.open() as monitor:
-        slot = monitor.add(inode(box))
+    with AttachedPrograms.open() as attached:
+        slot = attached.add(inode(box))
         assert done(python(box, code)) == 0
-        found = monitor.read(slot)
+        found = attached.read(slot)
         assert found is not None
         assert (found.processes_started, found.exits) == (9001, 9001)
         lost = number(found.events_lost)
-        told = len(monitor.poll())
+        told = len(attached.poll())
         assert told > 0
         assert lost > 0
         assert told + lost == 2 * 9001 + 1  # and one execution
         assert done(python(box, "")) == 0
-        assert [event.kind for event in monitor.poll()] == ["fork", "exec", "exit"]
+        assert [event.kind for event in attached.poll()] == ["fork", "exec", "exit"]
