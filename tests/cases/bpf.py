@@ -1,7 +1,7 @@
-"""What the BPF monitor must get right on every kernel; run natively and in the lab's machines.
+"""Cases that the BPF programs must pass on every kernel; run natively and in the lab's machines.
 
-Each case gets a monitor and an empty cgroup of its own. The ground truth is the kernel's own:
-wait4(2), cpu.stat, /proc, and process trees that are known beforehand.
+Each case gets attached programs and an empty cgroup of its own. It compares them with the kernel's
+own figures, wait4(2), cpu.stat and /proc, and with process trees that are known beforehand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.processes import SOON, state, until
 
 Case = Callable[[AttachedPrograms, Cgroup], None]
 CASES: list[Case] = []
-#: Those in which what is born outside is stopped.
+#: Cases in which a process that is born outside is stopped.
 STOPPING: list[Case] = []
 
 #: Uses about a quarter of a second of CPU and some memory, whatever the machine.
@@ -47,7 +47,7 @@ while time.process_time() < end: sum(range(1000))
 """
 
 
-#: Programs that take CAP_NET_ADMIN, too.
+#: Programs that need CAP_NET_ADMIN too.
 PACKETS = {name for name, program in PROGRAMS.items() if program.hook == "cgroup_skb"}
 _TELL = """
 import dataclasses, json
@@ -66,7 +66,7 @@ print(json.dumps({
 
 
 def told_with(*capabilities: str) -> dict[str, object]:
-    """Return what an ordinary user with these capabilities finds; it may read every file."""
+    """Return the BPF support of an ordinary user with these capabilities, who may read any file."""
     given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
     told = subprocess.run(
         [
@@ -95,7 +95,7 @@ def stopping_case(function: Case) -> Case:
 
 
 def born_in(cgroup: Cgroup, *command: str) -> int:
-    """Start a command as a process that is in the cgroup from its first instruction."""
+    """Start a command in the cgroup from its first instruction; returns its pid."""
     path = command[0].encode()
     argv = [word.encode() for word in command]
     environment = [b"PATH=" + os.environ["PATH"].encode()]
@@ -103,12 +103,12 @@ def born_in(cgroup: Cgroup, *command: str) -> int:
 
 
 def python(cgroup: Cgroup, code: str) -> int:
-    """Start Python code in the cgroup."""
+    """Start Python code in the cgroup; returns its pid."""
     return born_in(cgroup, sys.executable, "-I", "-S", "-c", code)
 
 
 def done(pid: int) -> int:
-    """Wait for a process and return its exit status, as subprocess has it."""
+    """Wait for a process and return its exit status, as subprocess does."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -128,7 +128,7 @@ def number(count: int | None) -> int:
 
 
 def settled(attached: AttachedPrograms, slot: int) -> Counters:
-    """Return the counters once the ended processes are freed, which the kernel delays a little."""
+    """Return the counters once the kernel has freed the ended processes, soon after they end."""
     assert until(lambda: slot not in _slots_of_members(attached)), "not all tasks were freed"
     return counters(attached, slot)
 
@@ -140,7 +140,7 @@ _MEMBER_BYTES = 256
 
 
 def _slots_of_members(attached: AttachedPrograms) -> set[int]:
-    """Return the slots of all tasks that the programs know; see bpf/members.bpf.h."""
+    """Return the slots of all tasks in the map `members`; see bpf/members.bpf.h."""
     found: set[int] = set()
     key, value = ctypes.create_string_buffer(8), ctypes.create_string_buffer(_MEMBER_BYTES)
     fd, at, to = attached._maps["members"], ctypes.addressof(key), ctypes.addressof(value)
@@ -167,13 +167,13 @@ def cpu_stat(cgroup: Cgroup) -> int:
 
 
 def stopped(pid: int) -> None:
-    """Wait until a process is, and has left its CPU: it calls itself stopped a little earlier."""
+    """Wait until a process is stopped and off its CPU: its state is "T" a little earlier."""
     running = Path(f"/proc/{pid}/syscall")
     assert until(lambda: state(pid) == "T" and running.read_text() != "running\n"), pid
 
 
 def events_until(attached: AttachedPrograms, last: Callable[[BpfEvent], bool]) -> list[BpfEvent]:
-    """Collect events until one is the last."""
+    """Collect events until one of them is the `last`."""
     found: list[BpfEvent] = []
     end = time.monotonic() + SOON
     while not any(map(last, found)):
@@ -197,7 +197,7 @@ def ending(pid: int) -> Iterator[int]:
 
 
 @case
-def a_process_of_its_own_is_counted_as_wait4_tells(attached: AttachedPrograms, box: Cgroup) -> None:
+def a_process_is_counted_as_wait4_does(attached: AttachedPrograms, box: Cgroup) -> None:
     slot = attached.add(inode(box))
     _, status, usage = os.wait4(python(box, WORK), 0)
     assert status == 0
@@ -205,13 +205,13 @@ def a_process_of_its_own_is_counted_as_wait4_tells(attached: AttachedPrograms, b
     assert near(number(found.cpu_ns), (usage.ru_utime + usage.ru_stime) * 1e9)
     assert found.minor_faults == usage.ru_minflt
     assert found.major_faults == usage.ru_majflt
-    # It is made, and becomes Python, by one call each.
+    # One fork makes it, one exec runs Python in it.
     assert (found.processes_started, found.programs_executed, found.exits) == (1, 1, 1)
     assert found.escapes == found.events_lost == 0
 
 
 @case
-def many_threads_and_children_together_are_counted_as_cpu_stat_tells(
+def threads_and_children_together_are_counted_as_cpu_stat_does(
     attached: AttachedPrograms, box: Cgroup
 ) -> None:
     slot = attached.add(inode(box))
@@ -232,7 +232,7 @@ for _ in range(3): os.wait()
 
 
 @case
-def the_living_are_counted_when_asked_for(attached: AttachedPrograms, box: Cgroup) -> None:
+def living_processes_are_counted_when_asked_for(attached: AttachedPrograms, box: Cgroup) -> None:
     slot = attached.add(inode(box))
     stop = f"{WORK}\nimport os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"
     with ending(python(box, stop)) as pid:
@@ -268,10 +268,10 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @case
-def what_a_process_did_before_it_came_is_not_counted(
+def the_time_before_a_process_joined_is_not_counted(
     attached: AttachedPrograms, box: Cgroup
 ) -> None:
-    """Nor what its other threads did, which come along."""
+    """Nor that of its other threads, which move with it."""
     slot = attached.add(inode(box))
     code = f"""
 import signal, sys, threading
@@ -291,13 +291,13 @@ work(); ready.acquire(); print("ready", flush=True); sys.stdin.read()
         process.communicate()
     found = settled(attached, slot)
     assert near(number(found.cpu_ns), cpu_stat(box), at_least=20e6)
-    assert number(found.cpu_ns) < 0.5e9  # either of the threads has done about a second before
+    assert number(found.cpu_ns) < 0.5e9  # each of the threads has used about a second before
     assert (found.processes_started, found.exits) == (0, 1)
 
 
 @case
 def cgroups_below_belong_to_the_call(attached: AttachedPrograms, box: Cgroup) -> None:
-    """Those made later of themselves, those that were there by being told."""
+    """A cgroup that is made later by itself, one that was there by `add_child`."""
     there = box.child("there")
     slot = attached.add(inode(box))
     attached.add_child(slot, inode(there))
@@ -309,8 +309,8 @@ def cgroups_below_belong_to_the_call(attached: AttachedPrograms, box: Cgroup) ->
 
 
 @case
-def calls_are_kept_apart(attached: AttachedPrograms, box: Cgroup) -> None:
-    """Also where one is inside the other: what runs in the inner one is the inner one's."""
+def calls_are_counted_apart(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Also where one is inside the other: processes of the inner call count for it alone."""
     inner, beside = box.child("inner"), box.child("beside")
     outer_slot, inner_slot = attached.add(inode(box)), attached.add(inode(inner))
     assert done(born_in(inner, "/bin/true")) == 0
@@ -320,8 +320,8 @@ def calls_are_kept_apart(attached: AttachedPrograms, box: Cgroup) -> None:
 
 
 @case
-def a_call_that_is_over_counts_nothing_any_more(attached: AttachedPrograms, box: Cgroup) -> None:
-    """What it left running does not count for those who come after it, either."""
+def a_call_that_is_over_is_counted_no_more(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Processes that it left do not count for a later call in its place either."""
     slot = attached.add(inode(box))
     with ending(python(box, f"import time; print(flush=True); time.sleep(1)\n{WORK}")) as pid:
         attached.remove(slot)
@@ -330,17 +330,15 @@ def a_call_that_is_over_counts_nothing_any_more(attached: AttachedPrograms, box:
         successor = attached.add(inode(box), slot_hint=slot + 4096)
         assert successor != slot
         attached.remove(successor)
-        stranger = attached.add(inode(box.child("other")), slot_hint=slot + 2 * 4096)
+        unrelated = attached.add(inode(box.child("other")), slot_hint=slot + 2 * 4096)
         assert done(pid) == 0
         time.sleep(0.2)
-        found = counters(attached, stranger)
+        found = counters(attached, unrelated)
         assert found.cpu_ns == found.exits == 0
 
 
 @case
-def a_call_counts_before_the_monitor_has_heard_of_it(
-    attached: AttachedPrograms, box: Cgroup
-) -> None:
+def a_call_is_counted_before_the_holder_adopts_it(attached: AttachedPrograms, box: Cgroup) -> None:
     announcer = Announcer(attached.lend(1), attached.counters_fd, os.dup(attached.cgroups_fd))
     with contextlib.closing(announcer):
         slot = announcer.add(inode(box))
@@ -382,15 +380,19 @@ print(view.read({slot + 1}))
 
 
 @case
-def a_known_tree_of_processes_is_told_as_it_was(attached: AttachedPrograms, box: Cgroup) -> None:
+def a_known_tree_of_processes_is_reported_as_it_was(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
     slot = attached.add(inode(box))
     pid = born_in(box, "/bin/sh", "-c", "/bin/true; /bin/false; sh -c 'kill -9 $$'; exit 3")
     assert done(pid) == 3
     events = events_until(attached, lambda event: event.kind == "exit" and event.pid == pid)
-    told = [(e.kind, e.filename and os.path.basename(e.filename)) for e in events if e.pid != pid]
+    reported = [
+        (e.kind, e.filename and os.path.basename(e.filename)) for e in events if e.pid != pid
+    ]
     life = [("fork", None), ("exec", "true"), ("exit", None)]
-    assert told[:3] == life
-    assert [name for _, name in told if name] == ["true", "false", "sh"]
+    assert reported[:3] == life
+    assert [name for _, name in reported if name] == ["true", "false", "sh"]
     children = [event for event in events if event.pid != pid]
     assert {event.ppid for event in children} == {pid}
     ends = [(e.exit_code, e.signal) for e in events if e.kind == "exit"]
@@ -404,8 +406,8 @@ def a_known_tree_of_processes_is_told_as_it_was(attached: AttachedPrograms, box:
 
 
 @case
-def the_exit_of_threads_is_that_of_their_process(attached: AttachedPrograms, box: Cgroup) -> None:
-    """It ends once, with the status that wait(2) gives, whichever thread ended it."""
+def a_process_of_several_threads_exits_once(attached: AttachedPrograms, box: Cgroup) -> None:
+    """With the status of wait(2), whichever thread ended it."""
     slot = attached.add(inode(box))
     code = (
         "import os, threading; threading.Thread(target=lambda: os._exit(7)).start(); os.read(0, 1)"
@@ -417,11 +419,11 @@ def the_exit_of_threads_is_that_of_their_process(attached: AttachedPrograms, box
     assert counters(attached, slot).exits == 1
 
 
-# ---- who leaves, and who was never there -----------------------------------------------------
+# ---- escapes ---------------------------------------------------------------------------------
 
 
 @case
-def a_member_that_moves_away_is_told_and_stays_a_member(
+def a_member_that_moves_away_is_reported_and_stays_a_member(
     attached: AttachedPrograms, box: Cgroup
 ) -> None:
     inside, outside = box.child("inside"), box.child("outside")
@@ -449,7 +451,9 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @case
-def a_member_that_moves_to_another_call_is_told(attached: AttachedPrograms, box: Cgroup) -> None:
+def a_member_that_moves_to_another_call_is_reported(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
     mine, theirs = box.child("mine"), box.child("theirs")
     slot, other = attached.add(inode(mine)), attached.add(inode(theirs))
     code = f'open({theirs.path + "/cgroup.procs"!r}, "w").write("0")\n{WORK}'
@@ -464,9 +468,9 @@ def a_member_that_moves_to_another_call_is_told(attached: AttachedPrograms, box:
 
 @contextlib.contextmanager
 def escaping(attached: AttachedPrograms, slot: int) -> Iterator[BpfEvent]:
-    """Start a process behind our back, in a thread of ours that works for a call.
+    """Start a process by libc, as a C extension does, in a thread that works for a call.
 
-    By libc, as a C extension does; the thread waits until its child executes something.
+    The thread waits until its child executes a program.
     """
     child = ctypes.c_int()
 
@@ -492,7 +496,7 @@ def escaping(attached: AttachedPrograms, slot: int) -> Iterator[BpfEvent]:
 
 
 def next_escape(attached: AttachedPrograms) -> BpfEvent:
-    """Wait for one, and for it to be stopped."""
+    """Wait for an escape, and until its process is stopped."""
     event = events_until(attached, lambda event: event.kind == "escape")[-1]
     assert event.stopped
     stopped(event.pid)
@@ -500,8 +504,10 @@ def next_escape(attached: AttachedPrograms) -> BpfEvent:
 
 
 @stopping_case
-def a_child_born_outside_waits_to_be_brought_home(attached: AttachedPrograms, box: Cgroup) -> None:
-    """With its first child, which is born at home then, it has done nothing outside."""
+def a_child_born_outside_is_stopped_until_it_is_moved_in(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    """Its own first child is born inside then: it has run nothing outside."""
     slot = attached.add(inode(box))
     for _ in range(20):
         with escaping(attached, slot) as event:
@@ -514,8 +520,8 @@ def a_child_born_outside_waits_to_be_brought_home(attached: AttachedPrograms, bo
 
 
 @stopping_case
-def a_grandchild_born_outside_is_found_as_well(attached: AttachedPrograms, box: Cgroup) -> None:
-    """Somebody lets the child go on without bringing it home."""
+def a_grandchild_born_outside_is_reported_too(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Where the reader resumes the child without moving it in."""
     slot = attached.add(inode(box))
     with escaping(attached, slot) as child:
         os.kill(child.pid, signal.SIGCONT)
@@ -526,7 +532,7 @@ def a_grandchild_born_outside_is_found_as_well(attached: AttachedPrograms, box: 
 
 
 @case
-def a_thread_that_works_for_no_call_forks_as_it_likes(
+def a_fork_of_a_thread_that_works_for_no_call_is_not_reported(
     attached: AttachedPrograms, box: Cgroup
 ) -> None:
     slot = attached.add(inode(box))
@@ -538,7 +544,9 @@ def a_thread_that_works_for_no_call_forks_as_it_likes(
 
 
 @case
-def a_call_that_is_over_has_no_threads(attached: AttachedPrograms, box: Cgroup) -> None:
+def a_fork_of_a_thread_whose_call_is_over_is_not_reported(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
     slot = attached.add(inode(box))
     attached.add_thread(slot, threading.get_native_id())
     attached.remove(slot)
@@ -554,13 +562,13 @@ _SO_RCVBUFFORCE = 33
 
 
 def packets_case(attached: AttachedPrograms, box: Cgroup) -> None:
-    """Packets are counted by who owns the socket."""
+    """Packets count for the call that owns the socket."""
     sender, receiver = box.child("sender"), box.child("receiver")
     slots = [attached.add(inode(cgroup)) for cgroup in (sender, receiver)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # All of it fits into the buffer: a receiver that comes late loses none.
+    # All packets fit into the buffer: a receiver that starts late loses none.
     receive = f"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""The BPF monitor on each kernel of the lab, where every program runs, against known truths."""
+"""The BPF programs on each kernel of the lab, where all of them run, against known figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cases.bpf import (
     PACKETS,
     STOPPING,
     Case,
-    a_known_tree_of_processes_is_told_as_it_was,
+    a_known_tree_of_processes_is_reported_as_it_was,
     counters,
     done,
     events_until,
@@ -41,7 +41,7 @@ DISK = "/dev/nvme0n1"
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[AttachedPrograms]:
-    """Give one monitor to all tests: patching the kernel is what emulation survives least."""
+    """Attach once for all tests: an emulated machine is least stable while its code is patched."""
     with AttachedPrograms.open(detail="full") as opened:
         opened.watch_network("/sys/fs/cgroup")
         yield opened
@@ -54,7 +54,7 @@ def attached(shared: AttachedPrograms) -> AttachedPrograms:
 
 
 def test_all_runs_on_this_kernel() -> None:
-    """What is off is off for there is something better."""
+    """But for those that a better program replaces."""
     off = {name: why for name, why in bpf_support().programs.items() if why is not None}
     assert bpf_support().problem is None
     assert off.keys() <= {"stop_newborn", "on_oom_mark", "high", "high_over"} | {
@@ -67,14 +67,16 @@ def test_all_runs_on_this_kernel() -> None:
     ("capabilities", "denied"),
     [(("bpf", "perfmon"), PACKETS), (("bpf", "perfmon", "net_admin"), set())],
 )
-def test_less_than_root_is_enough(capabilities: tuple[str, ...], denied: set[str]) -> None:
+def test_capabilities_without_root_are_enough(
+    capabilities: tuple[str, ...], denied: set[str]
+) -> None:
     programs = told_with(*capabilities)["programs"]
     assert isinstance(programs, dict)
     loads = {name for name, off in bpf_support().programs.items() if off is None}
     assert {name for name, off in programs.items() if off is None} == loads - denied
 
 
-def test_an_ordinary_user_is_told_so() -> None:
+def test_an_ordinary_user_gets_the_fix() -> None:
     told = told_with()
     assert (told["attached"], told["loader"]) == (None, None)
     assert "CAP_BPF and CAP_PERFMON" in str(told["fix"])
@@ -91,22 +93,22 @@ def test_on_this_kernel(case: Case, attached: AttachedPrograms, box: Cgroup) -> 
 
 
 def test_without_libbpf(monkeypatch: pytest.MonkeyPatch, box: Cgroup) -> None:
-    """The kernel fits the programs to itself; one case goes through all of them."""
+    """The kernel relocates the programs by itself; one case runs all of them."""
     monkeypatch.setattr(libbpf, "libbpf", lambda: None)
     with AttachedPrograms.open(detail="full") as attached:
         running = {name for name, off in attached.programs.items() if off is None}
-        assert running == EVERYWHERE - PACKETS  # no cgroup was named for those
-        a_known_tree_of_processes_is_told_as_it_was(attached, box)
+        assert running == EVERYWHERE - PACKETS  # watch_network() was not called
+        a_known_tree_of_processes_is_reported_as_it_was(attached, box)
 
 
 # ---- memory --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("advice", ["MADV_HUGEPAGE", "MADV_NOHUGEPAGE"])
-def test_charged_memory_is_what_was_taken(
+def test_charged_memory_is_the_sum_of_all_charges(
     attached: AttachedPrograms, box: Cgroup, advice: str
 ) -> None:
-    """Each time anew, though never more than a part of it is there at once."""
+    """Also where each block is freed before the next one is charged."""
     slot = attached.add(inode(box))
     code = f"""
 import mmap
@@ -123,13 +125,13 @@ for _ in range({{}}):
     assert near(taken, 8 * 16 * MiB)
 
 
-def test_charged_memory_is_told_by_thread(
+def test_charged_memory_is_counted_by_thread(
     attached: AttachedPrograms, box: Cgroup, branch: Cgroup
 ) -> None:
-    """Of two threads of ours, that work for two calls, each has what it took itself."""
+    """Of two threads that work for two calls, each charges its own call."""
     busy, idle = attached.add(inode(box)), attached.add(inode(branch.child("idle")))
     own = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::")
-    branch.child("host").join(os.getpid())  # what is in the root cgroup is charged nowhere
+    branch.child("app").join(os.getpid())  # processes in the root cgroup are charged nowhere
 
     def body(slot: int, size: int) -> None:
         attached.add_thread(slot, threading.get_native_id())
@@ -151,15 +153,15 @@ def test_charged_memory_is_told_by_thread(
     assert number(counters(attached, idle).memory_charged_bytes) < MiB // 4
 
 
-def test_memory_high_holds_back_and_reclaims(attached: AttachedPrograms, branch: Cgroup) -> None:
-    """Only those above it; what it took is a part of the time that they ran."""
+def test_memory_high_throttles_and_reclaims(attached: AttachedPrograms, branch: Cgroup) -> None:
+    """Only processes above it; the time is a part of the time that they ran."""
     above, below = branch.child("above"), branch.child("below")
     Path(above.path, "memory.high").write_text(str(24 * MiB))
     slots = [attached.add(inode(cgroup)) for cgroup in (above, below)]
     code = """
 import time
 began = time.monotonic_ns()
-kept = [b"x" * 4096 * 16 for _ in range(380)]  # the brake is the square of what is too much
+kept = [b"x" * 4096 * 16 for _ in range(380)]  # the throttle grows with the square of the excess
 print(time.monotonic_ns() - began)
 """
     for cgroup in (above, below):
@@ -174,19 +176,19 @@ print(time.monotonic_ns() - began)
     assert (free.memory_high_ns, free.reclaim_ns) == (0, 0)
 
 
-def test_an_oom_kill_is_told_with_its_victim(attached: AttachedPrograms, box: Cgroup) -> None:
+def test_an_oom_kill_is_reported_with_its_victim(attached: AttachedPrograms, box: Cgroup) -> None:
     Path(box.path, "memory.max").write_text(str(32 * MiB))
     slot = attached.add(inode(box))
     pid = python(box, "bytearray(b'x') * (128 << 20)")
     assert done(pid) == -signal.SIGKILL
     event = events_until(attached, lambda event: event.kind == "oom")[-1]
-    told = [each for each in attached.poll() if each.kind == "exit"]
+    exits = [each for each in attached.poll() if each.kind == "exit"]
     assert (event.slot, event.pid) == (slot, pid)
-    assert [each.signal for each in told] in ([signal.SIGKILL], [])
+    assert [each.signal for each in exits] in ([signal.SIGKILL], [])
     assert counters(attached, slot).oom_kills == 1
 
 
-def test_every_victim_of_a_group_is_told(attached: AttachedPrograms, box: Cgroup) -> None:
+def test_every_victim_of_a_group_is_counted(attached: AttachedPrograms, box: Cgroup) -> None:
     Path(box.path, "memory.max").write_text(str(32 * MiB))
     Path(box.path, "memory.oom.group").write_text("1")
     slot = attached.add(inode(box))
@@ -199,7 +201,7 @@ bytearray(b"x") * (128 << 20)
     assert done(python(box, code)) == -signal.SIGKILL
     assert box.wait_empty(SOON)
     events = dict(line.split() for line in Path(box.path, "memory.events").read_text().splitlines())
-    # The one that the kernel has chosen may be counted twice: for itself, and with its group.
+    # The kernel may count the victim that it chose twice: alone, and with its group.
     assert counters(attached, slot).oom_kills == int(events["oom_kill"]) >= 3
 
 
@@ -233,8 +235,8 @@ for _ in range(3): os.readv(disk, [block])
     assert (found.io_read_bytes, found.io_write_bytes) == (3 * MiB, 5 * MiB)
 
 
-def test_late_writes_count_for_who_wrote(attached: AttachedPrograms, box: Cgroup) -> None:
-    """The page cache is written back by the kernel, or by somebody else's sync."""
+def test_write_back_counts_for_the_call_that_wrote(attached: AttachedPrograms, box: Cgroup) -> None:
+    """The kernel writes the page cache back, or another process' sync does."""
     slot = attached.add(inode(box))
     code = f"""
 import os
@@ -251,7 +253,7 @@ os._exit(0)
     assert found.block_write_bytes == 4 * MiB
 
 
-def test_packets_are_counted_by_who_owns_the_socket(
+def test_packets_count_for_the_call_that_owns_the_socket(
     attached: AttachedPrograms, box: Cgroup
 ) -> None:
     packets_case(attached, box)
@@ -272,6 +274,6 @@ while time.process_time() < end: pass
     found = settled(attached, slot)
     waits = found.run_queue_waits
     assert waits is not None
-    # Each wait is at least half of the most that its place allows, and less than that.
+    # Each wait is less than the bound of its place, and at least half of it.
     most = sum(count << place for place, count in enumerate(waits)) * 1000
     assert most / 2 <= number(found.run_delay_ns) <= most

@@ -1,4 +1,4 @@
-"""The BPF monitor on this machine's own kernel, in the default detail and in the full one."""
+"""The BPF programs on this machine's own kernel, in the default detail and in the full one."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def test_without_libbpf(case: Case, box: Cgroup) -> None:
 
 
 @pytest.mark.usefixtures("without_libbpf")
-def test_without_libbpf_only_what_every_kernel_loads_runs() -> None:
-    """And says so."""
+def test_without_libbpf_only_the_programs_of_every_kernel_run() -> None:
+    """And each other one has libbpf as its reason."""
     with AttachedPrograms.open(detail="full") as attached:
         running = {name for name, off in attached.programs.items() if off is None}
-        packets = {"on_ingress", "on_egress"}  # no cgroup was named
+        packets = {"on_ingress", "on_egress"}  # watch_network() was not called
         assert running == EVERYWHERE - packets
         for name in PROGRAMS.keys() - EVERYWHERE:
             assert "libbpf" in str(attached.programs[name])
 
 
 @pytest.mark.usefixtures("without_libbpf")
-def test_without_libbpf_and_skeleton_it_says_what_to_install(
+def test_without_libbpf_and_skeleton_the_error_names_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
@@ -73,7 +73,7 @@ def test_nothing_is_stopped_unless_asked_for(box: Cgroup) -> None:
         assert (found.escapes, found.processes_started, found.exits) == (1, 1, 1)
 
 
-def test_packets_are_counted_by_who_owns_the_socket(box: Cgroup) -> None:
+def test_packets_count_for_the_call_that_owns_the_socket(box: Cgroup) -> None:
     with AttachedPrograms.open(detail="full") as attached:
         attached.watch_network(box.path)
         packets_case(attached, box)
@@ -84,8 +84,8 @@ def test_a_cgroup_that_is_not_there_cannot_have_its_packets_watched(tmp_path: Pa
         attached.watch_network(str(tmp_path / "none"))
 
 
-def test_a_full_buffer_is_told(box: Cgroup) -> None:
-    """What is lost are the events; the counters are not."""
+def test_events_beyond_the_buffer_are_counted_as_lost(box: Cgroup) -> None:
+    """Events are lost, the other counters are complete."""
     code = """
 import os
 for _ in range(9000):
@@ -99,9 +99,9 @@ for _ in range(9000):
         assert found is not None
         assert (found.processes_started, found.exits) == (9001, 9001)
         lost = number(found.events_lost)
-        told = len(attached.poll())
-        assert told > 0
+        read = len(attached.poll())
+        assert read > 0
         assert lost > 0
-        assert told + lost == 2 * 9001 + 1  # and one execution
+        assert read + lost == 2 * 9001 + 1  # and one execution
         assert done(python(box, "")) == 0
         assert [event.kind for event in attached.poll()] == ["fork", "exec", "exit"]

@@ -1,4 +1,4 @@
-"""Who may watch what, and that nothing is left behind; needs root, which may give rights away."""
+"""BPF support by capability, and that nothing stays loaded; needs root, to drop capabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loads() -> set[str]:
     return {name for name, off in bpf_support().programs.items() if off is None}
 
 
-def test_root_gets_all_that_this_kernel_has() -> None:
+def test_root_loads_all_that_this_kernel_has() -> None:
     assert bpf_support().problem is None
     assert bpf_support().loader == "libbpf"
     assert bpf_support().libbpf == libbpf.version()
@@ -36,7 +36,7 @@ def test_root_gets_all_that_this_kernel_has() -> None:
         assert off is None or len(off) > 10, name
 
 
-def test_an_ordinary_user_is_told_what_to_do() -> None:
+def test_an_ordinary_user_gets_the_reason_and_the_fix() -> None:
     told = told_with()
     assert told["attached"] is None
     assert told["loader"] is None
@@ -52,7 +52,7 @@ def test_cap_bpf_alone_is_not_enough() -> None:
     assert "CAP_PERFMON" in str(told["fix"])
 
 
-def test_cap_bpf_and_cap_perfmon_give_all_but_packets() -> None:
+def test_cap_bpf_and_cap_perfmon_load_all_but_packets() -> None:
     told = told_with("bpf", "perfmon")
     programs = told["programs"]
     assert isinstance(programs, dict)
@@ -69,7 +69,7 @@ def test_cap_net_admin_adds_the_packets() -> None:
 
 
 def programs_of(pid: int) -> set[int]:
-    """Return the kernel's numbers of the programs that a process holds."""
+    """Return the kernel's ids of the programs of which a process has descriptors."""
     found = set()
     for entry in os.listdir(f"/proc/{pid}/fdinfo"):
         for line in Path(f"/proc/{pid}/fdinfo/{entry}").read_text().splitlines():
@@ -103,7 +103,7 @@ input()
         assert all(map(is_loaded, programs))
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    # They go once no CPU can run them any more, which takes an RCU grace period.
+    # The kernel unloads them when no CPU can run them any more: after an RCU grace period.
     for _ in range(100):
         if not any(map(is_loaded, programs)):
             break
@@ -111,7 +111,7 @@ input()
     assert not any(map(is_loaded, programs))
 
 
-def test_closing_lets_everything_go() -> None:
+def test_close_closes_every_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with AttachedPrograms.open(detail="full") as attached:
         assert len(os.listdir("/proc/self/fd")) > before
@@ -120,7 +120,7 @@ def test_closing_lets_everything_go() -> None:
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_on_another_system_it_says_so(system: str) -> None:
+def test_on_another_system_that_is_the_problem(system: str) -> None:
     code = f"""
 import sys
 sys.platform = {system!r}
@@ -131,7 +131,7 @@ print(bpf_support().problem, bpf_support().rights)
     assert told.stdout == "BPF is a part of Linux. frozenset()\n"
 
 
-def test_without_the_compiled_programs_it_says_how_to_get_them(
+def test_without_the_compiled_programs_the_fix_names_the_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(loader, "_FOLDER", str(tmp_path))
@@ -141,7 +141,7 @@ def test_without_the_compiled_programs_it_says_how_to_get_them(
     assert "clang" in caught.value.fix
 
 
-def test_ids_are_those_of_ones_own_pid_namespace(box: Cgroup) -> None:
+def test_ids_are_those_of_the_readers_pid_namespace(box: Cgroup) -> None:
     code = f"""
 import os, subprocess
 from agentcgroup.bpf import AttachedPrograms
@@ -155,7 +155,7 @@ with AttachedPrograms.open() as attached:
     assert [(e.kind, e.pid, e.ppid) for e in told] == [
         ("attach", child.pid, os.getpid()), ("exit", child.pid, os.getpid())], told
     attached.add_thread(slot, os.getpid())
-    outside = os.fork()  # not subprocess: its vfork would wait for who is stopped
+    outside = os.fork()  # not subprocess: its vfork waits for the child, which is stopped
     if outside == 0:
         os._exit(7)
     (escape,) = [e for e in attached.poll(5) if e.kind == "escape"]
@@ -167,7 +167,7 @@ with AttachedPrograms.open() as attached:
     subprocess.run([*namespace, sys.executable, "-c", code], check=True)
 
 
-def test_what_nothing_fills_is_absent() -> None:
+def test_a_counter_that_no_program_fills_is_absent() -> None:
     assert absent_counters(PROGRAMS) == frozenset()
     assert "oom_kills" not in absent_counters(PROGRAMS.keys() - {"on_oom"})
     assert "oom_kills" in absent_counters(PROGRAMS.keys() - {"on_oom", "on_oom_mark"})
