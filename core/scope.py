@@ -33,9 +33,9 @@ __all__ = [
     "current",
     "install",
     "restore",
-    "seated",
-    "set_seating",
+    "set_thread_tracker",
     "start_thread",
+    "thread_working_for",
     "uninstall",
 ]
 
@@ -112,22 +112,24 @@ def restore(variable: ContextVar[T], token: Token[T]) -> None:
         return
 
 
-#: Says for which call this thread works; `set_seating` has the real one where somebody watches.
-_seating: Callable[[Any], AbstractContextManager[None]] = nullcontext
+#: Tracks which call a thread works for; nullcontext without a monitor.
+_thread_tracker: Callable[[Any], AbstractContextManager[None]] = nullcontext
 
 
-def set_seating(seating: Callable[[Any], AbstractContextManager[None]] | None) -> None:
-    """Have `seating(call or None)` entered by each thread that works for a call it did not begin.
+def set_thread_tracker(tracker: Callable[[Any], AbstractContextManager[None]] | None) -> None:
+    """Have each thread enter `tracker(call)` while it works for a call that it did not begin.
 
-    None: nobody wants to know.
+    Args:
+        tracker: `Monitor.working_for`; a thread that works for no call passes None to it. None for
+            no tracker.
     """
-    global _seating
-    _seating = nullcontext if seating is None else seating
+    global _thread_tracker
+    _thread_tracker = nullcontext if tracker is None else tracker
 
 
-def seated(home: SpawnTarget | None) -> AbstractContextManager[None]:
+def thread_working_for(call: SpawnTarget | None) -> AbstractContextManager[None]:
     """Return the context in which this thread works for a call, or for none."""
-    return _seating(home)
+    return _thread_tracker(call)
 
 
 #: The variables that threads and work items get; the default of each is None.
@@ -168,7 +170,7 @@ def _propagating_start(start: Callable[[threading.Thread], None]) -> Callable[..
             restore_run()
             for variable, value in values:
                 variable.set(value)
-            with seated(current.get()):
+            with thread_working_for(current.get()):
                 run()
 
         attributes["run"] = run_with_values
@@ -191,7 +193,7 @@ def _propagating_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
         def fn_with_values(*args: Any, **kwargs: Any) -> Any:
             tokens = [(variable, variable.set(value)) for variable, value in values]
             try:
-                with seated(current.get()):
+                with thread_working_for(current.get()):
                     return fn(*args, **kwargs)
             finally:
                 for variable, token in tokens:

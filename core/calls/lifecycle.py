@@ -107,7 +107,7 @@ def open_call(
     monitor = services.monitor
     if monitor.state != "off":
         monitor.start()
-        call.note_slot(monitor.sit(call))
+        call.note_slot(monitor.occupy(call))
     group = scope.call_group.get()
     if group is not None:
         group.append(call)
@@ -248,7 +248,7 @@ def finish(
     """
     services = call.services
     if call.slot is not None:
-        services.monitor.leave(call, call.slot)
+        services.monitor.vacate(call, call.slot)
     contained = call.contained
     if contained is not None and any(above.stopped is not None for above in call.around()):
         call.request_stop("cancelled")  # its processes were killed with those of the call around it

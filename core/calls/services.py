@@ -159,7 +159,7 @@ class Services:
         self.deferred.close(CLOSE_WAIT)
         if self._workers is not None:
             self._workers.close()
-        scope.set_seating(None)
+        scope.set_thread_tracker(None)
         self.monitor.close()
         self.bus.close(_OBSERVERS_WAIT)
         self.cgroups.close()
@@ -182,20 +182,19 @@ class Services:
 
     def _make_monitor(self) -> Monitor:
         asked, base = self.config.monitor, self.cgroups.place.base
-        monitor = Monitor(
+        return Monitor(
             "off" if base is None else asked.backend,
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
             joins=spawn.method().mode != "clone3",
+            holding_cgroup=self.cgroups.holding_cgroup,
+            on_ready=self._track_threads,
         )
-        monitor.harbour = self.cgroups.holding_cgroup
-        monitor.on_ready = self._watched
-        return monitor
 
-    def _watched(self) -> None:
+    def _track_threads(self, monitor: Monitor) -> None:
         if not self.closed:
-            scope.set_seating(self.monitor.seated)
+            scope.set_thread_tracker(monitor.working_for)
 
 
 class _Background:

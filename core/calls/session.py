@@ -140,7 +140,7 @@ def _after_fork_in_child() -> None:
     session = _registered
     if session is None:
         return
-    scope.set_seating(None)  # the thread slots are the parent's
+    scope.set_thread_tracker(None)  # the thread slots are the parent's
     call = scope.current.get()
     if call is None:
         session._services.forked()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from agentcgroup.scope import seated
+from agentcgroup.scope import thread_working_for
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
@@ -53,7 +53,7 @@ def _fork_exec(backend: Backend, original: Callable[..., int]) -> PatchPoint:
         if target is None:
             return original(*args)
         if starts_daemon(sys._getframe(1)):
-            with seated(None):
+            with thread_working_for(None):
                 return original(*args)
 
         def start(fd: int | None) -> int:
