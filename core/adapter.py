@@ -26,17 +26,10 @@ Guarantees:
 from __future__ import annotations
 
 from agentcgroup.calls.call import Call, Identity
+from agentcgroup.calls.cancellation import bounded, cancelling, cancelling_stream
 from agentcgroup.calls.feedback import attach, partial_output
-from agentcgroup.calls.lifecycle import (
-    Answer,
-    arun,
-    astream,
-    bounded,
-    cancelling,
-    cancelling_stream,
-    run,
-)
-from agentcgroup.calls.session import Session, active
+from agentcgroup.calls.lifecycle import Answer, arun, astream, run
+from agentcgroup.calls.services import Services, active
 from agentcgroup.errors import LimitExceeded, Unshippable, WorkerDied
 from agentcgroup.frameworks.hooks import Wrapper, when_imported, wrap
 from agentcgroup.frameworks.registry import Adapter
@@ -81,7 +74,7 @@ __all__ = [
     "Parts",
     "SameCall",
     "Seam",
-    "Session",
+    "Services",
     "StandIn",
     "Unshippable",
     "WorkerDied",

@@ -33,14 +33,14 @@ def execute_tool_call(original: Callable[..., Awaitable[Any]]) -> Callable[..., 
 
     @functools.wraps(original)
     async def execute_tool_call(*args: Any, **kwargs: Any) -> Any:
-        session = active()
-        if session is None:
+        services = active()
+        if services is None:
             return await original(*args, **kwargs)
         arguments = signature.bind(*args, **kwargs).arguments if args else kwargs
         try:
             if _is_handoff(arguments):
                 return await _run_handoff(original, arguments)
-            call = _open_request(session, arguments["tool_call"], arguments)
+            call = _open_request(services, arguments["tool_call"], arguments)
             if call is None:
                 return await original(**arguments)
             return await _run_tool_call(call, original, arguments)
@@ -120,11 +120,11 @@ def execute_code_block(original: Callable[..., Awaitable[Any]]) -> Callable[...,
 
     @functools.wraps(original)
     async def execute_code_block(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        session = active()
-        if session is None:
+        services = active()
+        if services is None:
             return await original(self, *args, **kwargs)
         arguments = signature.bind(self, *args, **kwargs).arguments
-        call = _open_code(session, self, arguments)
+        call = _open_code(services, self, arguments)
         if call is None:
             return await original(self, *args, **kwargs)
 

@@ -59,11 +59,11 @@ def run_json(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
 
     @functools.wraps(original)
     async def run_json(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        session = active()
-        if session is None or handing_off.get():
+        services = active()
+        if services is None or handing_off.get():
             return await original(self, *args, **kwargs)
         arguments = signature.bind(self, *args, **kwargs).arguments
-        call = _open(session, self, arguments)
+        call = _open(services, self, arguments)
         if call is None:
             return await _run_inside(original, self, *args, **kwargs)
 
@@ -108,9 +108,9 @@ def run_json_stream(
 
     @functools.wraps(original)
     async def run_json_stream(self: Any, /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        session = active()
+        services = active()
         arguments = signature.bind(self, *args, **kwargs).arguments
-        call = None if session is None else _open(session, self, arguments)
+        call = None if services is None else _open(services, self, arguments)
 
         def steps() -> AsyncGenerator[Any, None]:
             return _steps(original, self, *args, **kwargs)

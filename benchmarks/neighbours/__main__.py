@@ -51,7 +51,7 @@ def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
     driver = load(column)
     limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
     with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
-        if "memory" not in session.place.controllers:
+        if "memory" not in session._services.cgroups.place.controllers:
             sys.exit("this machine has no memory controller in cgroup v2: make bench-neighbours")
         seconds: dict[str, list[float]] = {name: [] for name in _NEIGHBOURS}
         for turn in range(1 + turns):

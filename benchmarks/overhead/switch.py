@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.calls.session import set_active
+from agentcgroup.calls.services import set_active
 
 #: Whatever `register` may put something of its own into that the measured work runs through.
 _OWNERS: tuple[Any, ...] = (
@@ -56,11 +56,11 @@ class Switch:
         """Put the hooks in again."""
         for owner, name, _, hook in self._hooks:
             setattr(owner, name, hook)
-        set_active(self.session)
+        set_active(self.session._services)
 
     def settle(self) -> None:
         """Wait until all that happens behind the calls has happened."""
-        self.session.janitor.drain()
+        self.session._services.deferred.drain()
 
     def close(self) -> None:
         """Unregister."""

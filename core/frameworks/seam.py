@@ -18,10 +18,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from agentcgroup.calls import lifecycle
+from agentcgroup.calls import cancellation, lifecycle
 from agentcgroup.calls.call import Call, Identity
 from agentcgroup.calls.lifecycle import Answer
-from agentcgroup.calls.session import Session, active
+from agentcgroup.calls.services import Services, active
 from agentcgroup.frameworks import hooks
 from agentcgroup.frameworks.hooks import Wrapper
 from agentcgroup.frameworks.registry import Adapter
@@ -53,7 +53,7 @@ logger = logging.getLogger("agentcgroup")
 Identify = Callable[[Any, Mapping[str, Any]], Identity]
 #: Opens a call for the tool and the keyword arguments of the wrapped method; None inside the call
 #: that is open for the same execution.
-OpenCall = Callable[[Session, Any, Mapping[str, Any]], "Call | None"]
+OpenCall = Callable[[Services, Any, Mapping[str, Any]], "Call | None"]
 #: Whether the running call, the first argument, is the one of this tool, name and tool_call_id.
 SameCall = Callable[[Call, Any, str, "str | None"], bool]
 #: Returns what the wrapped method runs in place of the tool, in a call with
@@ -90,7 +90,7 @@ def opener(framework: str, identify: Identify, is_same: SameCall = same_tool) ->
         is_same: recognises the second seam that one call goes through.
     """
 
-    def open_call(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | None:
+    def open_call(services: Services, tool: Any, arguments: Mapping[str, Any]) -> Call | None:
         try:
             agent, name, tool_call_id = identify(tool, arguments)
         except Exception:
@@ -99,7 +99,7 @@ def opener(framework: str, identify: Identify, is_same: SameCall = same_tool) ->
         outer = current.get()
         if isinstance(outer, Call) and is_same(outer, tool, name, tool_call_id):
             return None
-        return session.start(framework, agent, name, tool_call_id, key=tool)
+        return lifecycle.open_call(services, framework, agent, name, tool_call_id, key=tool)
 
     return open_call
 
@@ -113,8 +113,8 @@ def around_tool(open_call: OpenCall, answer: Answer, stand_in: MakeStandIn) -> W
     def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            session = active()
-            call = None if session is None else open_call(session, self, kwargs)
+            services = active()
+            call = None if services is None else open_call(services, self, kwargs)
             if call is None:
                 return original(self, *args, **kwargs)
 
@@ -136,8 +136,8 @@ def around_async_tool(open_call: OpenCall, answer: Answer, stand_in: MakeStandIn
     def wrapper(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(original)
         async def arun(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            session = active()
-            call = None if session is None else open_call(session, self, kwargs)
+            services = active()
+            call = None if services is None else open_call(services, self, kwargs)
             if call is None:
                 return await original(self, *args, **kwargs)
 
@@ -171,7 +171,7 @@ def cancels_calls(unless: str = "") -> Wrapper:
         async def cancelling(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             if active() is None or (unless and getattr(self, unless, None) is not None):
                 return await original(self, *args, **kwargs)
-            return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
+            return await cancellation.cancelling(lambda: original(self, *args, **kwargs))
 
         return cancelling
 
@@ -188,7 +188,7 @@ def cancels_calls_of_stream(
         if active() is None:
             stream = original(*args, **kwargs)
         else:
-            stream = lifecycle.cancelling_stream(lambda: original(*args, **kwargs))
+            stream = cancellation.cancelling_stream(lambda: original(*args, **kwargs))
         async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
