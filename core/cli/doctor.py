@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
-import logging
 import platform
-import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from agentcgroup.cli.finding import Finding, State
 
 if TYPE_CHECKING:
     from agentcgroup.config.tables import MonitorTable
 
 __all__ = ["command"]
-
-State = Literal["yes", "partly", "no"]
 
 _COLORS: dict[State, str] = {"yes": "green", "partly": "yellow", "no": "red"}
 
@@ -33,17 +28,6 @@ _BESIDE_LIMITS = {
     "memory": "; an OOM kill ends one call alone; peak in the record",
     "io": "; bytes in the record",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; with `enforces` unset nothing depends on it but figures."""
-
-    what: str
-    state: State
-    detail: str
-    fix: str | None = None
-    enforces: bool = True
 
 
 def command(
@@ -92,6 +76,7 @@ def command(
 
 
 def _findings(config: str | None) -> Iterator[Finding]:
+    from agentcgroup.cli import frameworks
     from agentcgroup.config.loading import load
 
     yield Finding("Python", "yes", f"{platform.python_version()} ({sys.executable})")
@@ -106,7 +91,7 @@ def _findings(config: str | None) -> Iterator[Finding]:
     yield from _place(loaded.cgroup_root)
     yield _spawning()
     yield from _monitor(loaded.monitor)
-    yield from _frameworks()
+    yield from frameworks.findings()
 
 
 def _place(cgroup_root: str | None) -> Iterator[Finding]:
@@ -165,80 +150,6 @@ def _monitor(asked: MonitorTable) -> Iterator[Finding]:
                 yield Finding(f"monitor: {counter}", "no", f"not counted: {why}", enforces=False)
     for name, reason, fix in refused:
         yield Finding(f"monitor by {name}", "no", f"{reason.rstrip('.')}.", fix, enforces=False)
-
-
-# -- frameworks ---------------------------------------------------------------------------------
-
-
-def _frameworks() -> Iterator[Finding]:
-    from agentcgroup.frameworks.registry import FRAMEWORKS
-
-    for name, package in FRAMEWORKS.items():
-        if importlib.util.find_spec(package) is not None:
-            yield _framework(name)
-
-
-def _framework(name: str) -> Finding:
-    """Say whether a framework is of a version we know, and whether all its seams are there."""
-    adapter = importlib.import_module(f"agentcgroup.adapters.{name}")
-    distribution, _, needed = adapter.REQUIRES.partition(">=")
-    fix = f"pip install --upgrade 'agentcgroup[{name}]'"
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "no", f"found no {distribution}, need {needed}.", fix)
-    if _numbers(version) < _numbers(needed):
-        return Finding(name, "no", f"found {distribution} {version}, need {needed}.", fix)
-    missing = _missing_seams(name, adapter)
-    if missing:
-        return Finding(name, "partly", f"{distribution} {version}: {' '.join(missing)}", fix)
-    return Finding(name, "yes", f"{distribution} {version}")
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)[:3]]
-
-
-def _missing_seams(name: str, adapter: ModuleType) -> list[str]:
-    """Hook a framework, and return what its adapter warns of meanwhile."""
-    ear = _Ear()
-    logger = logging.getLogger("agentcgroup")
-    logger.addHandler(ear)
-    try:
-        adapter.install()
-        modules = importlib.import_module(f"agentcgroup.adapters.{name}.seams").MODULES
-        refused = _import_all(modules)
-        if len(refused) == len(modules):
-            why = "; ".join(dict.fromkeys(refused.values()))
-            ear.heard.append(f"{', '.join(refused)} cannot be imported ({why}).")
-    finally:
-        logger.removeHandler(ear)
-    return ear.heard
-
-
-class _Ear(logging.Handler):
-    """Keeps warnings for the report."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.heard: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a message as a sentence."""
-        self.heard.append(f"{record.getMessage().removeprefix('agentcgroup: ')}.")
-
-
-def _import_all(modules: Iterable[str]) -> dict[str, str]:
-    """Import them, and say which cannot be, and why: some belong to other versions or extras."""
-    refused = {}
-    for module in modules:
-        try:
-            # What a framework prints at its start is no part of the report.
-            with contextlib.redirect_stdout(sys.stderr):
-                importlib.import_module(module)
-        except Exception as error:  # a framework's own
-            refused[module] = f"{type(error).__name__}: {error}"
-    return refused
 
 
 # -- the report ---------------------------------------------------------------------------------
