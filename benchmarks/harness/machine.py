@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agentcgroup import __version__, cgroup, spawn
+from agentcgroup import __version__, spawn
+from agentcgroup.place.place import find, teardown
 
 
 def resident_mb() -> int:
@@ -19,8 +20,8 @@ def resident_mb() -> int:
 
 def facts() -> dict[str, Any]:
     """Return what a reader has to know to compare the figures with others."""
-    place = cgroup.find()
-    cgroup.teardown(place)
+    place = find()
+    teardown(place)
     return {
         "date": time.strftime("%Y-%m-%d"),
         "agentcgroup": __version__,

@@ -85,8 +85,8 @@ def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
 
 _CLEAN_AS = """
 import os, sys
-import agentcgroup.cgroup
-agentcgroup.cgroup.find(sys.argv[1])
+from agentcgroup.place.place import find
+find(sys.argv[1])
 with open(f"{sys.argv[1]}/cgroup.procs", "w") as procs:
     procs.write("0")
 os.environ["AGENTCGROUP_ROOT"] = sys.argv[1]
