@@ -30,6 +30,6 @@ def test_a_limit_exceeded_comes_with_its_record() -> None:
         CgroupUnavailable("No cgroup v2 here.", fix="mount it"),
     ],
 )
-def test_the_others_keep_what_they_know(error: Exception) -> None:
+def test_the_other_exceptions_keep_their_attributes(error: Exception) -> None:
     crossed = pickle.loads(pickle.dumps(error))
     assert (str(crossed), vars(crossed)) == (str(error), vars(error))

@@ -39,7 +39,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_a_hostile_name_gets_nowhere_and_stays_whole(
+def test_a_hostile_name_reaches_no_path_and_stays_whole(
     session: Session, tmp_path: Path, name: str
 ) -> None:
     """The directories have numbers for names; the record and the file have the whole name."""
@@ -86,7 +86,7 @@ def test_a_records_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) 
     assert agentcgroup.current_call() is None
 
 
-def test_in_a_file_the_line_that_names_the_records_file_is_told(tmp_path: Path) -> None:
+def test_the_error_names_the_line_of_the_records_file(tmp_path: Path) -> None:
     config = tmp_path / "limits.toml"
     config.write_text('mode = "auto"\nrecords = "missing/records.jsonl"\n')
     with pytest.raises(agentcgroup.ConfigError, match=r"limits\.toml:2: records: .*/missing/"):

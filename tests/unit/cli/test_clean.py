@@ -74,7 +74,7 @@ def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
             assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
 
 
-def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
+def test_a_living_run_and_foreign_cgroups_are_left_alone(box: Cgroup) -> None:
     with contextlib.closing(box.child("somebody-elses")), _supervisor(box.path) as (_, pid, run):
         done = _clean(box.path)
         assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
@@ -95,7 +95,7 @@ os.execvp(sys.argv[2], [*sys.argv[2:], sys.executable, "-m", "agentcgroup", "cle
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
-def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
+def test_a_cgroup_that_cannot_be_removed_is_reported_with_status_1(box: Cgroup) -> None:
     """A subtree is delegated to nobody, and root's dead run has left a process in it."""
     pid, start, rest = run_name().removeprefix("agentcgroup.run-").split("-", 2)
     orphan = box.child(f"agentcgroup.run-{pid}-{int(start) + 1}-{rest}")  # of no living process

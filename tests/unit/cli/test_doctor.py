@@ -43,7 +43,7 @@ _DISTRIBUTIONS = {
 }
 
 
-def test_it_says_what_holds_on_this_machine() -> None:
+def test_it_reports_what_this_machine_enforces() -> None:
     """The report agrees with `find`, which tests the limits; the status is 0 only if all hold."""
     place = find()
     findings = _findings(_doctor("--json"))
@@ -105,7 +105,7 @@ def test_without_rights_it_says_which_are_missing_and_the_limits_do_not_suffer(
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_it_is_readable_at(columns: int) -> None:
+def test_the_report_fits_a_terminal_of(columns: int) -> None:
     """No line is longer than the terminal, and no word is broken: commands can be copied."""
     done = _doctor(COLUMNS=str(columns), AGENTCGROUP_ROOT="/tmp/not/a/cgroup")
     lines = done.stdout.splitlines()
@@ -218,7 +218,7 @@ def test_on_another_system_it_says_to_use_linux(system: str) -> None:
     assert "Linux container" in found["kernel"]["fix"]
 
 
-def test_on_another_system_tools_run_as_they_are_and_that_is_said() -> None:
+def test_on_another_system_tools_run_uncontained_and_one_warning_says_so() -> None:
     """A developer on another system can leave register() in the code; mode = "enforce" refuses."""
     code = _LACKING["darwin"] + (
         "import agentcgroup\n"

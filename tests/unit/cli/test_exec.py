@@ -67,7 +67,7 @@ def test_a_command_that_dies_of_a_signal_has_a_shells_status() -> None:
     assert _exec("sh", "-c", "kill -SEGV $$").returncode == 128 + signal.SIGSEGV
 
 
-def test_time_over_is_124_and_nothing_is_left(nap: str) -> None:
+def test_a_timeout_exits_with_124_and_leaves_no_process(nap: str) -> None:
     """The whole process tree ends; stderr names the limit and what to try."""
     began = time.monotonic()
     done = _exec("--timeout", "500ms", "--", "sh", "-c", f"sleep {nap} & sleep {nap}")
@@ -157,7 +157,7 @@ def test_ctrl_c_is_as_in_a_shell(nap: str) -> None:
     assert terminal.exitstatus == 4
 
 
-def test_what_it_was_started_to_ignore_the_command_ignores() -> None:
+def test_the_command_inherits_ignored_signals() -> None:
     """So do nohup(1) and a shell's background job."""
     both = 1 << signal.SIGHUP - 1 | 1 << signal.SIGINT - 1
     shown = "grep SigIgn /proc/self/status"
@@ -171,7 +171,7 @@ def test_what_it_was_started_to_ignore_the_command_ignores() -> None:
     assert ignored("trap '' HUP INT;") == ignored("") | both
 
 
-def test_leftovers_are_ended_and_told(nap: str) -> None:
+def test_leftovers_are_ended_and_reported(nap: str) -> None:
     done = _exec("sh", "-c", f"sleep {nap} >/dev/null 2>&1 & echo started")
     assert (done.returncode, done.stdout) == (0, "started\n")
     assert "left running in the background were ended" in done.stderr
@@ -228,7 +228,7 @@ def test_a_wrong_value_is_a_clear_error(words: tuple[str, ...], said: str) -> No
     assert done.stderr.splitlines()[-1].startswith("agentcgroup: ")
 
 
-def test_what_cannot_be_started_is_told(folder: Path) -> None:
+def test_a_command_that_cannot_be_started_is_reported(folder: Path) -> None:
     """127: the command is not found; 126: it cannot be executed; 2: there is no command."""
     (folder / "data.txt").write_text("")
     done = _exec("missing-command")

@@ -163,7 +163,7 @@ def test_a_broken_sitecustomize_of_the_user_leaves_the_program_contained(folder:
     assert "ModuleNotFoundError: No module named 'not_there'" in done.stderr
 
 
-def test_a_config_error_is_told_before_the_program_starts(folder: Path) -> None:
+def test_a_config_error_is_reported_before_the_program_starts(folder: Path) -> None:
     """The status is 2, as for wrong options."""
     (folder / "app.py").write_text("print('started')")
     (folder / "bad.toml").write_text("[limits.call]\nmemory_mx = 1\n")
@@ -196,7 +196,7 @@ def test_a_python_without_agentcgroup_refuses(folder: Path) -> None:
     assert "bare/bin/python" in done.stderr
 
 
-def test_what_cannot_be_started_is_told(folder: Path) -> None:
+def test_a_program_that_cannot_be_started_is_reported(folder: Path) -> None:
     """A missing script, a missing command, a file that is not executable: as in a shell."""
     (folder / "data.txt").write_text("")
     for words, status, said in (
