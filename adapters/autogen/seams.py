@@ -32,9 +32,9 @@ from agentcgroup.adapters.autogen.answer import (
 )
 from agentcgroup.adapters.autogen.body import bar_stream, bar_workbench, stand_in
 from agentcgroup.adapters.autogen.identity import identify, of_code, of_request, of_tool
-from agentcgroup.calls import feedback, lifecycle
+from agentcgroup.calls import cancellation, feedback, lifecycle
 from agentcgroup.calls.call import Call
-from agentcgroup.calls.session import Session, active
+from agentcgroup.calls.services import Services, active
 from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current, restore
@@ -84,10 +84,10 @@ def _execute_tool_call(original: Callable[..., Awaitable[Any]]) -> Callable[...,
 
 
 async def _run_tool_call(
-    session: Session, original: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]
+    session: Services, original: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]
 ) -> Any:
     tool_call = arguments["tool_call"]
-    call = session.start("autogen", *identify(of_request, tool_call, arguments))
+    call = lifecycle.open_call(session, "autogen", *identify(of_request, tool_call, arguments))
 
     async def body() -> Any:
         _heed(arguments.get("cancellation_token"), call)
@@ -232,7 +232,7 @@ async def _steps(
             yield item
 
 
-def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | None:
+def _open(session: Services, tool: Any, arguments: Mapping[str, Any]) -> Call | None:
     """Open the call; None inside `_execute_tool_call` of the same.
 
     The id tells, where there is one (0.6.2): a workbench may know the tool by another name.
@@ -244,7 +244,7 @@ def _open(session: Session, tool: Any, arguments: Mapping[str, Any]) -> Call | N
             return None
         if tool_call_id is not None and tool_call_id == outer.tool_call_id:
             return None
-    return session.start("autogen", agent, name, tool_call_id)
+    return lifecycle.open_call(session, "autogen", agent, name, tool_call_id)
 
 
 # -- code of CodeExecutorAgent --------------------------------------------------------------------
@@ -259,7 +259,7 @@ def _execute_code_block(original: Callable[..., Awaitable[Any]]) -> Callable[...
         if session is None:
             return await original(self, *args, **kwargs)
         arguments = signature.bind(self, *args, **kwargs).arguments
-        call = session.start("autogen", *identify(of_code, self, arguments))
+        call = lifecycle.open_call(session, "autogen", *identify(of_code, self, arguments))
 
         async def body() -> Any:
             _heed(arguments.get("cancellation_token"), call)
@@ -294,7 +294,7 @@ def _on_messages_stream(
         if active() is None:
             stream = original(*args, **kwargs)
         else:
-            stream = lifecycle.cancelling_stream(lambda: original(*args, **kwargs))
+            stream = cancellation.cancelling_stream(lambda: original(*args, **kwargs))
         async with contextlib.aclosing(stream):
             async for event in stream:
                 yield event

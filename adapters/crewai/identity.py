@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentcgroup.calls.call import Identity
-from agentcgroup.calls.session import active
+from agentcgroup.calls.services import active
 from agentcgroup.frameworks import hooks
 
 __all__ = ["MODULES", "hook", "identify"]

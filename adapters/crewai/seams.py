@@ -15,9 +15,9 @@ from typing import Any, Final
 from agentcgroup.adapters.crewai.answer import Told, answer
 from agentcgroup.adapters.crewai.body import stand_in
 from agentcgroup.adapters.crewai.identity import identify
-from agentcgroup.calls import lifecycle
+from agentcgroup.calls import cancellation, lifecycle
 from agentcgroup.calls.call import Call
-from agentcgroup.calls.session import Session, active
+from agentcgroup.calls.services import Services, active
 from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current
 
@@ -74,7 +74,7 @@ def _asyncio_run(original: Callable[..., Any]) -> Callable[..., Any]:
             or not asyncio.iscoroutine(main)
         ):
             return original(main, *args, **kwargs)
-        bounded = lifecycle.bounded(call, main)
+        bounded = cancellation.bounded(call, main)
         try:
             return original(bounded, *args, **kwargs)
         finally:
@@ -90,7 +90,7 @@ def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def kickoff(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None:
             return await original(self, *args, **kwargs)
-        return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
+        return await cancellation.cancelling(lambda: original(self, *args, **kwargs))
 
     return kickoff
 
@@ -136,10 +136,10 @@ _SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
 MODULES: Final = tuple(name for name in _SEAMS if name != "asyncio")
 
 
-def _open(session: Session, tool: Any) -> Call | None:
+def _open(session: Services, tool: Any) -> Call | None:
     """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
     agent, name, tool_call_id = identify(tool)
     outer = current.get()
     if isinstance(outer, Call) and outer.key is tool and tool_call_id is None:
         return None
-    return session.start("crewai", agent, name, tool_call_id, key=tool)
+    return lifecycle.open_call(session, "crewai", agent, name, tool_call_id, key=tool)

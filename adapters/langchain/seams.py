@@ -14,9 +14,9 @@ from typing import Any, Final
 from agentcgroup.adapters.langchain.answer import answer
 from agentcgroup.adapters.langchain.body import stand_in
 from agentcgroup.adapters.langchain.identity import identify
-from agentcgroup.calls import lifecycle
+from agentcgroup.calls import cancellation, lifecycle
 from agentcgroup.calls.call import Call
-from agentcgroup.calls.session import Session, active
+from agentcgroup.calls.services import Services, active
 from agentcgroup.frameworks import hooks
 from agentcgroup.scope import current
 
@@ -68,7 +68,7 @@ def _ainvoke(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def ainvoke(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if active() is None or getattr(self, "coroutine", None) is not None:
             return await original(self, *args, **kwargs)
-        return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
+        return await cancellation.cancelling(lambda: original(self, *args, **kwargs))
 
     return ainvoke
 
@@ -88,10 +88,10 @@ _SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
 MODULES: Final = tuple(_SEAMS)
 
 
-def _open(session: Session, tool: Any, arguments: dict[str, Any]) -> Call | None:
+def _open(session: Services, tool: Any, arguments: dict[str, Any]) -> Call | None:
     """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
     agent, name, tool_call_id = identify(tool, arguments)
     outer = current.get()
     if isinstance(outer, Call) and outer.key is tool and tool_call_id in (None, outer.tool_call_id):
         return None
-    return session.start("langchain", agent, name, tool_call_id, key=tool)
+    return lifecycle.open_call(session, "langchain", agent, name, tool_call_id, key=tool)

@@ -44,8 +44,8 @@ def _variant(name: str, run: Run, tool: Tool, session: Session) -> Variant:
 
 def _settle(session: Session) -> None:
     """Wait until the next workers stand ready, as they do when a model has had its say."""
-    session.janitor.drain()
-    session.workers().settle()
+    session._services.deferred.drain()
+    session._services.workers().settle()
 
 
 def _check(session: Session) -> None:

@@ -53,7 +53,7 @@ def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
     driver = load(column)
     limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
     with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
-        if "memory" not in session.place.controllers:
+        if "memory" not in session._services.cgroups.place.controllers:
             sys.exit(
                 "no memory controller in cgroup v2 on this machine; run: make bench-neighbours"
             )

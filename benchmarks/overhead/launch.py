@@ -41,16 +41,17 @@ def measure(
             Variant("agentcgroup", partial(_run, _plain), switch.on, switch.drain),
         ]
         switch.off()
+        base = switch.session._services.cgroups.place.base
         for name in launchers:
             try:
-                launcher = stack.enter_context(LAUNCHERS[name](switch.session.place.base))
+                launcher = stack.enter_context(LAUNCHERS[name](base))
             except Missing as error:
                 missing[name] = str(error)
             else:
                 variants.append(Variant(name, partial(_run, launcher), before=switch.off))
         seconds = sample(variants, rhythm, runs)
         contained = [record for record in switch.session.records if record.cgroup is not None]
-        if len(contained) < min(runs, switch.session.config.records_max):
+        if len(contained) < min(runs, switch.session._services.config.records_max):
             raise AgentCgroupError("calls had no cgroup: agentcgroup was not measured")
     return seconds, missing
 

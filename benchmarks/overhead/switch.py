@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.calls.session import set_active
+from agentcgroup.calls.services import set_active
 
 #: Modules and classes that the measured work uses and in which `register` may replace functions.
 _OWNERS: tuple[Any, ...] = (
@@ -56,11 +56,11 @@ class Switch:
         """Set the hooks again."""
         for owner, name, _, hook in self._hooks:
             setattr(owner, name, hook)
-        set_active(self.session)
+        set_active(self.session._services)
 
     def drain(self) -> None:
         """Wait until the background work of all calls is done."""
-        self.session.janitor.drain()
+        self.session._services.deferred.drain()
 
     def close(self) -> None:
         """Unregister."""

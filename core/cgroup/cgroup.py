@@ -225,6 +225,9 @@ class Cgroup:
         """Return the processes right in this cgroup; 0 stands for one of another pid namespace."""
         return list(map(int, self._directory.read(files.PROCS).split()))
 
+    def note_child(self, pid: int) -> None:
+        """Do nothing: the kernel knows the children that were born in here."""
+
     def populated(self) -> bool:
         """Say whether a live process is in here or below; False too when the cgroup is gone."""
         return self._state("populated")

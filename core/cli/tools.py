@@ -217,26 +217,24 @@ def _session() -> Session | None:
         session = begin()
     except AgentCgroupError:
         return None
-    return session if session.working else None
+    return session if session._services.working else None
 
 
 def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float]:
     """Send a body to workers and back without running it; return the seconds of each time."""
     if session is None:
         return []
+    from agentcgroup.api import call
     from agentcgroup.isolation import round_trip
     from agentcgroup.isolation.substitutes import silent
 
     seconds: list[float] = []
     for _ in range(1 + _TRIPS):
-        call = session.start("python", None, name, overrides={"isolation": "process"})
-        begin = time.perf_counter()
-        try:
-            round_trip.run(call, silent, (sent,), {})
-        finally:
+        with call(name, isolation="process") as opened:
+            begin = time.perf_counter()
+            round_trip.run(opened, silent, (sent,), {})
             seconds.append(time.perf_counter() - begin)
-            call.finish()
-        session.janitor.drain(1.0)  # the next worker stands ready by then
+        session._services.deferred.drain(1.0)  # then the next worker is ready
     return seconds
 
 

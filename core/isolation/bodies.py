@@ -234,7 +234,7 @@ def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         finally:
-            call.used = inline_usage.since(begin)
+            call.note_inline_usage(inline_usage.since(begin))
 
     return run
 
@@ -243,7 +243,7 @@ def _received(call: Call, returned: Any) -> Any:
     """Take a method's result; say what was changed on its tool, since that is lost."""
     result, changed = returned
     if changed:
-        call.session.say(
+        call.warn(
             f"tool {call.tool!r} changed its own {', '.join(changed)} in a worker process, where "
             f"that ends with the call ({_asked(call)}); keep what must last outside the tool, or "
             'run it with isolation = "inline"'
@@ -257,17 +257,17 @@ def keep_inline(call: Call, error: Unshippable) -> None:
     Raises:
         Unshippable: it does not, or the body has run; the text names who asked for a process.
     """
-    call.unshippable = error
     if call.policy.on_unshippable == "inline" and not error.ran:
-        call.session.say(
+        call.note_unshippable(error, refused=False)
+        call.warn(
             f"tool {call.tool!r} runs inline, though {_asked(call)}: {error.what} ({error.kind}) "
             f"cannot be sent into a worker process: {error.why}"
         )
-        call.isolation = "inline"  # where a worker has found it out, too
+        call.note_isolated("inline")  # where a worker has found it out, too
         return
-    call.refused = True
+    call.note_unshippable(error, refused=True)
     asked = Unshippable(error.what, error.kind, f"{error.why}; {_asked(call)}", ran=error.ran)
-    call.session.say(f"tool {call.tool!r}: {asked}")
+    call.warn(f"tool {call.tool!r}: {asked}")
     raise asked from error
 
 

@@ -118,7 +118,7 @@ class _Visit:
     def begin(self) -> None:
         """Take a worker."""
         self.worker = self._call.worker()
-        self._call.isolation = "process"
+        self._call.note_isolated("process")
         self.worker.done = False
         self._baggage = self.worker.surroundings.baggage(self.worker.worn)
         self.worker.worn = self._baggage
@@ -135,9 +135,7 @@ class _Visit:
 
     def sent(self) -> None:
         """Use the time in which the body runs."""
-        enclosure = self._call.enclosure
-        if enclosure is not None:
-            enclosure.restock()
+        self._call.restock()
 
     def is_answer(self, message: Message) -> bool:
         """Say whether this is the last word; what the body prints and logs is passed on."""
@@ -146,12 +144,12 @@ class _Visit:
         try:
             said = environment.relay(message)
         except Exception as error:  # of a handler, say, or a stream that is closed
-            self._call.session.say(
+            self._call.warn(
                 f"what tool {self._call.tool!r} prints or logs cannot be shown: {error!r}"
             )
             return False
         if not said:
-            self._call.session.workers().learn(message)  # told behind the last call
+            self._call.learn(message)  # told behind the last call
         return False
 
     def answer(self, message: Message) -> Any:
@@ -170,15 +168,14 @@ class _Visit:
     def died(self) -> WorkerDied:
         """Return the exception for a worker that has ended without an answer."""
         how = self.worker.how or "ended"
-        if self._call.stopped is None:
-            self._call.died = how
+        self._call.note_worker_died(how)
         return WorkerDied(how)
 
     def abandon(self) -> None:
         """End the worker when nobody waits for its answer any more."""
-        if not self.worker.done and self._call.enclosure is not None:
+        if not self.worker.done:
             self.worker.done = True
-            self._call.enclosure.kill()
+            self._call.kill_worker()
 
 
 async def _answer_of(visit: _Visit) -> Message | None:

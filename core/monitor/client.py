@@ -53,7 +53,9 @@ class Watched(Protocol):
     """What the monitor knows of a call; `calls.Call` is the real one."""
 
     number: int
-    charged: int | None
+
+    def note_charged(self, charged: int) -> None:
+        """Add bytes of memory that the kernel charged to a thread that worked for the call."""
 
     @property
     def id(self) -> str:
@@ -498,7 +500,7 @@ def _charge(call: Watched | None, sitting: ThreadSlot) -> None:
     charged = sitting.charged()
     if call is None or charged is None or asyncio._get_running_loop() is not None:
         return
-    call.charged = charged + (call.charged or 0)
+    call.note_charged(charged)
 
 
 def _nothing() -> None:

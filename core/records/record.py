@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
-__all__ = ["CallRecord", "Isolated", "JsonLines", "Outcome", "Program"]
-
-logger = logging.getLogger("agentcgroup")
+__all__ = ["CallRecord", "Isolated", "Outcome", "Program"]
 
 #: How a call ended. ``error``: the tool raised. ``oom``: the kernel killed it for memory.
 #: ``timeout``: its time was over. ``killed``: stopped for another limit, or its worker process
@@ -149,28 +145,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [asdict(one) for one in value]
     return value
-
-
-class JsonLines:
-    """Appends each record as one line of JSON (UTF-8); a full disk costs lines, never a call."""
-
-    def __init__(self, path: str) -> None:
-        """Open `path` for appending; OSError when that cannot be done."""
-        self._file: TextIO | None = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - lives as long as the session
-        self._path = path
-
-    def __call__(self, record: CallRecord) -> None:
-        """Write one record and flush it, so that a killed run keeps what it did."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(record.to_dict(), ensure_ascii=True) + "\n")
-            self._file.flush()
-        except OSError as error:
-            logger.warning("agentcgroup: cannot write records to %s: %s", self._path, error)
-
-    def close(self) -> None:
-        """Close the file; later records are dropped."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -54,7 +54,7 @@ def _start(library: ctypes.PyDLL, way: str, *argv: str) -> int:
 
 
 def _cgroup_of(call: agentcgroup.Call) -> str:
-    enclosure = call.enclosure
+    enclosure = call.contained
     return "" if enclosure is None or enclosure.cgroup is None else enclosure.cgroup.path
 
 
@@ -92,8 +92,8 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
 @contextlib.contextmanager
 def _elsewhere(session: Session) -> Iterator[str]:
     """Make a cgroup that is none of the run's."""
-    assert session.place.base is not None
-    with contextlib.closing(Cgroup.open(session.place.base)) as base:
+    assert session._services.cgroups.place.base is not None
+    with contextlib.closing(Cgroup.open(session._services.cgroups.place.base)) as base:
         other = base.child(f"elsewhere-{os.getpid()}")
     try:
         yield other.path

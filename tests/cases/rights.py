@@ -31,22 +31,22 @@ import agentcgroup
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
 monitor = {"backend": sys.argv[1], "detail": "full"}
 session = agentcgroup.register(config={"mode": "observe", "monitor": monitor})
-session.monitor.start()
-session.monitor.wait(60)
+session._services.monitor.start()
+session._services.monitor.wait(60)
 with agentcgroup.call("tool"):
     done = subprocess.run(
         ["sh", "-c", "true & echo told; echo said >&2; wait; exit 3"], capture_output=True
     )
 assert (done.returncode, done.stdout, done.stderr) == (3, b"told\\n", b"said\\n"), done
 (record,) = session.records
-state = session.monitor.state
+state = session._services.monitor.state
 agentcgroup.unregister()
 fields = ("outcome", "monitor", "processes_started", "escapes", "run_delay_s", "reclaim_s",
           "memory_charged_bytes", "memory_high_s", "files_opened", "net_rx_bytes", "net_tx_bytes")
 told = {field: getattr(record, field) for field in fields}
 ends = record.programs and sorted(one.exit_code for one in record.programs)
 print(json.dumps({**told, "ends": ends, "cgroup": record.cgroup,
-                  "state": state, "refused": session.monitor.refused}))
+                  "state": state, "refused": session._services.monitor.refused}))
 """
 
 #: Figures of a record, and the program that fills them; not all run on every kernel.

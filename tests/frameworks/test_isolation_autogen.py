@@ -108,7 +108,7 @@ def test_cancelling_the_token_ends_the_worker(session: Session) -> None:
         token = CancellationToken()
         tool = FunctionTool(endless, "Run on.")
         running = asyncio.create_task(tool.run_json({}, token))
-        while not session.workers()._launcher._living:
+        while not session._services.workers()._launcher._living:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
         begin = time.monotonic()

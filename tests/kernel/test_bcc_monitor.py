@@ -32,9 +32,9 @@ _ROUNDS = 5
 
 def _watched(register: Callable[..., Session], **monitor: str) -> Session:
     session = register(monitor={"backend": "bcc", **monitor})
-    session.monitor.start()
-    assert session.monitor.wait(400), session.monitor.refused
-    assert session.monitor.source == "bcc"
+    session._services.monitor.start()
+    assert session._services.monitor.wait(400), session._services.monitor.refused
+    assert session._services.monitor.source == "bcc"
     return session
 
 

@@ -39,15 +39,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def _watched(session: Session) -> Session:
-    session.monitor.start()
-    assert session.monitor.wait(300), session.monitor.refused
+    session._services.monitor.start()
+    assert session._services.monitor.wait(300), session._services.monitor.refused
     return session
 
 
 @pytest.mark.timeout(600)
 def test_a_record_tells_what_ran_and_how_it_ended(registered: Register, backend: str) -> None:
     session = _watched(registered(monitor={"backend": backend}))
-    assert session.monitor.source == backend
+    assert session._services.monitor.source == backend
     record_tells_what_ran(session)
 
 

@@ -53,7 +53,7 @@ def overwhelmed(
         os.kill(helper, signal.SIGCONT)
     (many,) = session.records
     assert (many.monitor, many.processes_started, many.programs) == (
-        session.monitor.source,
+        session._services.monitor.source,
         None,
         None,
     )

@@ -40,8 +40,8 @@ def registered(backend: str) -> Iterator[Register]:
     def register(**config: Any) -> Session:
         config["monitor"] = {"backend": backend, **config.get("monitor", {})}
         session = agentcgroup.register("langchain", config=config)
-        session.monitor.start()
-        assert session.monitor.wait(SOON), session.monitor.refused
+        session._services.monitor.start()
+        assert session._services.monitor.wait(SOON), session._services.monitor.refused
         return session
 
     yield register

@@ -24,7 +24,7 @@ import agentcgroup
 session = agentcgroup.api.begin({"cgroup_root": sys.argv[1]})
 with agentcgroup.call("sleep"):
     child = subprocess.Popen(["sleep", "3600"])
-    print(child.pid, session.branch().cgroup.path, flush=True)
+    print(child.pid, session._services.cgroups.branch().cgroup.path, flush=True)
     child.wait()
 """
 
@@ -85,8 +85,8 @@ def test_a_living_run_and_foreign_cgroups_are_left_alone(box: Cgroup) -> None:
 
 _CLEAN_AS = """
 import os, sys
-from agentcgroup.place.place import find
-find(sys.argv[1])
+import agentcgroup.place.place
+agentcgroup.place.place.find(sys.argv[1])
 with open(f"{sys.argv[1]}/cgroup.procs", "w") as procs:
     procs.write("0")
 os.environ["AGENTCGROUP_ROOT"] = sys.argv[1]

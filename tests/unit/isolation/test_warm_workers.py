@@ -23,6 +23,7 @@ import pytest
 import agentcgroup
 from agentcgroup import CgroupUnavailable, LimitExceeded, Session
 from agentcgroup.api import begin
+from agentcgroup.calls import lifecycle
 from agentcgroup.isolation import round_trip
 from agentcgroup.isolation.launcher import Launcher
 from tests.support.processes import SOON, alive, ended, until
@@ -47,7 +48,7 @@ def session(start: Callable[..., Session]) -> Session:
 
 def _zygote(session: Session) -> int:
     """Return its pid: a child of ours among the run's own processes."""
-    run = session.branch()
+    run = session._services.cgroups.branch()
     assert run is not None
     ours = {int(pid) for pid in _children(os.getpid())}
     (pid,) = (pid for pid in run.background().procs() if pid in ours)
@@ -57,8 +58,8 @@ def _zygote(session: Session) -> int:
 def _workers(session: Session) -> list[int]:
     """Return the workers that stand ready; not a fork of the zygote that tries modules."""
     zygote = _zygote(session)
-    session.workers().settle()
-    run = session.branch()
+    session._services.workers().settle()
+    run = session._services.cgroups.branch()
     assert run is not None
     children = {*map(int, _children(zygote))} - {*run.background().procs()}
     return sorted(filter(alive, children))
@@ -125,7 +126,7 @@ def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
         return tempfile.gettempdir(), os.stat(folder).st_mode & 0o777
 
     pid()
-    folder = session.workers()._launcher._folder
+    folder = session._services.workers()._launcher._folder
     _ = session.records
     ready = _workers(session)  # which have theirs, and lose it
     shutil.rmtree(folder)
@@ -298,7 +299,7 @@ def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Sessio
             pid()
         with agentcgroup.call("outer"):
             pid()
-    assert until(lambda: len(session.workers()._shelves) == 1)
+    assert until(lambda: len(session._services.workers()._shelves) == 1)
 
 
 def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
@@ -309,7 +310,7 @@ def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
         with agentcgroup.agent(f"agent-{number}"):
             pid()
     _ = session.records
-    assert len(session.workers()._shelves) <= 3
+    assert len(session._services.workers()._shelves) <= 3
 
 
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
@@ -318,7 +319,7 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     assert until(lambda: len(_workers(session)) > 0)
     for ready in _workers(session):
         os.kill(ready, signal.SIGKILL)
-    shelves = session.workers()._shelves.values()
+    shelves = session._services.workers()._shelves.values()
     assert until(lambda: all(one.ended.is_set() for shelf in shelves for one in shelf.ready))
     assert pid()
     assert session.records[-1].outcome == "ok"
@@ -329,7 +330,7 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
 
 def test_without_a_cgroup_a_worker_is_followed_and_ended(start: Callable[..., Session]) -> None:
     session = start(cgroup_root="/tmp")
-    assert session.place.base is None
+    assert session._services.cgroups.place.base is None
     assert pid() != os.getpid()
 
     @agentcgroup.isolate(timeout="500ms")
@@ -433,7 +434,7 @@ def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
 
 
 def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) -> None:
-    call = session.start("python", None, "late")
+    call = lifecycle.open_call(session._services, "python", None, "late")
     session.close()
     with pytest.raises(CgroupUnavailable, match="closed"):
         round_trip.run(call, os.getpid, (), {})
@@ -580,7 +581,7 @@ def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> N
     def counted() -> tuple[int, int]:
         _ = session.records
         assert until(lambda: len(_workers(session)) == 1)
-        run = session.branch()
+        run = session._services.cgroups.branch()
         assert run is not None
         return len(os.listdir("/proc/self/fd")), sum(1 for _ in os.walk(run.cgroup.path))
 

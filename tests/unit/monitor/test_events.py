@@ -101,7 +101,7 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
     session = registered()
     (helper,) = helpers(str(os.getpid()))
     os.kill(helper, signal.SIGKILL)
-    assert until(lambda: session.monitor.state == "dead")
+    assert until(lambda: session._services.monitor.state == "dead")
     for _ in range(3):
         with agentcgroup.call("tool"):
             subprocess.run(["true"])
@@ -158,8 +158,8 @@ _HOST = """\
 import os, subprocess, sys, time
 import agentcgroup
 session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
-session.monitor.start()
-assert session.monitor.wait(60), session.monitor.refused
+session._services.monitor.start()
+assert session._services.monitor.wait(60), session._services.monitor.refused
 with agentcgroup.call("tool"):
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)

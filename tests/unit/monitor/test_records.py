@@ -160,7 +160,7 @@ def test_hostile_names_are_text_in_the_lines(registered: Register, tmp_path: Pat
 def test_without_a_backend_the_files_alone_speak(registered: Register) -> None:
     session = agentcgroup.register("langchain", config={"monitor": {"backend": "off"}})
     try:
-        assert not session.monitor.wait(0)
+        assert not session._services.monitor.wait(0)
         record = _record(session, lambda: subprocess.run(["true"]))
         assert (record.monitor, record.processes_started) == (None, None)
         assert record.cpu_usage_s is not None
@@ -174,8 +174,8 @@ def test_without_rights_the_files_alone_speak() -> None:
         "import agentcgroup, subprocess\n"
         "config = {'mode': 'observe', 'monitor': {'backend': 'auto'}}\n"
         "session = agentcgroup.register(config=config)\n"
-        "session.monitor.start()\n"
-        "print(session.monitor.wait(60), session.monitor.state)\n"
+        "session._services.monitor.start()\n"
+        "print(session._services.monitor.wait(60), session._services.monitor.state)\n"
         "with agentcgroup.call('tool'):\n"
         "    subprocess.run(['true'])\n"
         "print(session.records[-1].outcome)\n"
@@ -207,8 +207,8 @@ def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> N
     code = (
         "import agentcgroup, subprocess, sys\n"
         "session = agentcgroup.register(config={'monitor': {'backend': sys.argv[1]}})\n"
-        "session.monitor.start()\n"
-        "assert session.monitor.wait(60)\n"
+        "session._services.monitor.start()\n"
+        "assert session._services.monitor.wait(60)\n"
         "for _ in range(100):\n"
         "    with agentcgroup.call('tool'):\n"
         "        subprocess.run(['true'])\n"
