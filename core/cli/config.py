@@ -44,7 +44,7 @@ mode = "auto"
 # The monitor observes calls from within the kernel: docs/monitor.md
 [monitor]
 # backend = "off"           # libbpf, procs, bcc, or auto: the first of these that works here
-# detail = "default"        # full: BPF programs on the scheduler and on memory charging, too
+# detail = "default"        # full: also the scheduler, memory charging, files and packets
 # escape = "return"         # move a process that leaves its call back; kill: end the call
 
 # The worker processes that run tools with isolation = "process": docs/isolation.md
