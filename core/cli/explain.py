@@ -1,4 +1,4 @@
-"""``agentcgroup explain``: what holds for a call, and which line set each value."""
+"""`agentcgroup explain`: print the limits of a call and the line that set each of them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,28 @@ __all__ = ["command"]
 def command(
     tool: Annotated[str, typer.Option(help="Name of the tool.")],
     agent: Annotated[
-        str | None, typer.Option(help="Name of the agent; without it, code outside every agent.")
+        str | None, typer.Option(help="Name of the agent; default: a call outside every agent.")
     ] = None,
     framework: Annotated[
-        str, typer.Option(help="langchain, autogen or crewai; rules may ask for one.")
+        str, typer.Option(help="langchain, autogen or crewai, for rules that name a framework.")
     ] = "",
     config: Annotated[
-        str | None, typer.Option(help="Configuration; default: the one a program would use.")
+        str | None,
+        typer.Option(help="Configuration file; default: the one that a program would read here."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the kernel's units.")] = (
-        False
-    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with values in the kernel's units.")
+    ] = False,
 ) -> None:
-    """Print what holds for a call, and which line set it.
+    """Print the limits of a call and the line that set each of them.
 
     \b
     agentcgroup explain --agent coder-1 --tool run_tests
+
+    The limits of three levels hold for a call at the same time: its own, those of its
+    agent for all calls of the agent together, and those of the run. Nothing is run.
+
+    Exit status: 0, or 2 if the configuration is wrong.
     """
     loaded = load(config)
     resolver = Resolver(loaded)
@@ -63,7 +69,7 @@ def command(
 
 
 def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
-    """Lay out what is set in columns."""
+    """Yield one line for each limit that is set: key, value and source, in columns."""
     rows = [
         (key, _format(key, setting.value), setting.source)
         for key, setting in settings.items()

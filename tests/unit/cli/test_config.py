@@ -1,4 +1,4 @@
-"""`agentcgroup config` and `agentcgroup explain`, as somebody at a terminal meets them."""
+"""`agentcgroup config` and `agentcgroup explain`: their output and exit statuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Cli:
-    """Runs a command line; says its status and what it printed."""
+    """Runs a command line; returns its status and its output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -91,7 +91,7 @@ def test_init_writes_a_file_that_teaches_and_never_overwrites(cli: Cli) -> None:
 
 
 def test_everything_init_only_shows_is_right_too() -> None:
-    """With every key uncommented the file still loads, and says what the defaults are."""
+    """With every key uncommented, the file loads and its values are the defaults."""
     lines = [re.sub(r"^# (?=\[\[|\w+(\.\"8:0\")? = )", "", line) for line in TEMPLATE.splitlines()]
     uncommented = "\n".join(lines)
     assert uncommented.count("\n[[rules]]") == 4
@@ -186,7 +186,7 @@ def test_an_unknown_command_gets_the_nearest(cli: Cli) -> None:
 
 
 def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
-    """The console script, in a process of its own, over a broken file."""
+    """The console script runs in a process of its own, with a broken file."""
     (folder / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
     script = Path(sysconfig.get_path("scripts")) / "agentcgroup"
     done = subprocess.run(
@@ -198,7 +198,7 @@ def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
 
 
 def test_importing_the_package_does_not_load_the_models() -> None:
-    """`import agentcgroup` is in every agent's start; pydantic and typer are for later."""
+    """Every agent runs `import agentcgroup` at its start; pydantic and typer load later."""
     code = (
         "import sys, agentcgroup, agentcgroup.units, agentcgroup.errors;"
         "print(sorted({'pydantic', 'typer', 'rich'} & set(sys.modules)))"
