@@ -49,8 +49,9 @@ logger = logging.getLogger("agentcgroup")
 #: Warnings that are known to have been given.
 _SAID = 1024
 _CLOSE_WAIT = 30.0
-#: Seconds that observers of records have to take what is left when the session ends.
-_OBSERVER_WAIT = 5.0
+#: Seconds for which the session's end, and a look at `Session.records`, wait for observers.
+_OBSERVERS_AT_END = 5.0
+_OBSERVERS_AT_LOOK = 1.0
 
 _active: Session | None = None
 
@@ -120,8 +121,13 @@ class Session:
 
     @property
     def records(self) -> Sequence[CallRecord]:
-        """Finished calls, oldest first, at most ``records_max`` of them."""
+        """Finished calls, oldest first, at most ``records_max`` of them.
+
+        Observers have taken these records, too (the file of ``records = "calls.jsonl"`` has their
+        lines), unless one of them takes longer than 1 s or is the caller.
+        """
         self.janitor.drain(_CLOSE_WAIT)
+        self._bus.drain(_OBSERVERS_AT_LOOK)
         return tuple(call.record for call in self._finished)
 
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:
@@ -175,7 +181,7 @@ class Session:
             except OSError as error:
                 logger.warning("agentcgroup: cgroups of this run are left over: %s", error)
         teardown(self.place)
-        self._bus.close(_OBSERVER_WAIT)
+        self._bus.close(_OBSERVERS_AT_END)
 
     def __enter__(self) -> Session:
         return self
