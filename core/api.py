@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, overload
 from agentcgroup import isolation, scope, spawn
 from agentcgroup.calls import feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
-from agentcgroup.calls.session import Session, registered, set_active
+from agentcgroup.calls.session import Session, registered, set_registered
 from agentcgroup.config.loading import Config, load
 from agentcgroup.errors import ConfigError, LimitExceeded
 from agentcgroup.frameworks.registry import adapters
@@ -73,12 +73,12 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
         if session is None:
             # A worker lives in its call's cgroup; what it imports may well register.
             session = Session(Config(mode="off") if isolation.inside() else load(config))
-            if session.working:
+            if session._services.working:
                 scope.install()
                 spawn.install()
-            set_active(session)
+            set_registered(session)
             atexit.register(session.close)
-        elif config is not None and load(config) != session.config:
+        elif config is not None and load(config) != session._services.config:
             raise ConfigError(
                 "a session with another config is active: call agentcgroup.unregister() first",
                 file="register(config=)",
@@ -168,11 +168,8 @@ class call:
         self._limits = limits
 
     def __enter__(self) -> Call:
-        session = registered() or begin()
-        self._call = session.start(
-            "python", self._agent, self._tool, self._tool_call_id, overrides=self._limits
-        )
-        self._token = scope.current.set(self._call if session.working else None)
+        self._call = self._open()
+        self._token = lifecycle.enter(self._call)
         self._begin = threading.get_ident(), inline_usage.read()
         return self._call
 
@@ -183,16 +180,15 @@ class call:
         traceback: TracebackType | None,
     ) -> None:
         thread, begin = self._begin
-        if thread == threading.get_ident():  # a generator can be closed on another one
-            self._call.used = inline_usage.since(begin)
-        scope.restore(scope.current, self._token)
-        if self._call.finish(error):
+        # Another thread may close the generator that holds the block.
+        used = inline_usage.since(begin) if thread == threading.get_ident() else None
+        if lifecycle.leave(self._call, self._token, error, used):
             self._raise(error)
 
     async def __aenter__(self) -> Call:
-        call = self.__enter__()
-        self._expiry = lifecycle.Expiry.of(call)
-        return call
+        self._call = self._open()
+        self._entered = lifecycle.aenter(self._call)
+        return self._call
 
     async def __aexit__(
         self,
@@ -200,12 +196,22 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope.restore(scope.current, self._token)
-        expired = await lifecycle.afinish(self._call, self._expiry, error)
+        expired = await lifecycle.aleave(self._call, self._entered, error)
         self._raise(error, expired)
 
+    def _open(self) -> Call:
+        services = (registered() or begin())._services
+        return lifecycle.open_call(
+            services,
+            "python",
+            self._agent,
+            self._tool,
+            self._tool_call_id,
+            overrides=self._limits,
+        )
+
     def _raise(self, error: BaseException | None, expired: bool = False) -> None:
-        """Raise the limit that ended the call, if one did and nothing graver is on its way."""
+        """Raise the limit that ended the call, unless an exception of another kind is raised."""
         call = self._call
         ours = error is None or isinstance(error, Exception) or expired
         if call.limited and ours and not isinstance(error, LimitExceeded):
@@ -272,7 +278,7 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
 
 def _isolating(opened: Call) -> bool:
     """Say whether the body of a call goes to a worker process."""
-    return opened.policy.isolation == "process" and opened.session.working
+    return opened.policy.isolation == "process" and opened.services.working
 
 
 def _exceeded(record: CallRecord) -> LimitExceeded:

@@ -1,9 +1,9 @@
-"""What of an AutoGen tool is its body, and what goes to a worker in place of its arguments.
+"""The body of an AutoGen tool, and substitutes for arguments that a worker cannot be sent.
 
-The body of a `FunctionTool` is its function; of another subclass of `BaseTool` its `run`. The check
-of the arguments, events and the text of the result stay in the app. What is a live connection (the
-tools of an `McpWorkbench`), or runs agents and streams what they say (`AgentTool`, `TeamTool`), is
-not for another process.
+A `FunctionTool` has its function for its body; another subclass of `BaseTool` has its `run`.
+AutoGen checks arguments, emits events and makes the text of the result in the app's process. A
+worker cannot run tools that use a live connection (those of an `McpWorkbench`), and tools that run
+agents and stream their messages (`AgentTool`, `TeamTool`).
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentcgroup.calls.call import Call
-from agentcgroup.errors import Unshippable
-from agentcgroup.isolation.bodies import Body, StandIn, is_a, keep_inline, metered, placed
-from agentcgroup.isolation.substitutes import Afresh
+from agentcgroup.adapter import (
+    Afresh,
+    Body,
+    Call,
+    StandIn,
+    Unshippable,
+    is_a,
+    keep_inline,
+    metered,
+    placed,
+)
 
-__all__ = ["bar_stream", "bar_workbench", "bodies", "owns", "stand_in"]
+__all__ = ["bodies", "keep_stream_inline", "keep_workbench_inline", "owns", "stand_in"]
 
-#: Where `FunctionTool` is defined.
+#: The module that defines `FunctionTool`.
 _FUNCTION_TOOL: Final = "autogen_core.tools._function_tool"
-#: Tools that run agents; before 0.6.2 they did not stream.
+#: The tools that run agents; before 0.6.2 they did not stream.
 _RUN_AGENTS: Final = frozenset({"AgentTool", "TeamTool"})
 
 
 def owns(tool: Any) -> bool:
-    """Say whether this is a tool of AutoGen."""
+    """Return whether `tool` is a tool object of AutoGen."""
     return is_a(tool, "autogen_core.tools", "BaseTool")
 
 
 def bodies(tool: Any) -> dict[str, Body]:
-    """Return the body of a tool by the name under which it has it."""
+    """Return the body of a tool by the name of its attribute."""
     if _is_made_of_function(tool):
         return {"_func": Body(tool._func)}
-    return {"run": Body.of_method(tool, "run", barred=_barred(tool))}
+    return {"run": Body.of_method(tool, "run", barred=_unshippable(tool))}
 
 
 def stand_in(call: Call, tool: Any) -> Any:
@@ -46,30 +53,30 @@ def stand_in(call: Call, tool: Any) -> Any:
 
 
 def _metered(call: Call, tool: Any) -> Any:
-    """Have a sync function, which AutoGen runs in a thread, say what it uses of it."""
-    kind = type(tool)  # exactly: what a subclass does with its function is not known
+    """Return a tool whose sync function, which AutoGen runs in a thread, is measured there."""
+    kind = type(tool)  # and no subclass, which may do anything with its function
     if kind.__module__ != _FUNCTION_TOOL or inspect.iscoroutinefunction(tool._func):
         return tool
     return StandIn(tool, ("run",), _func=metered(call, tool._func))
 
 
-def bar_stream(call: Call, tool: Any) -> None:
-    """Refuse a streaming tool a process, or let it run inline if the policy says so.
+def keep_stream_inline(call: Call, tool: Any) -> None:
+    """Let a streaming tool run inline where the policy asks for a process and allows that.
 
     Raises:
-        Unshippable: the policy says error.
+        Unshippable: the policy does not allow that.
     """
     if call.policy.isolation == "process":
         keep_inline(call, _streams(tool))
 
 
-async def bar_workbench(call: Call, arguments: Mapping[str, Any]) -> None:
-    """Refuse a process to a tool of a workbench that has no tool objects, as `bar_stream` does."""
+async def keep_workbench_inline(call: Call, arguments: Mapping[str, Any]) -> None:
+    """As `keep_stream_inline`, for a tool of a workbench that has no tool objects."""
     if call.policy.isolation != "process":
         return
     found = arguments.get("workbench") or ()
     for workbench in found if isinstance(found, list | tuple) else (found,):
-        if hasattr(workbench, "_tools"):  # a StaticWorkbench, whose tools come to `run_json`
+        if hasattr(workbench, "_tools"):  # a StaticWorkbench, which runs its tools by `run_json`
             continue
         if any(one["name"] == call.tool for one in await workbench.list_tools()):
             kind = f"{type(workbench).__module__}.{type(workbench).__qualname__}"
@@ -78,12 +85,13 @@ async def bar_workbench(call: Call, arguments: Mapping[str, Any]) -> None:
 
 
 def _is_made_of_function(tool: Any) -> bool:
-    # Where it is defined: a subclass may have a `run` of its own.
+    # By the module that defines `run`, since a subclass may have a `run` of its own.
     module: str = type(tool).run.__module__
     return module == _FUNCTION_TOOL
 
 
-def _barred(tool: Any) -> Unshippable | None:
+def _unshippable(tool: Any) -> Unshippable | None:
+    """Return why a tool cannot go to a worker, None where it can."""
     runs_agents = any(base.__name__ in _RUN_AGENTS for base in type(tool).__mro__)
     return _streams(tool) if runs_agents or hasattr(tool, "run_json_stream") else None
 
@@ -95,5 +103,5 @@ def _streams(tool: Any) -> Unshippable:
 
 
 def _crossing(value: Any) -> Any:
-    """Give the worker a token of its own; cancelling that of the app ends the worker."""
+    """Replace a token: the worker makes one, and a cancellation of the app's ends the worker."""
     return Afresh(type(value)) if is_a(value, "autogen_core", "CancellationToken") else value

@@ -5,34 +5,29 @@ delegation (the coworker's calls are inside the delegating one), MCP tools, Flow
 all forms of `Crew.kickoff`, and `run`, `arun`, `invoke`, `ainvoke` by user code. Not covered: the
 OpenAI-agents adapter, which calls `_run` itself, and tools that run at a provider.
 
-Four layers, each in its module: `identity` (who), `seams` (where), `body` (what may run in another
-process), `answer` (what the model gets).
+Its modules: `identity` (agent, tool and id of a call), `seams` (the wrapped methods), `body` (the
+tool's own code, which may run in another process), `answer` (what the model gets after a limit).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from agentcgroup.frameworks import hooks
+from agentcgroup.adapter import FrameworkAdapter, Parts
 
-__all__ = ["FRAMEWORK", "REQUIRES", "install"]
-
-FRAMEWORK: Final = "crewai"
-#: The versions whose seams were tried.
-REQUIRES: Final = "crewai>=1.10.1"
+__all__ = ["adapter"]
 
 
-def install() -> None:
-    """Hook the seams once crewai is imported, or now if it is; never imports it. Idempotent."""
-    hooks.when_imported(("crewai",), _hook, "tools of CrewAI are NOT contained")
+def _parts() -> Parts:
+    from agentcgroup.adapters.crewai import body, identity, seams
+
+    return Parts(seams.SEAMS, body.owns, body.bodies, install_more=identity.install)
 
 
-def _hook(_package: str) -> None:
-    """Load the rest of this adapter, which a program without CrewAI has no use for."""
-    from agentcgroup.adapters.crewai import identity, seams
-
-    modules = ("asyncio", *seams.MODULES)
-    hooks.when_imported(modules, seams.hook, "tools of CrewAI are NOT contained")
-    hooks.when_imported(
-        identity.MODULES, identity.hook, "calls of CrewAI have no agent or no tool_call_id"
-    )
+adapter: Final = FrameworkAdapter(
+    name="crewai",
+    requires="crewai>=1.10.1",
+    packages=("crewai",),
+    parts=_parts,
+    lost="tools of CrewAI are NOT contained",
+)

@@ -1,8 +1,9 @@
-"""Whose call it is, which the six methods are not told. Best effort: never touches a result.
+"""Reads agent, tool and tool_call_id of a call.
 
-CrewAI's executors call the hooks for "before a tool call" and "after a tool call" around each
-call, in the context that runs it: they bring the agent. The model's id of the call is known only
-to the executor of native calls, one frame above. Both wait in `_turn` for the call to open.
+The six methods are not given the agent or the id. CrewAI's executors call the hooks "before a tool
+call" and "after a tool call" around each call, in the context that runs it, and give them the
+agent. Only the executor of native calls, one frame above, has the model's id of the call. `_turn`
+holds both until the call is opened. A fault here is logged and changes no result.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentcgroup.calls.call import Identity
-from agentcgroup.calls.session import active
-from agentcgroup.frameworks import hooks
+from agentcgroup.adapter import Identity, Seam, active, hook, when_imported
 
-__all__ = ["MODULES", "hook", "identify"]
+__all__ = ["identify", "install"]
 
 logger = logging.getLogger("agentcgroup")
 
 _HOOKS: Final = "crewai.hooks.tool_hooks"
-#: Who executes native calls; the second was removed in 1.15.29, the third is where the first was.
+#: The executors of native calls. The second was removed in 1.15.29, the third is where the first
+#: was before.
 _EXECUTORS: Final[dict[str, str]] = {
     "crewai.agents.agent_executor": "AgentExecutor._execute_single_native_tool_call",
     "crewai.agents.crew_agent_executor": "CrewAgentExecutor._execute_single_native_tool_call",
     "crewai.experimental.agent_executor": "AgentExecutor._execute_single_native_tool_call",
     "crewai.agents.step_executor": "execute_single_native_tool_call",
 }
-MODULES: Final = (_HOOKS, *_EXECUTORS)
 
 
 @dataclass(slots=True)
@@ -46,39 +45,40 @@ class _Turn:
 _turn: ContextVar[_Turn | None] = ContextVar("agentcgroup_crewai_turn", default=None)
 
 
-def identify(tool: Any) -> Identity:
-    """Read the identity from the tool and from what the executor has said.
+def identify(tool: Any, _arguments: Mapping[str, Any]) -> Identity:
+    """Read the identity from the tool and from the notes of the executor's hooks.
 
-    The agent is its role; without one (user code calls the tool) None, and the call belongs to the
-    `agentcgroup.agent` block around it, if any. A tool_call_id is given once: what the tool's body
-    calls has not got it.
+    The agent's name is its role. Without a role (user code calls the tool) the agent is None, and
+    an `agentcgroup.agent` block around the call names it, if there is one. A tool_call_id is
+    returned once: calls that the tool's body makes have none.
     """
-    try:
-        turn = _turn.get()
-        if turn is None:
-            return None, str(tool.name), None
-        call_id = None if turn.taken else turn.tool_call_id
-        turn.taken = True
-        return turn.agent, str(tool.name), call_id
-    except Exception:
-        logger.exception("agentcgroup: the identity of a tool call could not be read")
-        return None, type(tool).__name__, None
+    turn = _turn.get()
+    if turn is None:
+        return None, str(tool.name), None
+    call_id = None if turn.taken else turn.tool_call_id
+    turn.taken = True
+    return turn.agent, str(tool.name), call_id
 
 
-def hook(name: str) -> None:
-    """Register CrewAI's own hooks, or put the call id's wrapper around an executor."""
-    if name == _HOOKS:
-        module = sys.modules[name]
-        if _before not in module.get_before_tool_call_hooks():
-            module.register_before_tool_call_hook(_before)
-        if _after not in module.get_after_tool_call_hooks():
-            module.register_after_tool_call_hook(_after)
-    else:
-        hooks.wrap(name, _EXECUTORS[name], _numbered, "records have no tool_call_id")
+def install() -> None:
+    """Hook CrewAI's executors once they are imported, or now if they are."""
+    when_imported((_HOOKS, *_EXECUTORS), _hook, "calls of CrewAI have no agent or no tool_call_id")
+
+
+def _hook(module: str) -> None:
+    """Register hooks with CrewAI's own mechanism, or wrap an executor."""
+    if module != _HOOKS:
+        hook(module, [Seam(_EXECUTORS[module], _noting_id, "records have no tool_call_id")])
+        return
+    crewai_hooks = sys.modules[module]
+    if _before not in crewai_hooks.get_before_tool_call_hooks():
+        crewai_hooks.register_before_tool_call_hook(_before)
+    if _after not in crewai_hooks.get_after_tool_call_hooks():
+        crewai_hooks.register_after_tool_call_hook(_after)
 
 
 def _before(context: Any) -> None:
-    """Note the agent. Returns None, which changes nothing."""
+    """Note the agent. CrewAI goes on with the call, since None is returned."""
     if active() is None:
         return
     turn = _turn.get()
@@ -92,17 +92,19 @@ def _before(context: Any) -> None:
 
 
 def _after(_context: Any) -> None:
-    """Forget: what user code calls next in this context is not this agent's."""
+    """Drop the note: a tool that user code calls next in this context is not this agent's."""
     _turn.set(None)
 
 
 def _role(agent: Any) -> str | None:
-    """Return the role; without the line break at its end that YAML's ``role: >`` leaves."""
+    """Return the role, without the line break that YAML's ``role: >`` leaves at its end."""
     role = getattr(agent, "role", None)
     return role.strip() if isinstance(role, str) else None
 
 
-def _numbered(original: Callable[..., Any]) -> Callable[..., Any]:
+def _noting_id(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an executor of native calls: it notes the model's id of the call."""
+
     @functools.wraps(original)
     def execute(*args: Any, **kwargs: Any) -> Any:
         if active() is None:

@@ -1,7 +1,7 @@
-"""Where a call is taken over, and where its time, a cancellation and the cache are.
+"""The wrapped methods: six that run a tool, and those for timeouts, cancellation and the cache.
 
-`Tool.run` does not call `BaseTool.run`; `CrewStructuredTool.invoke` calls a tool's `_run`, not
-`run`: so exactly one of the six fires per call. `_run` is never touched, since schemas are inferred
+`Tool.run` does not call `BaseTool.run`, and `CrewStructuredTool.invoke` calls a tool's `_run`, not
+`run`: exactly one of the six runs per call. `_run` is never wrapped, since CrewAI infers schemas
 from its signature.
 """
 
@@ -9,98 +9,64 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from agentcgroup.adapters.crewai.answer import Told, answer
+from agentcgroup.adapter import (
+    Call,
+    Seam,
+    around_async_tool,
+    around_tool,
+    bounded,
+    cancels_calls,
+    current_call,
+    opener,
+)
+from agentcgroup.adapters.crewai.answer import LimitText, answer
 from agentcgroup.adapters.crewai.body import stand_in
 from agentcgroup.adapters.crewai.identity import identify
-from agentcgroup.calls import lifecycle
-from agentcgroup.calls.call import Call
-from agentcgroup.calls.session import Session, active
-from agentcgroup.frameworks import hooks
-from agentcgroup.scope import current
 
-__all__ = ["MODULES", "hook"]
+__all__ = ["SEAMS"]
 
 
-def hook(name: str) -> None:
-    """Hook the seams of one imported module; a missing one is a loud warning."""
-    for path, wrapper, lost in _SEAMS[name]:
-        hooks.wrap(name, path, wrapper, lost)
+def _is_same(outer: Call, tool: Any, _name: str, tool_call_id: str | None) -> bool:
+    """Return whether `tool` was entered again in its own call, such as an `_arun` that calls `run`.
+
+    `identify` returns an id once, so that one that comes again is of a new call.
+    """
+    return outer.key is tool and tool_call_id is None
 
 
-def _run(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def run(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        session = active()
-        call = None if session is None else _open(session, self)
-        if call is None:
-            return original(self, *args, **kwargs)
-
-        def body() -> Any:
-            return original(stand_in(call, self), *args, **kwargs)
-
-        return lifecycle.run(call, answer, body)
-
-    return run
-
-
-def _arun(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    @functools.wraps(original)
-    async def arun(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        session = active()
-        call = None if session is None else _open(session, self)
-        if call is None:
-            return await original(self, *args, **kwargs)
-
-        async def body() -> Any:
-            return await original(stand_in(call, self), *args, **kwargs)
-
-        return await lifecycle.arun(call, answer, body)
-
-    return arun
+_open = opener("crewai", identify, _is_same)
+_run = around_tool(_open, answer, stand_in)
+_arun = around_async_tool(_open, answer, stand_in)
+#: Async crews, agents and flows run sync tools in threads.
+_kickoff = cancels_calls()
 
 
 def _asyncio_run(original: Callable[..., Any]) -> Callable[..., Any]:
-    """CrewAI runs an async tool in a loop of its own, which must end with the call's time."""
+    """Wrap `asyncio.run`, in which CrewAI runs an async tool: it ends at the call's timeout."""
 
     @functools.wraps(original)
     def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
-        call = current.get()
-        if (
-            not isinstance(call, Call)
-            or call.framework != "crewai"
-            or not asyncio.iscoroutine(main)
-        ):
+        call = current_call()
+        if call is None or call.framework != "crewai" or not asyncio.iscoroutine(main):
             return original(main, *args, **kwargs)
-        bounded = lifecycle.bounded(call, main)
+        bounded_main = bounded(call, main)
         try:
-            return original(bounded, *args, **kwargs)
+            return original(bounded_main, *args, **kwargs)
         finally:
-            bounded.close()  # it has not begun where a loop was running already
+            bounded_main.close()  # not started where a loop was running already
 
     return run
 
 
-def _kickoff(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Async crews, agents and flows run sync tools in threads, where a cancellation is lost."""
-
-    @functools.wraps(original)
-    async def kickoff(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if active() is None:
-            return await original(self, *args, **kwargs)
-        return await lifecycle.cancelling(lambda: original(self, *args, **kwargs))
-
-    return kickoff
-
-
 def _add(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep answers of ours out of the cache; CrewAI itself does it with a ToolFailure."""
+    """Wrap `CacheHandler.add`: it skips our answers, as CrewAI itself skips a ToolFailure."""
 
     @functools.wraps(original)
     def add(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, Told) for value in (*args, *kwargs.values())):
+        if any(isinstance(value, LimitText) for value in (*args, *kwargs.values())):
             return None
         return original(self, *args, **kwargs)
 
@@ -112,34 +78,23 @@ _UNTIMED: Final = "async tools that only wait are not ended by their timeout"
 _UNCANCELLED: Final = "tools in threads run on when it is cancelled"
 _CACHED: Final = "the answer to a call that met a limit may come again from the cache"
 
-#: What to hook in each module, with what is lost without it.
-_SEAMS: Final[dict[str, tuple[tuple[str, hooks.Wrapper, str], ...]]] = {
+SEAMS: Final[Mapping[str, Sequence[Seam]]] = {
     "crewai.tools.base_tool": (
-        ("BaseTool.run", _run, _UNCONTAINED),
-        ("BaseTool.arun", _arun, _UNCONTAINED),
-        ("Tool.run", _run, _UNCONTAINED),
-        ("Tool.arun", _arun, _UNCONTAINED),
+        Seam("BaseTool.run", _run, _UNCONTAINED),
+        Seam("BaseTool.arun", _arun, _UNCONTAINED),
+        Seam("Tool.run", _run, _UNCONTAINED),
+        Seam("Tool.arun", _arun, _UNCONTAINED),
     ),
     "crewai.tools.structured_tool": (
-        ("CrewStructuredTool.invoke", _run, _UNCONTAINED),
-        ("CrewStructuredTool.ainvoke", _arun, _UNCONTAINED),
+        Seam("CrewStructuredTool.invoke", _run, _UNCONTAINED),
+        Seam("CrewStructuredTool.ainvoke", _arun, _UNCONTAINED),
     ),
-    "asyncio": (("run", _asyncio_run, _UNTIMED),),
-    "crewai.agents.cache.cache_handler": (("CacheHandler.add", _add, _CACHED),),
+    "asyncio": (Seam("run", _asyncio_run, _UNTIMED),),
+    "crewai.agents.cache.cache_handler": (Seam("CacheHandler.add", _add, _CACHED),),
     "crewai.crew": (
-        ("Crew.kickoff_async", _kickoff, _UNCANCELLED),
-        ("Crew.akickoff", _kickoff, _UNCANCELLED),
+        Seam("Crew.kickoff_async", _kickoff, _UNCANCELLED),
+        Seam("Crew.akickoff", _kickoff, _UNCANCELLED),
     ),
-    "crewai.agent.core": (("Agent.kickoff_async", _kickoff, _UNCANCELLED),),
-    "crewai.flow.flow": (("Flow.kickoff_async", _kickoff, _UNCANCELLED),),
+    "crewai.agent.core": (Seam("Agent.kickoff_async", _kickoff, _UNCANCELLED),),
+    "crewai.flow.flow": (Seam("Flow.kickoff_async", _kickoff, _UNCANCELLED),),
 }
-MODULES: Final = tuple(name for name in _SEAMS if name != "asyncio")
-
-
-def _open(session: Session, tool: Any) -> Call | None:
-    """Open the call; None for a re-entry into the running one (`_arun` that calls `run`)."""
-    agent, name, tool_call_id = identify(tool)
-    outer = current.get()
-    if isinstance(outer, Call) and outer.key is tool and tool_call_id is None:
-        return None
-    return session.start("crewai", agent, name, tool_call_id, key=tool)

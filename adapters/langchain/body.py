@@ -1,7 +1,8 @@
-"""What of a LangChain tool is its body, and what goes to a worker in place of its arguments.
+"""The body of a LangChain tool, and substitutes for arguments that a worker cannot be sent.
 
-The body of a tool made of a function is that function; of a subclass of `BaseTool` its `_run` or
-`_arun`. Validation, callbacks, error handling and the making of the message stay in the app.
+A tool made of a function has this function for its body; a subclass of `BaseTool` has its `_run`
+and `_arun`. LangChain validates arguments, calls callbacks, handles errors and makes the message in
+the app's process.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentcgroup.calls.call import Call
-from agentcgroup.isolation.bodies import Body, StandIn, is_a, placed
-from agentcgroup.isolation.substitutes import Absent, Afresh, silent
+from agentcgroup.adapter import Absent, Afresh, Body, Call, StandIn, is_a, placed, silent
 
 __all__ = ["bodies", "owns", "stand_in"]
 
-#: What of a tool its body has no use for and may not be picklable, with what is sent instead.
+#: Attributes of a tool that its body does not use and that may not be picklable, with the values
+#: that are sent instead.
 _LEFT: Final = {
     "args_schema": None,
     "callbacks": None,
@@ -25,18 +25,18 @@ _LEFT: Final = {
     "handle_validation_error": False,
     "_tool_call_schema_memo": None,
 }
-#: Keys of a RunnableConfig that live in the app, and how LangGraph's own begin.
+#: Keys of a RunnableConfig whose values work in the app alone, and the prefix of LangGraph's own.
 _LIVE: Final = ("callbacks",)
 _LANGGRAPH: Final = "__pregel_"
 
 
 def owns(tool: Any) -> bool:
-    """Say whether this is a tool of LangChain."""
+    """Return whether `tool` is a tool object of LangChain."""
     return is_a(tool, "langchain_core.tools.base", "BaseTool")
 
 
 def bodies(tool: Any) -> dict[str, Body]:
-    """Return the bodies of a tool, sync and async, by the names under which it has them."""
+    """Return the bodies of a tool, sync and async, by the names of their attributes."""
     if not _is_made_of_function(tool):
         own = type(tool)._arun.__module__ != "langchain_core.tools.base"
         return {
@@ -48,30 +48,34 @@ def bodies(tool: Any) -> dict[str, Body]:
 
 
 def stand_in(call: Call, tool: Any, arguments: Mapping[str, Any]) -> Any:
-    """Return what `BaseTool.run` and `arun` run in place of `tool`, given their `arguments`."""
-    if call.policy.isolation != "process":
-        return tool
+    """Return what `BaseTool.run` and `arun` run in place of `tool`, in an isolated call.
+
+    Args:
+        call: the call.
+        tool: its tool.
+        arguments: the keyword arguments of `run` or `arun`.
+    """
     config = arguments.get("config")
 
     def crossing(value: Any) -> Any:
         return _portable(config) if config is not None and value is config else _crossing(value)
 
     found = {name: placed(call, body, crossing) for name, body in bodies(tool).items()}
-    # What is the framework's own calls the bodies: on the stand-in it finds those of this call.
+    # LangChain's own methods call the bodies: bound to the stand-in they find those of this call.
     return StandIn(tool, [name for name in ("_run", "_arun") if name not in found], **found)
 
 
 def _is_made_of_function(tool: Any) -> bool:
-    """Say whether its `_run` is the framework's own, which calls a function of the tool's."""
-    # Where it is defined: a subclass may have a `_run` of its own.
+    """Return whether the tool's `_run` is LangChain's own, which calls a function of the tool."""
+    # By the module that defines `_run`, since a subclass may have a `_run` of its own.
     return hasattr(tool, "func") and type(tool)._run.__module__.startswith("langchain_core.tools.")
 
 
 def _crossing(value: Any) -> Any:
-    """Return what goes to the worker in place of an argument that LangChain has injected.
+    """Return the substitute of an argument that LangChain has injected; any other argument itself.
 
-    A run manager is an inert one there: its callbacks are in the app. A `ToolRuntime` keeps state,
-    context, config and id; its stream writer is silent, its store absent.
+    The worker makes an inert run manager, since the callbacks are in the app. A `ToolRuntime` keeps
+    state, context, config and id; its stream writer writes nothing and its store is absent.
     """
     if is_a(value, "langchain_core.callbacks.base", "BaseCallbackManager"):
         manager: Callable[..., Any] = type(value)
@@ -97,7 +101,7 @@ def _portable_runtime(runtime: Any) -> Any:
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a RunnableConfig without what lives in the app: callbacks, and LangGraph's own."""
+    """Return a RunnableConfig without callbacks and LangGraph's own keys."""
     portable = {key: value for key, value in config.items() if key not in _LIVE}
     own = portable.get("configurable")
     if own:

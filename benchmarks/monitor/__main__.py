@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from agentcgroup import _native, cgroup
+from agentcgroup import _native
 from agentcgroup.cgroup import Cgroup
+from agentcgroup.place.place import find, teardown
 from benchmarks.harness import machine
 from benchmarks.harness.report import Result
 from benchmarks.monitor.report import REPORT, VARIANTS
@@ -139,7 +140,7 @@ def _holder() -> Iterator[Callable[..., Any]]:
 @contextlib.contextmanager
 def _box() -> Iterator[Cgroup]:
     """Give a cgroup for the call's processes."""
-    place = cgroup.find()
+    place = find()
     if place.base is None:
         sys.exit("there is no cgroup to work in; `agentcgroup doctor` says why")
     with contextlib.closing(Cgroup.open(place.base)) as base:
@@ -149,7 +150,7 @@ def _box() -> Iterator[Cgroup]:
     finally:
         box.remove()
         box.close()
-        cgroup.teardown(place)
+        teardown(place)
 
 
 def _parser() -> argparse.ArgumentParser:

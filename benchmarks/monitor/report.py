@@ -22,7 +22,7 @@ of one variant's time by that without a monitor in the same round.
 
 - **processes of a call**: clone3 into the call's cgroup, exec of /bin/true, its exit, wait.
 - **ping-pong of others**: a byte to and fro between two processes on one CPU, in no call.
-- **begin and end of a call**: `Monitor.add` and `Monitor.remove`, default detail.
+- **begin and end of a call**: `AttachedPrograms.add` and `AttachedPrograms.remove`, default detail.
 """
 
 

@@ -1,85 +1,97 @@
-"""One execution of one tool: its identity, its policy, its end.
+"""One execution of one tool: what it is, and the states it goes through.
 
-A call that starts no process has no cgroup and costs microseconds. At its first child it gets an
-`CallCgroup`, and from then on a deadline that can be kept. It ends once, by `finish`, which reads
-what the kernel counted and says how it ended. A call that met no limit is settled behind its back:
-usage read, record handed out, cgroup removed; one that did is settled at once, because the answer
-to the model carries the figures.
+::
+
+    opened ──begin──▶ running ──end──▶ ended ──settle──▶ settled
+       │                 │               ▲
+       └──request_stop───┴─▶ stopping ───┘
+
+The functions of this module are the only ones that change a call; each is one transition, or one
+note. A transition that is not allowed raises RuntimeError. `lifecycle` decides when they run.
+What serves a call that has processes (its cgroup, workers, deadline) is in `contained`: a call that
+starts no process has none of it, and costs microseconds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from agentcgroup.calls import feedback
-from agentcgroup.calls.inline_usage import Used
+from agentcgroup.calls.contained import ContainedCall
+from agentcgroup.calls.services import Services
 from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.config.policy import Policy
-from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
-from agentcgroup.enforcement.deadlines import verdict
-from agentcgroup.errors import LimitExceeded, Unshippable
-from agentcgroup.monitor.client import HURRY, PATIENCE
-from agentcgroup.monitor.thread_board import ThreadSlot
+from agentcgroup.errors import Unshippable
 from agentcgroup.records.record import CallRecord, Isolated, Outcome
 
 if TYPE_CHECKING:
-    from agentcgroup.calls.session import Session
+    from agentcgroup.calls.cancellation import Expiry
+    from agentcgroup.calls.inline_usage import Used
+    from agentcgroup.isolation.channel import Message
     from agentcgroup.isolation.launcher import Worker
+    from agentcgroup.monitor.thread_board import ThreadSlot
 
-__all__ = ["LINGER", "Call", "Identity"]
+__all__ = ["Call", "Identity", "State"]
 
 #: Agent, tool and tool_call_id of a call, as the framework and the model gave them. No class of
 #: its own: to make one of that takes 0.1 % of a call by LangChain.
 Identity = tuple[str | None, str, str | None]
 
-#: Seconds that processes of a tool that has ended may take to be gone before they are left over:
-#: a pipeline's last member or a server told to stop is on its way out.
-LINGER: Final = 0.05
+State = Literal["opened", "running", "stopping", "ended", "settled"]
 
 _NO_USAGE: Final = Usage()
-#: What a call that we stop is, by the reason.
-_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
 
 
 class Call:
-    """One call; made by `Session.start`, current in its context while the tool's body runs.
+    """One call; opened by `lifecycle.open_call`, current in its context while its body runs.
 
     Attributes:
-        framework, agent, tool, tool_call_id: as in its `CallRecord`.
-        policy: what holds for it.
+        services: what the session provides for its calls.
+        number: counted from 1 in each session.
+        policy: the limits and choices that the configuration resolves for it.
         parent: the call it runs inside, None at the top.
-        stopped: why it was stopped, None while it was not.
-        outcome, reason: how it ended; outcome is None until then.
-        used: what its sync body used inline, None where nobody could tell.
-        charged: bytes of memory that threads working for it were charged, None as `used`.
-        isolation: where the tool's body runs, "process" once a worker has been asked to.
+        framework, agent, tool, tool_call_id: as in its `CallRecord`.
+        key: the tool object while the call runs; an adapter recognises a re-entry by it.
+        started, ended: by `time.monotonic`, seconds; `ended` is None until then.
+        deadline: when its time is over, by the same clock; None without a timeout.
+        stopped: the first reason for which it was stopped, None while it was not.
+        outcome, reason: how it ended; `outcome` is None until it is judged.
+        used: what its sync body used inline, None where nothing measured it.
+        charged: bytes of memory that the kernel charged to threads that worked for it.
+        isolation: where the tool's body runs: ``process`` once a worker was asked to run it.
         died: how that worker ended before the body did, None while it did not.
-        unshippable: what kept the body, or its result, from its way to a worker or back.
+        unshippable: what could not be sent to a worker or back.
         refused: for that reason the call is an error, and did not run inline instead.
+        contained: what serves its processes; None while it has none.
+        expiry: what cancels the task that awaits its body, None where no task does.
+        slot: where the monitor finds the thread that works for it.
     """
 
     __slots__ = (
         "_record",
-        "_seen",
+        "_running",
+        "_settled",
         "agent",
         "charged",
+        "contained",
+        "deadline",
         "died",
-        "enclosure",
         "ended",
+        "expiry",
         "framework",
         "isolation",
         "key",
         "number",
+        "observed",
         "outcome",
         "parent",
         "policy",
         "reason",
         "refused",
-        "session",
-        "sitting",
+        "services",
+        "slot",
         "started",
         "stopped",
         "tool",
@@ -90,7 +102,7 @@ class Call:
 
     def __init__(
         self,
-        session: Session,
+        services: Services,
         number: int,
         policy: Policy,
         parent: Call | None,
@@ -100,7 +112,7 @@ class Call:
         tool_call_id: str | None,
         key: object,
     ) -> None:
-        self.session = session
+        self.services = services
         self.number = number
         self.policy = policy
         self.parent = parent
@@ -110,201 +122,43 @@ class Call:
         self.tool_call_id = tool_call_id
         self.key = key
         self.started = time.monotonic()
+        timeout = policy.timeout
+        self.deadline = None if timeout is None or not services.limiting else self.started + timeout
         self.ended: float | None = None
         self.stopped: str | None = None
         self.outcome: Outcome | None = None
         self.reason: str | None = None
-        self.enclosure: CallCgroup | None = None
         self.used: Used | None = None
         self.charged: int | None = None
         self.isolation: Isolated = "inline"
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
         self.refused = False
+        self.contained: ContainedCall | None = None
+        self.expiry: Expiry | None = None
+        self.slot: ThreadSlot | None = None
+        self.observed: Mapping[str, Any] | None = None  # what the monitor saw, by field of a record
+        self._running = False
+        self._settled = False
         self._record: CallRecord | None = None
-        self._seen: Mapping[str, Any] | None = None
-        self.sitting: ThreadSlot | None = None  # where the monitor sees it
+
+    # -- what it is -----------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
-        """The call's id in its record."""
-        return f"{self.session.id}-{self.number}"
+        """The id of its record."""
+        return f"{self.services.id}-{self.number}"
 
     @property
-    def kept_for(self) -> str | None:
-        """For what later calls its worker is kept; None where a worker serves one."""
-        return f"{self.framework}:{self.tool}" if self.policy.reuse > 1 else None
-
-    # -- while it runs ------------------------------------------------------------------------
-
-    def begin_spawn(self, failed: OSError | None = None) -> int | None:
-        """Return the directory fd for the next child; see `scope.SpawnTarget`."""
-        fd = self._enclosed().begin_spawn(failed)
-        self.session.monitor.placing(True)
-        return fd
-
-    def end_spawn(self, pid: int | None) -> None:
-        """Say that a spawn is done; see `scope.SpawnTarget`."""
-        self.session.monitor.placing(False)
-        if self.enclosure is not None:
-            self.enclosure.end_spawn(pid)
-
-    def adopt(self, pid: int) -> Cgroup | None:
-        """Bring a process of the call, born outside, into its cgroup; None when it is over."""
-        if self.ended is not None or self.stopped is not None:
-            return None
-        enclosure = self._enclosed()
-        enclosure.adopt(pid)
-        return enclosure.cgroup
-
-    def worker(self) -> Worker:
-        """Return a worker process in the call's cgroup, to run the tool's body; see `isolation`.
-
-        Raises:
-            LimitExceeded: the call is over.
-            CgroupUnavailable: there is none to be had.
-        """
-        return self._enclosed().worker()
-
-    def branch(self) -> Branch | None:
-        """Return the branch for calls inside this one; None where there are no cgroups."""
-        return self._enclosed().branch()
-
-    def stop(self, reason: str) -> None:
-        """End every process of the call now; none can start in it any more.
-
-        The first reason stands: a child that was refused may have given one, and has ended nobody.
-        """
-        if self.ended is None:
-            self.stopped = self.stopped or reason
-            if self.enclosure is not None:
-                self.enclosure.kill()
-
-    def arm(self) -> None:
-        """Have the call stopped when its time is over, or its memory where only we see to it."""
-        timeout = self.policy.timeout
-        if timeout is not None and self.session.limiting:
-            self.session.watcher.arm(self, self.started + timeout)
-        memory_max = self.policy.limits.memory_max
-        if self.session.sampler is not None and isinstance(memory_max, int):
-            self.session.sampler.watch(self, memory_max)
-
-    def _disarm(self) -> None:
-        if self.policy.timeout is not None:
-            self.session.watcher.disarm(self)
-        if self.session.sampler is not None:
-            self.session.sampler.forget(self)
-
-    def pids(self) -> list[int]:
-        """Return the processes of the call."""
-        return [] if self.enclosure is None else self.enclosure.pids()
-
-    def refuse_if_over(self) -> None:
-        """Let no process start in a call that is over, nor in one inside of it.
-
-        Raises:
-            LimitExceeded: it was stopped, or its time is over.
-        """
-        for call in (self, *self._around()):
-            call._refuse_if_over()
-
-    def _refuse_if_over(self) -> None:
-        timeout = self.policy.timeout
-        overdue = timeout is not None and time.monotonic() > self.started + timeout
-        if overdue and self.session.limiting and self.stopped is None:
-            self.stopped = "timeout"
+    def state(self) -> State:
+        """The state it is in."""
+        if self._settled:
+            return "settled"
+        if self.ended is not None:
+            return "ended"
         if self.stopped is not None:
-            # Once it has ended its cgroup can be gone, and the record is made.
-            now = _OUTCOMES.get(self.stopped, "killed")
-            record = self._make_record(now) if self.outcome is None else self.record
-            told = feedback.sentence(record) or f"the call was stopped: {self.stopped}"
-            raise LimitExceeded(told, record=record)
-
-    def _around(self) -> Iterator[Call]:
-        """Yield the calls that this one runs inside, nearest first.
-
-        Of those it has outlived only the stopped ones, which nothing inside may outlive.
-        """
-        above = self.parent
-        while above is not None:
-            if above.ended is None or above.stopped is not None:
-                yield above
-            above = above.parent
-
-    def _enclosed(self) -> CallCgroup:
-        if self.enclosure is None:
-            with self.session.lock:
-                if self.enclosure is None:
-                    self.enclosure = CallCgroup(self)
-        return self.enclosure
-
-    # -- how it ends --------------------------------------------------------------------------
-
-    def finish(self, error: BaseException | None = None, *, cancelled: bool = False) -> bool:
-        """End the call; True when there is something to tell the model, then `record` has it."""
-        if self.sitting is not None:
-            self.session.monitor.leave(self, self.sitting)
-        self.ended = time.monotonic()
-        self.key = None
-        if cancelled and self.stopped is None:
-            self.stopped = "cancelled"  # whatever thread goes on with it
-        if self.enclosure is None and self.stopped is None:
-            self.outcome = "ok" if error is None else "error"
-            if self.unshippable is not None:
-                self._blame(self.unshippable)
-            self.session.settled(self)
-            return self.refused
-        told = self._judge(error, cancelled)
-        if self.enclosure is None:
-            self.session.settled(self)
-        elif told:
-            self._settle(HURRY)
-            self.session.janitor.put(self.enclosure.remove)
-        else:
-            self.session.janitor.put(self._settle_and_remove, self.ended - self.started)
-        return told
-
-    def _judge(self, error: BaseException | None, cancelled: bool) -> bool:
-        """Say how it ended; True when that is to be told."""
-        if self.stopped is None and any(call.stopped is not None for call in self._around()):
-            self.stopped = "cancelled"  # whose processes were killed with theirs
-        leftovers = False
-        enclosure = self.enclosure
-        if enclosure is not None:
-            leftovers = enclosure.end(
-                over=cancelled or self.stopped is not None,
-                keep=error is None and self.policy.background == "keep",
-                linger=LINGER,
-            )
-        events = None if enclosure is None else enclosure.events()
-        self.outcome, self.reason = verdict(
-            stopped=self.stopped,
-            error=error,
-            cancelled=cancelled,
-            events=events,
-            above=enclosure.events_above() if enclosure is not None else (),
-            leftovers=leftovers,
-            died=self.died,
-        )
-        if self.unshippable is not None:
-            self._blame(self.unshippable)
-        told = self.told
-        if enclosure is not None and events is not None and not told:
-            enclosure.give_back(events)
-        return told
-
-    def _blame(self, unshippable: Unshippable) -> None:
-        """Have the record say what could not be sent, and who had asked for a worker."""
-        if self.reason is None:
-            asked = self.policy.isolation_source
-            self.reason = f"unshippable: {unshippable.what} ({unshippable.kind}); by {asked}"
-        if self.refused and self.outcome == "error" and not unshippable.ran:
-            self.outcome = "rejected"
-
-    @property
-    def told(self) -> bool:
-        """Whether the way it ended is worth a sentence to the model."""
-        return self.limited or self.refused or self.reason == "leftovers"
+            return "stopping"
+        return "running" if self._running else "opened"
 
     @property
     def limited(self) -> bool:
@@ -312,39 +166,209 @@ class Call:
         return self.outcome in ("oom", "timeout", "killed") or self.reason == "pids_max"
 
     @property
+    def told(self) -> bool:
+        """Whether its end is worth a sentence to the model."""
+        return self.limited or self.refused or self.reason == "leftovers"
+
+    @property
+    def outlived(self) -> bool:
+        """Whether it has ended well; what a thread of its tool starts now belongs to the run."""
+        return self.ended is not None and self.stopped is None
+
+    @property
+    def kept_for(self) -> str | None:
+        """The key of the later calls that its worker may serve; None where it serves one call."""
+        return f"{self.framework}:{self.tool}" if self.policy.reuse > 1 else None
+
+    @property
     def record(self) -> CallRecord:
-        """The record of the finished call."""
+        """The record of the ended call.
+
+        Raises:
+            RuntimeError: it has not ended.
+        """
         if self._record is None:
             if self.outcome is None:
                 raise RuntimeError("the call has not ended")
-            self._record = self._make_record(self.outcome)
+            self._record = self.make_record(self.outcome)
         return self._record
 
-    def _settle(self, patience: float) -> None:
-        """Read what the call used, while its cgroup is there, and hand out the record.
+    def around(self) -> Iterator[Call]:
+        """Yield the calls that this one runs inside, nearest first.
 
-        Waits up to `patience` seconds for the monitor to have caught up.
+        Of those that ended before it only the stopped ones: nothing inside outlives a stopped call.
         """
-        self._disarm()
-        enclosure = self.enclosure
-        if enclosure is not None and enclosure.cgroup is not None:
-            monitor = self.session.monitor
-            seen = monitor.seen(enclosure.cgroup, tuple(enclosure.started), patience)
-            # Of a cgroup that has served several calls it is known of all of them together.
-            self._seen = seen if self.kept_for is None else None
-        _ = self.record
-        self.session.settled(self)
+        above = self.parent
+        while above is not None:
+            if above.ended is None or above.stopped is not None:
+                yield above
+            above = above.parent
 
-    def _settle_and_remove(self) -> None:
-        try:
-            self._settle(PATIENCE)
-        finally:
-            if self.enclosure is not None:
-                self.enclosure.remove()
+    # -- transitions ----------------------------------------------------------------------------
 
-    def _make_record(self, outcome: Outcome) -> CallRecord:
-        enclosure = self.enclosure
-        usage = _NO_USAGE if enclosure is None else enclosure.usage()
+    def begin(self) -> None:
+        """Make it running: its body is about to run."""
+        if self._running or self.ended is not None:
+            raise RuntimeError(f"call {self.id} is {self.state} and cannot begin")
+        self._running = True
+
+    def request_stop(self, reason: str) -> bool:
+        """Make it stopping; return False when it has ended. The first reason stands."""
+        if self.ended is not None:
+            return False
+        self.stopped = self.stopped or reason
+        return True
+
+    def end(self, used: Used | None = None, *, cancelled: bool = False) -> None:
+        """Make it ended: its body has returned or raised."""
+        if self.ended is not None:
+            raise RuntimeError(f"call {self.id} is {self.state} and cannot end")
+        self.ended = time.monotonic()
+        self.key = None
+        if used is not None:
+            self.used = used
+        if cancelled and self.stopped is None:
+            self.stopped = "cancelled"  # whichever thread still works for it
+
+    def judge(self, outcome: Outcome, reason: str | None) -> None:
+        """Set how it ended."""
+        if self.ended is None or self.outcome is not None:
+            raise RuntimeError(f"call {self.id} is {self.state} and cannot be judged")
+        self.outcome, self.reason = outcome, reason
+
+    def settle(self) -> None:
+        """Make it settled: its usage is read and its record handed over."""
+        if self.outcome is None or self._settled:
+            raise RuntimeError(f"call {self.id} is {self.state} and cannot be settled")
+        self._settled = True
+
+    def contain(self) -> ContainedCall:
+        """Return what serves its processes, made at its first process."""
+        if self.contained is None:
+            with self.services.lock:
+                if self.contained is None:
+                    self.contained = ContainedCall(self)
+        return self.contained
+
+    def reparent(self) -> None:
+        """Leave a parent that has ended: a task that outlived that call started this one."""
+        while self.parent is not None and self.parent.ended is not None:
+            self.parent = self.parent.parent
+
+    def abandon(self) -> None:
+        """Drop, in a forked child, what belongs to the parent process's call."""
+        self.contained = self.slot = None
+
+    # -- notes ----------------------------------------------------------------------------------
+
+    def note_slot(self, slot: ThreadSlot | None) -> None:
+        """Note where the monitor finds its thread."""
+        self.slot = slot
+
+    def note_expiry(self, expiry: Expiry | None) -> None:
+        """Note what cancels the task that awaits its body."""
+        self.expiry = expiry
+
+    def note_inline_usage(self, used: Used) -> None:
+        """Note what its sync body used inline, measured by the thread that ran it."""
+        self.used = used
+
+    def note_charged(self, charged: int) -> None:
+        """Add bytes of memory that the kernel charged to a thread that worked for it."""
+        self.charged = charged + (self.charged or 0)
+
+    def note_observed(self, observed: Mapping[str, Any] | None) -> None:
+        """Note what the monitor saw of its processes."""
+        self.observed = observed
+
+    def note_isolated(self, isolation: Isolated) -> None:
+        """Note where its body runs."""
+        self.isolation = isolation
+
+    def note_worker_died(self, how: str) -> None:
+        """Note how its worker ended before the body did, unless the call was stopped."""
+        if self.stopped is None:
+            self.died = how
+
+    def note_unshippable(self, unshippable: Unshippable, *, refused: bool) -> None:
+        """Note what could not be sent, and whether the call is refused for it."""
+        self.unshippable = unshippable
+        self.refused = self.refused or refused
+
+    # -- what others ask of it ------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """End every process of the call now, and let none start; cancel what awaits its body.
+
+        Without effect once the call has ended. The first reason stands.
+        """
+        if self.request_stop(reason):
+            if self.contained is not None:
+                self.contained.group.kill()
+            if reason == "timeout" and self.expiry is not None:
+                self.expiry.notify()
+
+    def warn(self, message: str) -> None:
+        """Log a warning, once per session."""
+        self.services.warn(message)
+
+    def pids(self) -> list[int]:
+        """Return the processes of the call."""
+        return [] if self.contained is None else self.contained.group.pids()
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        """Return the directory fd for the next child; see `scope.SpawnTarget`."""
+        fd = self.contain().group.begin_spawn(failed)
+        self.services.monitor.placing(True)
+        return fd
+
+    def end_spawn(self, pid: int | None) -> None:
+        """Take note that a spawn is done; see `scope.SpawnTarget`."""
+        self.services.monitor.placing(False)
+        if self.contained is not None:
+            self.contained.group.end_spawn(pid)
+
+    def adopt(self, pid: int) -> Cgroup | None:
+        """Bring a process of the call, born outside, into its cgroup; None: the call is over."""
+        if self.ended is not None or self.stopped is not None:
+            return None
+        group = self.contain().group
+        group.adopt(pid)
+        return group.cgroup
+
+    def branch(self) -> Branch | None:
+        """Return the branch for calls inside this one; None where there are no cgroups."""
+        return self.contain().group.branch()
+
+    def worker(self) -> Worker:
+        """Return a worker process in the call's cgroup, to run the tool's body.
+
+        Raises:
+            LimitExceeded: the call is over.
+            CgroupUnavailable: no worker can be made.
+        """
+        return self.contain().worker()
+
+    def restock(self) -> None:
+        """Have a worker made for the next call, while this call's worker runs the body."""
+        if self.contained is not None:
+            self.contained.restock()
+
+    def kill_worker(self) -> None:
+        """Kill the worker with all other processes of the call: no code waits for its answer."""
+        if self.contained is not None:
+            self.contained.group.kill()
+
+    def learn(self, message: Message) -> None:
+        """Have the fork server import the modules that the call's worker has reported."""
+        self.services.workers().learn(message)
+
+    # -- the record -----------------------------------------------------------------------------
+
+    def make_record(self, outcome: Outcome) -> CallRecord:
+        """Make the record as far as it is known by now."""
+        contained = self.contained
+        usage = _NO_USAGE if contained is None else contained.group.usage()
         ended = time.monotonic() if self.ended is None else self.ended
         used = self.used if self.isolation == "inline" else None
         return CallRecord(
@@ -354,7 +378,7 @@ class Call:
             agent=self.agent,
             tool=self.tool,
             tool_call_id=self.tool_call_id,
-            started_at=self.session.epoch + self.started,
+            started_at=self.services.epoch + self.started,
             duration_s=ended - self.started,
             outcome=outcome,
             reason=self.reason or self.stopped,
@@ -364,10 +388,10 @@ class Call:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=None if enclosure is None else enclosure.oom_kills(),
-            **(self._seen or {}),
+            oom_kills=None if contained is None else contained.group.oom_kills(),
+            **(self.observed or {}),
             limits=dict(self.policy.asked),
-            cgroup=None if enclosure is None else enclosure.path,
+            cgroup=None if contained is None else contained.group.path,
             thread_cpu_s=None if used is None else used[0] / 1e6,
             memory_growth_bytes=None if used is None else used[1] * 1024,
             thread_memory_charged_bytes=None if used is None else self.charged,

@@ -1,50 +1,55 @@
-"""Where a tool's body runs, and what becomes of its result or its exception.
+"""The life of a call, step by step: the one door for adapters, `call`, `isolate` and `exec`.
 
-`run` and `arun` are what every adapter's seam calls: body in, result out, with the call current
-meanwhile. The adapter's `Answer` is asked only when a limit has something to say.
+::
+
+    resolve    open_call   the policy of this framework, agent and tool
+    admit      enter       the call begins
+    enter      enter       the call is current: children are born in its cgroup
+    run        run, arun, astream, or a block of code
+    leave      leave       the call is no longer current; its processes end
+    judge      _judge      outcome and reason, from the kernel's counters
+    settle     _settle     usage is read, the record is handed over, the cgroup is removed
+    answer     _answered   a limit's sentence, in the framework's form
+
+A call that met no limit settles after the tool has its result, in `deferred`. A call that met one
+settles at once, because the answer to the model carries the figures. A step that every call has to
+go through is added here, and in no adapter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextvars import Token
+from typing import Any, Final, Protocol, TypeVar
 
+from agentcgroup import scope
 from agentcgroup.calls import feedback, inline_usage
-from agentcgroup.calls.call import LINGER, Call
-from agentcgroup.errors import LimitExceeded
-from agentcgroup.records.record import CallRecord
-from agentcgroup.scope import Started, current, restore, started
+from agentcgroup.calls.call import Call
+from agentcgroup.calls.cancellation import GIVEN_UP, Expiry, step
+from agentcgroup.calls.contained import ContainedCall
+from agentcgroup.calls.inline_usage import Used
+from agentcgroup.calls.services import Services
+from agentcgroup.enforcement.verdict import verdict
+from agentcgroup.errors import LimitExceeded, Unshippable
+from agentcgroup.monitor.client import HURRY, PATIENCE
+from agentcgroup.records.record import CallRecord, Outcome
+from agentcgroup.scope import current, restore
 
-__all__ = [
-    "Answer",
-    "Expiry",
-    "afinish",
-    "arun",
-    "astream",
-    "bounded",
-    "cancelling",
-    "cancelling_stream",
-    "run",
-]
+__all__ = ["Answer", "aenter", "aleave", "arun", "astream", "enter", "leave", "open_call", "run"]
 
 logger = logging.getLogger("agentcgroup")
 
 T = TypeVar("T")
 
-#: Seconds an async tool has to return by itself (with what it has) once its processes are killed.
-_GRACE = 1.0
-
-#: How a framework gives up an async body: its task is cancelled, or its generator closed.
-_GIVEN_UP = (asyncio.CancelledError, GeneratorExit)
+#: Seconds in which processes of a tool that has ended may end by themselves before they count as
+#: leftovers: a pipeline's last member or a server told to stop is on its way out.
+_LINGER: Final = 0.05
 
 
 class Answer(Protocol):
-    """What the model is given, in the framework's own way, for a call that met a limit."""
+    """Makes what the model is given, in the framework's own form, for a call that met a limit."""
 
     def __call__(self, record: CallRecord, result: Any, error: Exception | None) -> Any:
         """Return the answer that takes the place of `result` or `error`.
@@ -53,42 +58,125 @@ class Answer(Protocol):
         """
 
 
+# -- the steps ---------------------------------------------------------------------
+
+
+def open_call(
+    services: Services,
+    framework: str,
+    agent: str | None,
+    tool: str,
+    tool_call_id: str | None = None,
+    *,
+    key: object = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Call:
+    """Open a call; `run`, `arun`, `astream`, or `enter` and `leave` do the rest.
+
+    Args:
+        services: those of the active session.
+        framework: the adapter's name.
+        agent: the agent's name, None when the framework gives none.
+        tool: the tool's name.
+        tool_call_id: the model's id of the call.
+        key: the tool object; an adapter recognises a framework's re-entry into the call by it.
+        overrides: limits given in code, which win over the configuration.
+
+    Raises:
+        ConfigError: a limit in `overrides` is unknown or wrong.
+    """
+    if agent is None:
+        named = scope.agent.get()
+        if named is not None:
+            agent = named.name
+    policy = services.resolver.call(framework, agent, tool, **(overrides or {}))
+    parent = current.get()
+    if not isinstance(parent, Call) or parent.services is not services:
+        parent = None
+    call = Call(
+        services,
+        next(services.numbers),
+        policy,
+        parent,
+        framework,
+        agent,
+        tool,
+        tool_call_id,
+        key,
+    )
+    monitor = services.monitor
+    if monitor.state != "off":
+        monitor.start()
+        call.note_slot(monitor.occupy(call))
+    group = scope.call_group.get()
+    if group is not None:
+        group.append(call)
+    return call
+
+
+def enter(call: Call) -> Token[Any]:
+    """Begin a call and make it current; the token goes to `leave`."""
+    call.begin()
+    return current.set(call if call.services.working else None)
+
+
+def leave(
+    call: Call, token: Token[Any], error: BaseException | None = None, used: Used | None = None
+) -> bool:
+    """End a sync call, whose body raised `error` or returned; return whether its end is told."""
+    restore(current, token)
+    return finish(call, error, used=used)
+
+
+def aenter(call: Call) -> tuple[Token[Any], Expiry | None]:
+    """Begin an async call: as `enter`, and its deadline cancels the current task."""
+    expiry = Expiry.of(call)
+    return enter(call), expiry
+
+
+async def aleave(
+    call: Call,
+    entered: tuple[Token[Any], Expiry | None],
+    error: BaseException | None = None,
+) -> bool:
+    """End an async call; return whether `error` is the cancellation by its own deadline."""
+    token, expiry = entered
+    restore(current, token)
+    return await _afinish(call, expiry, error)
+
+
+# -- what runs a body ---------------------------------------------------------------------
+
+
 def run(call: Call, answer: Answer, body: Callable[[], Any]) -> Any:
-    """Run a sync body as `call`; returns its result, or the answer when a limit spoke."""
-    token = current.set(call)
+    """Run a sync body as `call`; return its result, or the answer where a limit was met."""
+    token = enter(call)
     begin = inline_usage.read()
     try:
         result = body()
     except BaseException as error:
-        call.used = inline_usage.since(begin)
-        current.reset(token)
-        call.finish(error)
+        leave(call, token, error, inline_usage.since(begin))
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
-    call.used = inline_usage.since(begin)
-    current.reset(token)
-    if call.finish():
+    if leave(call, token, None, inline_usage.since(begin)):
         return _answered(call, answer, result, None)
     return result
 
 
 async def arun(call: Call, answer: Answer, body: Callable[[], Awaitable[Any]]) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
-    expiry = Expiry.of(call)
-    token = current.set(call)
+    entered = aenter(call)
     try:
         result = await body()
     except BaseException as error:
-        restore(current, token)
-        expired = await afinish(call, expiry, error)
+        expired = await aleave(call, entered, error)
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         if expired:
             return _answered(call, answer, None, TimeoutError())
         raise
-    restore(current, token)
-    await afinish(call, expiry, None)
+    await aleave(call, entered)
     if call.told:
         return _answered(call, answer, result, None)
     return result
@@ -103,12 +191,13 @@ async def astream(
         LimitExceeded: a limit ended the call.
     """
     stream = body()
+    call.begin()
     expiry: Expiry | None = None
     error: BaseException | None = None
     try:
         while True:
-            expiry = Expiry.of(call)  # of this step: between two the task is the consumer's
-            item = await _step(stream.__anext__, current, call)
+            expiry = Expiry.of(call)  # of this step: between two steps the task is the consumer's
+            item = await step(stream.__anext__, current, call)
             if expiry is not None:
                 expiry.end()
             yield item
@@ -116,8 +205,8 @@ async def astream(
         pass
     except BaseException as caught:
         error = caught
-        await _step(stream.aclose, current, call)
-    expired = await afinish(call, expiry, error)
+        await step(stream.aclose, current, call)
+    expired = await _afinish(call, expiry, error)
     if error is None:
         return
     if call.limited and (isinstance(error, Exception) or expired):
@@ -126,198 +215,154 @@ async def astream(
     raise error
 
 
-async def bounded(call: Call, body: Awaitable[T]) -> T:
-    """Await `body` in an event loop that sync code of `call` runs: it ends with the call's time.
-
-    Raises:
-        TimeoutError: the time was over.
-    """
-    expiry = Expiry.of(call)
-    if expiry is None:
-        return await body
-    try:
-        result = await body
-    except BaseException as error:
-        if expiry.end() and isinstance(error, asyncio.CancelledError):
-            raise TimeoutError("the call's time is over") from error
-        raise
-    expiry.end()
-    return result
-
-
-async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
-    """End an async call; True when `error` is the cancellation by which its own expiry ended it."""
-    expired = expiry is not None and expiry.end()
-    cancelled = isinstance(error, _GIVEN_UP)
-    if not cancelled:
-        try:
-            await _linger(call)
-        except BaseException:  # cancelled after the body had ended
-            call.finish(error, cancelled=True)
-            raise
-    call.finish(error, cancelled=cancelled and not expired)
-    return cancelled and expired
-
-
-async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
-    """Await a body that runs its tool in a thread: when it is cancelled, the call in there ends.
-
-    A thread cannot be cancelled, but once the processes it waits for are gone it returns.
-    """
-    calls = _Started(started.get())
-    token = started.set(calls)
-    try:
-        return await body()
-    except asyncio.CancelledError:
-        calls.cancel()
-        raise
-    finally:
-        restore(started, token)
-
-
-async def cancelling_stream(
-    body: Callable[[], AsyncGenerator[T, None]],
-) -> AsyncGenerator[T, None]:
-    """Iterate a body that runs its tools in tasks of their own: given up, the calls in there end.
-
-    As `cancelling`, for an async generator.
-    """
-    calls = _Started(started.get())
-    stream = body()
-    try:
-        while True:
-            yield await _step(stream.__anext__, started, calls)
-    except StopAsyncIteration:
-        return
-    except _GIVEN_UP as error:
-        if isinstance(error, GeneratorExit):
-            calls.stop()  # closed by whoever has what he wants: what he started may go on
-        else:
-            calls.cancel()
-        await _step(stream.aclose, started, calls)
-        raise
-
-
-async def _step(step: Callable[[], Awaitable[T]], variable: ContextVar[Any], value: object) -> T:
-    """Take one step of an async generator with `variable` set.
-
-    Never across a yield: there the value would leak to the consumer, and a generator that is
-    closed from another context could not take it back.
-    """
-    token = variable.set(value)
-    try:
-        return await step()
-    finally:
-        restore(variable, token)
-
-
 def _answered(call: Call, answer: Answer, result: Any, error: Exception | None) -> Any:
     try:
         return answer(call.record, result, error)
     except Exception as fault:
         if fault is error or isinstance(fault, LimitExceeded):
             raise
-        # Ours is the fault, not the tool's: it gets what it would have got without us.
+        # The fault is the adapter's: the caller gets what the tool itself returned or raised.
         logger.exception("agentcgroup: the answer for call %s could not be made", call.id)
     if error is not None:
         raise error
     return result
 
 
+# -- how a call ends ---------------------------------------------------------------------
+
+
+def finish(
+    call: Call,
+    error: BaseException | None = None,
+    *,
+    cancelled: bool = False,
+    used: Used | None = None,
+) -> bool:
+    """End, judge and settle a call; return whether its end is worth telling the model.
+
+    Args:
+        call: the call, whose record is complete when this returns True.
+        error: what its body raised.
+        cancelled: the framework gave it up.
+        used: what its sync body used inline.
+    """
+    services = call.services
+    if call.slot is not None:
+        services.monitor.vacate(call, call.slot)
+    contained = call.contained
+    if contained is not None and any(above.stopped is not None for above in call.around()):
+        call.request_stop("cancelled")  # its processes were killed with those of the call around it
+    call.end(used, cancelled=cancelled)
+    if contained is None:
+        if call.stopped is None:
+            _set_outcome(call, "ok" if error is None else "error", None)
+            told = call.refused
+        else:
+            told = _judge(call, None, error, cancelled)
+        call.settle()
+        services.settled(call)
+        return told
+    told = _judge(call, contained, error, cancelled)
+    if told:
+        _settle(call, contained, HURRY)
+        services.deferred.put(contained.remove)
+    else:
+        assert call.ended is not None
+        services.deferred.put(
+            lambda: _settle_and_remove(call, contained), call.ended - call.started
+        )
+    return told
+
+
+async def _afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
+    """End an async call; return whether `error` is the cancellation by its own deadline."""
+    expired = expiry is not None and expiry.end()
+    cancelled = isinstance(error, GIVEN_UP)
+    if not cancelled:
+        try:
+            await _linger(call)
+        except BaseException:  # the task was cancelled after the body had ended
+            finish(call, error, cancelled=True)
+            raise
+    finish(call, error, cancelled=cancelled and not expired)
+    return cancelled and expired
+
+
 async def _linger(call: Call) -> None:
-    """Give processes on their way out their time without holding up the event loop."""
+    """Give processes time to end by themselves, without blocking the event loop."""
     waited = 0.0
     while (
-        waited < LINGER
+        waited < _LINGER
         and call.stopped is None
-        and call.enclosure is not None
-        and call.enclosure.populated()
+        and call.contained is not None
+        and call.contained.group.populated()
     ):
         await asyncio.sleep(0.005)
         waited += 0.005
 
 
-class Expiry:
-    """The end of an async call's time, on its own event loop: its task is cancelled.
+def _judge(
+    call: Call, contained: ContainedCall | None, error: BaseException | None, cancelled: bool
+) -> bool:
+    """End the processes and say how the call ended; return whether that is told."""
+    leftovers = False
+    if contained is not None:
+        leftovers = contained.group.end(
+            over=cancelled or call.stopped is not None,
+            keep=error is None and call.policy.background == "keep",
+            linger=_LINGER,
+        )
+    events = None if contained is None else contained.events()
+    outcome, reason = verdict(
+        stopped=call.stopped,
+        error=error,
+        cancelled=cancelled,
+        events=events,
+        above=contained.events_above() if contained is not None else (),
+        leftovers=leftovers,
+        died=call.died,
+    )
+    _set_outcome(call, outcome, reason)
+    told = call.told
+    if contained is not None and events is not None and not told:
+        contained.give_back(events)
+    return told
 
-    The watcher kills processes from its thread even while the loop is blocked; this one ends a
-    body that waits for something else. Follows `asyncio.timeout` in telling our cancellation from
-    somebody else's.
+
+def _set_outcome(call: Call, outcome: Outcome, reason: str | None) -> None:
+    """Judge the call; what could not be sent to a worker is the reason where there is no other."""
+    unshippable = call.unshippable
+    if unshippable is not None:
+        if reason is None:
+            reason = _unshippable_reason(call, unshippable)
+        if call.refused and outcome == "error" and not unshippable.ran:
+            outcome = "rejected"
+    call.judge(outcome, reason)
+
+
+def _unshippable_reason(call: Call, unshippable: Unshippable) -> str:
+    asked = call.policy.isolation_source
+    return f"unshippable: {unshippable.what} ({unshippable.kind}); by {asked}"
+
+
+def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
+    """Read what the call used, while its cgroup is there, and hand over the record.
+
+    Waits up to `patience` seconds for what the monitor saw.
     """
-
-    __slots__ = ("_before", "_call", "_cancelled", "_handle", "_loop", "_task")
-
-    def __init__(self, call: Call, timeout: float) -> None:
-        self._call = call
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_later(timeout, self._expire)
-        self._cancelled = False
-        self._before = self._count("cancelling")
-
-    @classmethod
-    def of(cls, call: Call) -> Expiry | None:
-        """Return the expiry of `call` from now on; None when it has no limit in time."""
-        timeout = call.policy.timeout
-        if timeout is None or not call.session.limiting:
-            return None
-        return cls(call, call.started + timeout - time.monotonic())
-
-    def end(self) -> bool:
-        """Take the expiry back; True when it has cancelled the task and nobody else has."""
-        self._handle.cancel()
-        if not self._cancelled or self._task is None:
-            return False
-        return self._count("uncancel") <= self._before
-
-    def _count(self, method: str) -> int:
-        """Ask the task; before Python 3.11 it counts nothing and ours is taken for the only one."""
-        count = getattr(self._task, method, None)
-        return 0 if count is None else int(count())
-
-    def _expire(self) -> None:
-        self._call.stop("timeout")
-        if self._call.enclosure is not None:
-            self._handle = self._loop.call_later(_GRACE, self._cancel)
-        else:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        if self._task is not None and not self._task.done():
-            self._cancelled = True
-            self._task.cancel()
+    contained.disarm()
+    group = contained.group
+    if group.cgroup is not None:
+        seen = call.services.monitor.seen(group.cgroup, tuple(group.started), patience)
+        # In a cgroup that serves several calls the monitor sees the sum of them.
+        call.note_observed(seen if call.kept_for is None else None)
+    _ = call.record
+    call.settle()
+    call.services.settled(call)
 
 
-class _Started:
-    """The calls started from one place and not over yet, those from places inside it too."""
-
-    __slots__ = ("_above", "_calls", "_cancelled", "_lock")
-
-    def __init__(self, above: Started | None) -> None:
-        self._above = above
-        self._lock = threading.Lock()
-        self._calls: list[Call] = []
-        self._cancelled = False
-
-    def append(self, call: Call) -> None:
-        with self._lock:
-            self._calls = [one for one in self._calls if one.ended is None]
-            self._calls.append(call)
-            cancelled = self._cancelled
-        if self._above is not None:
-            self._above.append(call)
-        if cancelled:  # a thread goes on with what nobody waits for any more
-            call.stop("cancelled")
-
-    def cancel(self) -> None:
-        """Stop what runs and what starts later."""
-        with self._lock:
-            self._cancelled = True
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop what runs."""
-        with self._lock:
-            calls = tuple(self._calls)
-        for call in calls:
-            call.stop("cancelled")
+def _settle_and_remove(call: Call, contained: ContainedCall) -> None:
+    try:
+        _settle(call, contained, PATIENCE)
+    finally:
+        contained.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import json
@@ -23,6 +24,7 @@ from agentcgroup.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from agentcgroup.calls.session import Session
+    from agentcgroup.frameworks.registry import Adapter
     from agentcgroup.isolation.bodies import Body
 
 __all__ = ["report"]
@@ -118,7 +120,7 @@ def _tools(app: str) -> Iterator[tuple[str, Any]]:
     except (Exception, SystemExit) as error:  # the app's own; its status would be taken for ours
         raise ConfigError(f"cannot be loaded: {_why(error)}", file=app) from error
     if not path:
-        found = {key: one for key, one in vars(found).items() if _framework(one) is not None}
+        found = {key: one for key, one in vars(found).items() if _adapter_of(one) is not None}
     yield from _flat(found)
 
 
@@ -139,7 +141,7 @@ def _flat(found: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(found, list | tuple | set | frozenset):
         for one in found:
             yield _name(one, type(one).__name__), one
-    elif callable(found) or _framework(found) is not None:
+    elif callable(found) or _adapter_of(found) is not None:
         yield _name(found, type(found).__name__), found
 
 
@@ -148,18 +150,38 @@ def _name(tool: Any, otherwise: str) -> str:
     return name if isinstance(name, str) else otherwise
 
 
-def _framework(tool: Any) -> str | None:
-    """Return whose tool it is; a framework that is not imported has none."""
-    from agentcgroup.frameworks.registry import FRAMEWORKS
+@functools.cache
+def _adapters() -> tuple[tuple[str, Adapter], ...]:
+    """Return the adapters of this machine by the name of their framework."""
+    from agentcgroup.frameworks.registry import available
 
+    usable = []
+    for found in available():
+        if found.adapter is None:
+            typer.echo(f"agentcgroup: {found.problem}", err=True)
+        else:
+            usable.append((found.name, found.adapter))
+    return tuple(usable)
+
+
+def _adapter_of(tool: Any) -> tuple[str, Adapter] | None:
+    """Return the adapter whose framework the tool is of, with the framework's name."""
     try:
-        return next((name for name in FRAMEWORKS if _body_of(name).owns(tool)), None)
-    except Exception:  # a proxy with nothing behind it now, such as Flask's request
+        isinstance(tool, Finding)
+    except Exception:  # a proxy without a target, such as Flask's request
         return None
+    for name, adapter in _adapters():
+        try:
+            if adapter.owns(tool):
+                return name, adapter
+        except Exception as error:
+            _warn_once(name, f"owns() fails: {type(error).__name__}: {error}")
+    return None
 
 
-def _body_of(framework: str) -> Any:
-    return importlib.import_module(f"agentcgroup.adapters.{framework}.body")
+@functools.cache
+def _warn_once(framework: str, problem: str) -> None:
+    typer.echo(f"agentcgroup: the adapter {framework!r}: {problem}", err=True)
 
 
 # -- each of them ---------------------------------------------------------------------------------
@@ -168,24 +190,31 @@ def _body_of(framework: str) -> Any:
 def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding]:
     from agentcgroup.isolation.bodies import Body
 
-    framework = _framework(tool)
-    if framework is None:
+    found = _adapter_of(tool)
+    if found is None:
         yield _finding(name, "python", "function", Body(tool), session)
         return
-    for part, body in _body_of(framework).bodies(tool).items():
+    framework, adapter = found
+    try:
+        bodies = adapter.bodies(tool)
+    except Exception as error:
+        problem = f"the adapter fails: bodies(): {type(error).__name__}: {error}"
+        yield Finding(name, framework, "", can=False, problem=problem)
+        return
+    for part, body in bodies.items():
         yield _finding(name, framework, part, body, session)
 
 
 def _finding(name: str, framework: str, part: str, body: Body, session: Session | None) -> Finding:
-    from agentcgroup.isolation import pickling
+    from agentcgroup.isolation import pickling, unpicklable
 
     try:
         sent = body.sent()
         try:
-            parcel = pickling.pack((sent, (), {}, False))
+            payload = pickling.pack((sent, (), {}, False))
         except Exception as error:
-            raise pickling.blame(error, sent, (), {}) from error
-        size = pickling.weight(parcel)
+            raise unpicklable.in_call(error, sent, (), {}) from error
+        size = pickling.size(payload)
         trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"
@@ -217,26 +246,24 @@ def _session() -> Session | None:
         session = begin()
     except AgentCgroupError:
         return None
-    return session if session.working else None
+    return session if session._services.working else None
 
 
 def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float]:
     """Send a body to workers and back without running it; return the seconds of each time."""
     if session is None:
         return []
+    from agentcgroup.api import call
     from agentcgroup.isolation import round_trip
     from agentcgroup.isolation.substitutes import silent
 
     seconds: list[float] = []
     for _ in range(1 + _TRIPS):
-        call = session.start("python", None, name, overrides={"isolation": "process"})
-        begin = time.perf_counter()
-        try:
-            round_trip.run(call, silent, (sent,), {})
-        finally:
+        with call(name, isolation="process") as opened:
+            begin = time.perf_counter()
+            round_trip.run(opened, silent, (sent,), {})
             seconds.append(time.perf_counter() - begin)
-            call.finish()
-        session.janitor.drain(1.0)  # the next worker stands ready by then
+        session._services.deferred.drain(1.0)  # then the next worker is ready
     return seconds
 
 

@@ -1,410 +1,362 @@
-"""The cgroup of one call and the processes in it: made at the first child, gone after the last.
+"""The cgroup of one call and the processes in it: made at the first child, removed after the last.
 
 A call may hold further calls (a tool that runs an agent). Then its cgroup becomes a branch, and its
 own processes move to a leaf in it, ``self``: a cgroup with controllers on for its children cannot
-hold processes (cgroup-v2.rst). Where no cgroup can be had, the processes are followed by parentage.
+hold processes (cgroup-v2.rst). Where no cgroup can be made, processes are followed by parentage.
+
+This module knows cgroups and processes. What it needs of the call it asks through `Owner`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from agentcgroup.cgroup import Cgroup, Events, Meter, Usage
+from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
+from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.tree import Branch, discard
-from agentcgroup.errors import CgroupUnavailable
 
-if TYPE_CHECKING:
-    from agentcgroup.calls.call import Call
-    from agentcgroup.isolation.launcher import Worker
-    from agentcgroup.isolation.warm_workers import WarmWorkers
-
-__all__ = ["CallCgroup"]
+__all__ = ["CallCgroup", "Owner"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Seconds to wait, in the tool's own thread, for killed processes to be gone.
+#: Seconds that the tool's own thread waits for killed processes to be gone.
 _KILL_WAIT: Final = 2.0
-#: Seconds a spawn begun by another thread of the call may take until its cgroup is removed.
+#: Seconds that a spawn begun by another thread of the call may take until the cgroup is removed.
 _SPAWN_WAIT: Final = 30.0
-#: Children of a call of which the monitor is told that they were its own, the last ones.
+#: Number of the call's last children whose pids are kept for the monitor.
 _STARTED: Final = 1024
 
 
+class Owner(Protocol):
+    """What a `CallCgroup` asks of the call whose processes it holds."""
+
+    @property
+    def stopped(self) -> str | None:
+        """The reason for which the call was stopped; None while it was not."""
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the call has ended well, so that what still runs belongs to the run."""
+
+    def refuse_if_over(self) -> None:
+        """Let no process start in a call that is over.
+
+        Raises:
+            LimitExceeded: the call was stopped, or its deadline has passed.
+        """
+
+    def background_fd(self) -> int | None:
+        """Return the directory fd of the cgroup for processes of no running call."""
+
+    def before_cgroup(self) -> None:
+        """Prepare for the first process: its deadline starts before the process does."""
+
+    def locate(self) -> tuple[Branch | None, bool]:
+        """Return the branch to take a cgroup from, and whether it is an agent's branch.
+
+        An agent's branch counts its running calls: the owner calls its `leave` at the end.
+
+        Raises:
+            OSError: the branch cannot be made.
+        """
+
+    def contained(self, cgroup: Cgroup) -> None:
+        """Take note that the call has a cgroup now."""
+
+    def uncontained(self, error: OSError) -> None:
+        """Take note that the call can have no cgroup.
+
+        Raises:
+            CgroupUnavailable: the mode is ``enforce``.
+        """
+
+    def released(self, cgroup: Cgroup) -> None:
+        """Take note that the processes in `cgroup` leave it for the agent's background."""
+
+    def idle_tenants(self) -> frozenset[int] | None:
+        """Return the pids of workers in the cgroup that have answered; None: it holds no worker."""
+
+    def before_kill(self, kill: Callable[[], None]) -> None:
+        """Have `kill` called again for a worker that is still to be born in the cgroup."""
+
+    def calls_follow(self) -> bool:
+        """Return whether calls come one upon the other, so that no idle moment is near."""
+
+    def prepare(self, branch: Branch) -> None:
+        """Make what the next call with the same limits will need, ahead of it."""
+
+
 class CallCgroup:
-    """Holds the processes of one call."""
+    """Holds the processes of one call.
+
+    Attributes:
+        cgroup: the call's cgroup; None before the first child, where none can be made, and when it
+            was left to the next call.
+        path: the directory of the cgroup, also when the cgroup is gone; None when there was none.
+        agent_branch: the agent's branch that the cgroup came from; None in a call inside another
+            call of the same agent.
+        started: pids of the children that were born in the call, the last ones.
+        lock: guards births, the move to a leaf, and the hand-over to the next call.
+    """
 
     __slots__ = (
         "_branch",
-        "_call",
         "_fresh",
-        "_guests",
-        "_home",
-        "_leaf",
         "_left",
-        "_lock",
+        "_limits",
+        "_owner",
+        "_source",
         "_spawning",
-        "_used",
+        "agent_branch",
         "cgroup",
+        "leaf",
+        "lock",
         "path",
         "started",
     )
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._lock = threading.Lock()
+    def __init__(self, owner: Owner, limits: Limits) -> None:
+        self._owner = owner
+        self._limits = limits
+        self.lock = threading.Lock()
         self._spawning = 0
-        self._fresh = True  # nothing was started yet
-        self._home: Branch | None = None  # the agent's branch that the cgroup came from
-        self.started: deque[int] = deque(maxlen=_STARTED)  # pids of its children, for the monitor
+        self._fresh = True  # no child was started yet
+        self._source: Branch | None = None  # the branch that the cgroup came from
+        self.agent_branch: Branch | None = None
+        self.started: deque[int] = deque(maxlen=_STARTED)
         self.cgroup: Cgroup | None = None
-        self._leaf: Cgroup | ProcessTree | None = None  # where the children live
+        self.leaf: ProcessGroup | None = None  # what the children are born in
         self._branch: Branch | None = None
-        self._guests: list[Worker] = []  # processes that run the tool's own body
-        self.path: str | None = None  # of its cgroup, also when that is gone or another's
-        # Once the cgroup was given back: how to read what was used, and what had happened.
+        self.path: str | None = None
+        # After `hand_over`: how to read what was used, and what the kernel had counted.
         self._left: tuple[Callable[[], Usage], Events] | None = None
-        self._used: Usage | None = None
 
     # -- births -------------------------------------------------------------------------------
 
     def begin_spawn(self, failed: OSError | None) -> int | None:
         """Return the directory fd for the next child; see `scope.SpawnTarget`."""
-        call = self._call
-        with self._lock:
-            if call.ended is not None and call.stopped is None:
-                # A thread that outlived its call starts a process: it lives with the run.
+        owner = self._owner
+        with self.lock:
+            if owner.outlived:
+                # A thread that outlived its call starts a process: the process joins the run.
                 self._spawning += 1
-                return call.session.background_fd()
-            call.refuse_if_over()
+                return owner.background_fd()
+            owner.refuse_if_over()
             if failed is not None and self._branch is None:
-                # Somebody else removed our cgroup: what was in it is gone, the call goes on.
+                # Another program removed the cgroup with all that was in it; the call goes on.
                 logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
-                self.cgroup = self._leaf = None
-            if self._leaf is None:
-                self._leaf = self._make_leaf()
+                self.cgroup = self.leaf = None
+            if self.leaf is None:
+                self.leaf = self._make_leaf()
             self._spawning += 1
-            return self._leaf.fd
+            return self.leaf.fd
 
     def end_spawn(self, pid: int | None) -> None:
-        """Say that a spawn is done; see `scope.SpawnTarget`."""
-        with self._lock:
+        """Take note that a spawn is done; see `scope.SpawnTarget`."""
+        with self.lock:
             self._spawning -= 1
             first, self._fresh = self._fresh, False
         if pid is not None:
             self.started.append(pid)
-            if isinstance(self._leaf, ProcessTree):
-                self._leaf.add(pid)
-        if first and self._home is not None and self._call.session.janitor.busy():
-            # Calls come one upon the other: the janitor has no time to see to the next one.
-            self._prepare(self._home)
-        if self._call.stopped is not None:
-            self.kill()  # born between that kill and now
+            if self.leaf is not None:
+                self.leaf.note_child(pid)
+        if first and self.agent_branch is not None and self._owner.calls_follow():
+            self._owner.prepare(self.agent_branch)
+        if self._owner.stopped is not None:
+            self.kill()  # the child was born between that kill and now
 
     def adopt(self, pid: int) -> None:
-        """Bring in a process of the call that was born outside.
+        """Bring in a process of the call that was born outside of the cgroup.
 
         Raises:
             LimitExceeded: the call is over.
-            OSError: it cannot be moved.
+            OSError: the process cannot be moved.
         """
         self.begin_spawn(None)
         try:
-            if isinstance(self._leaf, Cgroup):
+            if self.cgroup is not None and self.leaf is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    self._leaf.join(pid)
+                    self.leaf.join(pid)
         finally:
-            self.end_spawn(None)  # none of those that were placed
-
-    def worker(self) -> Worker:
-        """Return a worker process in here; see `Call.worker`."""
-        call = self._call
-        pool = call.session.workers()
-        with self._lock:
-            call.refuse_if_over()
-            try:
-                worker = self._take_worker(pool)
-            except OSError as error:
-                raise CgroupUnavailable(f"no worker process can be made: {error}") from error
-            self._guests.append(worker)
-        if isinstance(self._leaf, ProcessTree) and worker.born.wait(_SPAWN_WAIT):
-            self._leaf.add(worker.pid or 0)
-        if call.stopped is not None:
-            self.kill()  # taken between that kill and now
-        return worker
-
-    def _take_worker(self, pool: WarmWorkers) -> Worker:
-        """Take one with its cgroup where the call has none yet, else have one born in it."""
-        taken: Worker | None = None
-        reuse = self._call.policy.reuse
-        tool = self._call.kept_for
-
-        def with_cgroup(above: Branch) -> Cgroup:
-            nonlocal taken
-            taken = pool.take(above, self._call.policy.limits, tool)
-            assert taken.cgroup is not None
-            if tool is not None and taken.meter is None:
-                taken.meter = taken.cgroup.meter()
-            if taken.settle is not None:
-                taken.settle()
-            return taken.cgroup
-
-        if self._leaf is None:
-            self._leaf = self._make_leaf(with_cgroup)
-        if taken is None:
-            taken = pool.visitor(self._leaf.fd)
-        taken.calls += 1
-        taken.stays = taken.meter is not None and taken.calls < reuse and self._standing
-        return taken
-
-    def restock(self) -> None:
-        """See that the next call finds a worker, while this one's is at work and we wait."""
-        call = self._call
-        if self._home is None or not self._standing or call.policy.reuse > 1:
-            return
-        pool, limits = call.session.workers(), call.policy.limits
-        if pool.bare(self._home, limits):
-            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                pool.restock(self._home, limits, most=1)
-
-    @property
-    def _standing(self) -> bool:
-        """Whether workers may stand ready beside this call.
-
-        Below another call they would be taken for what its tool has left running.
-        """
-        return self._call.parent is None
+            self.end_spawn(None)  # `started` has only what was born inside
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
-        with self._lock:
+        with self.lock:
             if self._branch is None:
                 if self.cgroup is None:
                     self._take_cgroup()
                     if self.cgroup is None:
                         return None
-                if self._leaf is self.cgroup:
-                    self._leaf = self.cgroup.child("self")
-                    _move(self.cgroup, self._leaf)
-                self._branch = Branch(self.cgroup, self._call.session.roots)
+                if self.leaf is self.cgroup:
+                    self.leaf = self.cgroup.child("self")
+                    _move(self.cgroup, self.leaf)
+                assert self._source is not None
+                self._branch = Branch(self.cgroup, self._source.options)
             return self._branch
 
-    def _make_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> Cgroup | ProcessTree:
+    def ensure_leaf(self, take: Callable[[Branch], Cgroup]) -> ProcessGroup:
+        """Return what holds the children; made, with `lock` held, by `take` from the branch."""
+        if self.leaf is None:
+            self.leaf = self._make_leaf(take)
+        return self.leaf
+
+    def _make_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> ProcessGroup:
         if self._branch is not None:
             return self._branch.cgroup.child("self")
         self._take_cgroup(take)
         return self.cgroup if self.cgroup is not None else ProcessTree()
 
     def _take_cgroup(self, take: Callable[[Branch], Cgroup] | None = None) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in; start the clock.
+        """Take a cgroup below the agent, or below the call this one runs in.
 
-        `take` has another way to one than a spare of the branch.
+        `take` replaces the branch's own way, which is a spare cgroup or a new one.
         """
-        call = self._call
-        session = call.session
-        while call.parent is not None and call.parent.ended is not None:
-            call.parent = call.parent.parent  # started by a task that outlived its call
-        call.arm()  # before the first child: one that hangs before its exec holds us up
+        owner = self._owner
+        owner.before_cgroup()
         try:
-            above = session.branch() if call.parent is None else call.parent.branch()
-            if above is None:
+            source, is_agent = owner.locate()
+            if source is None:
                 return
-            if call.parent is None or call.parent.agent != call.agent:
-                self._home = above = session.agent_branch(above, call.framework, call.agent)
-            self.cgroup = take(above) if take is not None else above.take(call.policy.limits)
+            self._source = source
+            if is_agent:
+                self.agent_branch = source
+            self.cgroup = take(source) if take is not None else source.take(self._limits)
             self.path = self.cgroup.path
-            session.monitor.enclosed(call, self.cgroup, call.sitting)
+            owner.contained(self.cgroup)
         except OSError as error:
-            session.uncontained(error)
+            owner.uncontained(error)
 
     # -- deaths ---------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """SIGKILL every process in it."""
-        with self._lock:  # not while it is given back: the next call's processes are not ours
-            held = self._held
-            if held is None:
+        """Send SIGKILL to every process in the cgroup."""
+        with self.lock:  # not during `hand_over`: the next call's processes are not this call's
+            group = self._group
+            if group is None:
                 return
-            for guest in self._guests:  # before the kill: one that is not born yet would miss it
-                guest.at_birth = held.kill
-            held.kill()
+            self._owner.before_kill(group.kill)
+            group.kill()
 
     def populated(self) -> bool:
-        """Say whether any process lives in it, but for workers that have done their work."""
-        held = self._held
-        return held is not None and not self._only_guests(held)
+        """Return whether a process lives in the cgroup, workers that have answered excepted."""
+        group = self._group
+        return group is not None and not self._only_idle(group)
 
     def end(self, *, over: bool, keep: bool, linger: float) -> bool:
-        """Bring its processes to an end.
+        """Bring the processes to an end.
 
         Args:
-            over: the call was stopped or cancelled; there is nothing to wait for.
-            keep: processes that are still running may go on, under the agent's cgroup.
-            linger: seconds they may take to be gone by themselves.
+            over: the call was stopped or cancelled, so that there is nothing to wait for.
+            keep: processes that still run may go on, in the agent's background cgroup.
+            linger: seconds in which processes may end by themselves.
 
         Returns:
-            Whether processes had outlived the tool and were killed.
+            Whether processes outlived the tool and were killed.
         """
-        with self._lock:  # a spawn that another thread has begun gets its cgroup first
-            held = self._held
-        if held is None:
+        with self.lock:  # a spawn that another thread has begun gets its cgroup first
+            group = self._group
+        if group is None:
             return False
         if not over:
-            if self._only_guests(held) or held.wait_empty(linger):
+            if self._only_idle(group) or group.wait_empty(linger):
                 return False
             if keep and self._keep():
                 return False
-        held.kill()
-        if not held.wait_empty(_KILL_WAIT):
-            logger.warning("agentcgroup: killed processes of a call are still there: %s", held)
+        group.kill()
+        if not group.wait_empty(_KILL_WAIT):
+            logger.warning("agentcgroup: killed processes of a call are still there: %s", group)
         return not over
 
-    def give_back(self, events: Events) -> bool:
-        """Leave the worker and its cgroup to the next call of this tool, where that may be.
+    def hand_over(self, read_usage: Callable[[], Usage], events: Events) -> bool:
+        """Leave the cgroup, and the one worker in it, to the next call; `lock` is not held.
 
-        The processes in it are no longer this call's, which met `events`. What it has used is read
-        behind it, or at the latest when the next one takes the worker.
+        Only where nothing else lives in the cgroup. Afterwards `usage` comes from `read_usage` and
+        the count of OOM kills from `events`.
         """
-        call, tool = self._call, self._call.kept_for
-        guest = self._guests[0] if self._guests else None
-        if tool is None or guest is None or not guest.stays or guest.meter is None:
-            return False
-        home = self._home
-        with self._lock:
-            held = self.cgroup
-            single = len(self._guests) == 1 and self._branch is None and call.stopped is None
-            if held is None or home is None or not single or not self._only_guests(held):
+        with self.lock:
+            group = self.cgroup
+            if group is None or self._branch is not None or self._owner.stopped is not None:
                 return False
-            guest.pids_max += events.pids_max or 0
-            guest.settle = functools.partial(self._settle, guest.meter, held)
-            self._left = guest.settle, events
-            self.cgroup = self._leaf = None
-            self._guests = []
-        call.session.workers().give_back(guest, home, call.policy.limits, tool)
-        return True
+            if not self._only_idle(group):
+                return False
+            self._left = read_usage, events
+            self.cgroup = self.leaf = None
+            return True
 
-    def _settle(self, meter: Meter, held: Cgroup) -> Usage:
-        """Read, once, what was used up to the moment when the worker was given back."""
-        with self._lock:
-            if self._used is None:
-                self._used = meter.lap(held.usage())
-            return self._used
-
-    def _only_guests(self, held: Cgroup | ProcessTree) -> bool:
-        """Say whether nothing lives here but workers that have done their work."""
-        if not self._guests:
-            return not held.populated()
-        resting = {guest.pid for guest in self._guests if guest.done}
-        if self._branch is not None or len(resting) < len(self._guests):
-            return False
-        return resting.issuperset(held.procs())
+    def _only_idle(self, group: ProcessGroup) -> bool:
+        """Return whether nothing lives in `group` but workers that have answered."""
+        idle = self._owner.idle_tenants()
+        if idle is None:
+            return not group.populated()
+        return self._branch is None and idle.issuperset(group.procs())
 
     def remove(self) -> None:
-        """Remove the cgroup; whatever is in it dies."""
+        """Remove the cgroup; every process in it dies.
+
+        Raises:
+            OSError: EBUSY when processes do not die.
+        """
         deadline = time.monotonic() + _SPAWN_WAIT
         while self._spawning and time.monotonic() < deadline:
             time.sleep(0.001)
-        try:
-            if self._branch is not None:
-                if isinstance(self._leaf, Cgroup):
-                    discard(self._leaf)
-                self._branch.remove()
-            elif self.cgroup is not None:
-                discard(self.cgroup)
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Give up the rest that was held, whether or not the cgroup could be removed."""
-        for guest in self._guests:
-            self._call.session.workers().leave(guest)
-        if self._home is not None:
-            self._prepare(self._home)
-            self._home.leave()
-        self._guests = []  # the record of the call outlives them
-
-    def _prepare(self, home: Branch) -> None:
-        """Have a cgroup ready for the next call like this one."""
-        session = self._call.session
-        if not session.closed:
-            limits = self._call.policy.limits
-            with contextlib.suppress(OSError):  # the next call tries for itself, and says why not
-                if self._guests and self._standing:
-                    session.workers().restock(home, limits)
-                else:
-                    home.prepare(limits)
+        if self._branch is not None:
+            if self.leaf is not None:
+                discard(self.leaf)
+            self._branch.remove()
+        elif self.cgroup is not None:
+            discard(self.cgroup)
 
     def _keep(self) -> bool:
-        if self._home is None or not isinstance(self._leaf, Cgroup):
+        if self.agent_branch is None or self.cgroup is None or self.leaf is None:
             return False
-        if self.cgroup is not None:
-            self._call.session.monitor.release(self.cgroup)
-        _move(self._leaf, self._home.background())
+        self._owner.released(self.cgroup)
+        _move(self.leaf, self.agent_branch.background())
         return True
 
     # -- what the kernel counted ----------------------------------------------------------------
 
     def pids(self) -> list[int]:
-        """Return the processes of the call itself."""
-        leaf = self._leaf
-        return [] if leaf is None else leaf.procs()
+        """Return the processes of the call itself, without those of the calls inside it."""
+        return [] if self.leaf is None else self.leaf.procs()
 
     def usage(self) -> Usage:
-        """Return what its processes have used, those of calls inside it too."""
+        """Return what the processes have used, those of the calls inside included."""
         if self._left is not None:
             return self._left[0]()
-        held = self._held
-        return held.usage() if held is not None else Usage()
+        group = self._group
+        return group.usage() if group is not None else Usage()
 
     def oom_kills(self) -> int | None:
-        """Return how many processes the OOM killer has counted; None where it does not count."""
+        """Return how many processes the OOM killer has killed; None where nothing counts them."""
         if self._left is not None:
             return self._left[1].oom_kill
         return None if self.cgroup is None else self.cgroup.events().oom_kill
 
     def events(self) -> Events:
-        """Return what hit this call's own processes, not those of the calls inside it."""
-        held = self._held
-        if held is None:
+        """Return what befell the call's own processes, not those of the calls inside it."""
+        group = self._group
+        if group is None:
             return Events()
-        events = held.events()
-        if events.pids_max and self._guests and self._guests[0].pids_max:
-            events = replace(events, pids_max=events.pids_max - self._guests[0].pids_max)
+        events = group.events()
         if self._branch is None or not events.oom_kill or events.oom_local:
             return events
-        return Events() if self._leaf is None else self._leaf.events()
-
-    def events_above(self) -> Iterator[tuple[str, Events]]:
-        """Yield the events of each cgroup above, nearest first, by the limit they belong to."""
-        call: Call | None = self._call
-        enclosure: CallCgroup | None = self
-        while call is not None:
-            if enclosure is not None:
-                if enclosure is not self and enclosure.cgroup is not None:
-                    yield "parent.memory_max", enclosure.cgroup.events()
-                if enclosure._home is not None:
-                    yield "agent.memory_max", enclosure._home.cgroup.events()
-            call = call.parent
-            enclosure = call.enclosure if call is not None else None
-        run = self._call.session.branch()
-        if run is not None:
-            yield "run.memory_max", run.cgroup.events()
+        return Events() if self.leaf is None else self.leaf.events()
 
     @property
-    def _held(self) -> Cgroup | ProcessTree | None:
-        return self.cgroup if self.cgroup is not None else self._leaf
+    def _group(self) -> ProcessGroup | None:
+        return self.cgroup if self.cgroup is not None else self.leaf
 
 
-def _move(source: Cgroup, target: Cgroup) -> None:
-    """Move every process right in `source`, those it forks meanwhile too."""
+def _move(source: ProcessGroup, target: Cgroup) -> None:
+    """Move every process right in `source`, those included that it forks meanwhile."""
     for _ in range(100):
         pids = source.procs()
         if not pids:

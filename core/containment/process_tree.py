@@ -1,7 +1,7 @@
-"""What is left where there is no cgroup: the processes a call started, followed by parentage.
+"""The processes of a call where there is no cgroup: its children, followed by parentage.
 
-Weaker than a cgroup, and `doctor` says so: a process that daemonises (its parent ends) between two
-looks is lost, and nothing is limited or counted.
+Weaker than a cgroup, and `agentcgroup doctor` reports it: a process that daemonises (its parent
+ends) between two scans of /proc is lost, and the kernel neither limits nor counts anything.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ __all__ = ["ProcessTree"]
 
 
 class ProcessTree:
-    """The same face as a `Cgroup`, as far as /proc can give it."""
+    """A `ProcessGroup` made of what /proc shows."""
 
-    #: There is no directory to be born in.
+    #: There is no directory that a child can be born in.
     fd: int | None = None
 
     def __init__(self) -> None:
-        # pid -> start time (field 22 of stat): a pid alone may be somebody else's by now.
+        # pid -> start time (field 22 of stat): the pid may belong to another process by now.
         self._known: dict[int, int] = {}
 
-    def add(self, pid: int) -> None:
-        """Follow a child just started."""
+    def note_child(self, pid: int) -> None:
+        """Follow a child that was just started."""
         stat = _stat(pid)
         if stat is not None:
             self._known[pid] = stat[1]
+
+    def join(self, pid: int) -> None:
+        """Follow a process that runs already."""
+        self.note_child(pid)
 
     def procs(self) -> list[int]:
         """Return the pids of living members, and remember their children."""
@@ -51,11 +55,11 @@ class ProcessTree:
         return [pid for pid in self._known if table[pid][2] != "Z"]
 
     def populated(self) -> bool:
-        """Say whether any member lives; zombies do not count."""
+        """Return whether a member lives; zombies do not count."""
         return bool(self.procs())
 
     def wait_empty(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until no member lives."""
+        """Wait up to `timeout` seconds until no member lives; return whether none does."""
         deadline = time.monotonic() + timeout
         while self.populated():
             if time.monotonic() >= deadline:
@@ -64,7 +68,7 @@ class ProcessTree:
         return True
 
     def kill(self) -> None:
-        """SIGKILL all members, again while they still fork."""
+        """Send SIGKILL to all members, several times while they still fork."""
         for _ in range(10):
             alive = self.procs()
             if not alive:
@@ -77,12 +81,18 @@ class ProcessTree:
             time.sleep(0.001)
 
     def events(self) -> Events:
-        """Return nothing known: only the kernel's counters could tell."""
+        """Return no event: only a cgroup counts them."""
         return Events()
 
     def usage(self) -> Usage:
-        """Return nothing known."""
+        """Return no usage: only a cgroup counts it."""
         return Usage()
+
+    def remove(self) -> None:
+        """Do nothing: the end of the call has killed the members, and there is no directory."""
+
+    def close(self) -> None:
+        """Do nothing: there is no descriptor."""
 
 
 def _pids() -> list[int]:
@@ -96,6 +106,6 @@ def _stat(pid: int) -> tuple[int, int, str] | None:
             text = file.read()
     except OSError:
         return None
-    # The command's name, in parentheses, may hold anything.
+    # The command's name, in parentheses, may hold any byte.
     fields = text[text.rindex(b")") + 2 :].split()
     return int(fields[1]), int(fields[19]), fields[0].decode()

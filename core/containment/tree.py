@@ -1,14 +1,14 @@
-"""The run's cgroups, run > agent > call (> agent > call), each made when it is first needed.
+"""The cgroups of a run: run > agent > call (> agent > call), each made at its first use.
 
 A cgroup whose controllers are on for its children cannot hold processes itself (cgroup-v2.rst,
-"No Internal Process Constraint"). So a cgroup here is either a leaf, where processes live, or a
-`Branch`, below which others stand. Directory names are counted, never taken from a model:
+"No Internal Process Constraint"). So each cgroup is either a leaf, which holds processes, or a
+`Branch`, which holds other cgroups. Directory names are counted, never taken from a model:
 ``agent-3``, ``call-17``.
 
-A call waits for nothing that can be done ahead of it: each branch keeps one spare cgroup per set
-of limits, made, limited and its files opened by `prepare`: behind the calls, or while a child of
-the last one starts when they come one upon the other. Spares are taken once and never come back:
-counters stay those of one call.
+`Branch.prepare` makes a cgroup ahead of the call that will take it: each branch keeps one spare per
+set of limits, with the limits written and its files open. It runs after a call has ended, or, when
+calls come one upon the other, while a child of the last call starts. A spare serves one call, so
+that its counters are those of one call.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from agentcgroup.cgroup import Cgroup, Limits
+from agentcgroup.containment.process_group import ProcessGroup
 
-__all__ = ["Branch", "Roots", "discard"]
+__all__ = ["Branch", "TreeOptions", "discard"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -31,8 +32,15 @@ _SPARE_KINDS = 4
 _IDLE_AGENTS = 32
 
 
-class Roots:
-    """What all branches of one run share: which controllers are on and what is written."""
+class TreeOptions:
+    """What all branches of one run have in common.
+
+    Attributes:
+        controllers: the controllers that a branch enables for its children.
+        limiting: whether limits are written: not in mode ``observe``, nor without controllers.
+        on_unmet: called with a cgroup's path and the keys of limits that it does not take.
+        on_made: called with each cgroup for a call, before a process is in it.
+    """
 
     def __init__(
         self,
@@ -42,18 +50,13 @@ class Roots:
         on_made: Callable[[Cgroup], None],
         limiting: bool = True,
     ) -> None:
-        """Hold `controllers` to switch on; `on_unmet` hears of limits that could not be written.
-
-        `on_made` hears of each cgroup for a call, before anything is in it. With `limiting` off
-        (mode ``observe``), and without controllers, nothing is written.
-        """
         self.controllers = controllers
         self.limiting = limiting and bool(controllers)
         self.on_unmet = on_unmet
         self.on_made = on_made
 
     def limit(self, cgroup: Cgroup, limits: Limits) -> None:
-        """Write `limits`; what this kernel or place does not take is reported, not dropped."""
+        """Write `limits`; `on_unmet` reports those that this kernel or cgroup does not take."""
         if self.limiting:
             unmet = cgroup.set(limits)
             if unmet:
@@ -61,26 +64,28 @@ class Roots:
 
 
 class Branch:
-    """A cgroup below which agents and calls stand: the run, an agent, a call with calls inside."""
+    """A cgroup that holds other cgroups: of the run, of an agent, of a call with calls inside."""
 
-    def __init__(self, cgroup: Cgroup, roots: Roots, above: Branch | None = None) -> None:
-        """Switch the controllers on below `cgroup`, which must hold no process."""
+    def __init__(self, cgroup: Cgroup, options: TreeOptions, above: Branch | None = None) -> None:
+        """Enable the controllers for the children of `cgroup`, which must hold no process."""
         self.cgroup = cgroup
         self._above = above
         self._active = 0
-        self._roots = roots
+        self.options = options
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._agents: OrderedDict[tuple[str, str | None], Branch] = OrderedDict()
         self._spares: OrderedDict[Limits, Cgroup] = OrderedDict()
         self._background: Cgroup | None = None
-        self.controllers = cgroup.enable(roots.controllers) if roots.controllers else frozenset()
+        self.controllers = (
+            cgroup.enable(options.controllers) if options.controllers else frozenset()
+        )
 
-    def sprout(self, kind: str, limits: Limits | None = None) -> Cgroup:
-        """Make the next cgroup of a kind below this one.
+    def make_child(self, kind: str, limits: Limits | None = None) -> Cgroup:
+        """Make the next cgroup of a kind (``agent`` or ``call``) below this one.
 
         Raises:
-            OSError: it cannot be made or a limit cannot be written; then none is left.
+            OSError: the cgroup cannot be made or a limit cannot be written; then no cgroup is left.
         """
         while True:
             try:
@@ -90,26 +95,26 @@ class Branch:
                 continue
         if limits is not None:
             try:
-                self._roots.limit(child, limits)
+                self.options.limit(child, limits)
             except BaseException:
                 discard(child)
                 raise
         return child
 
     def agent(self, framework: str, name: str | None, limits: Callable[[], Limits]) -> Branch:
-        """Return the branch of an agent, made at its first call; each is paired by a `leave`."""
+        """Return the branch of an agent, made at its first call; `leave` ends each use."""
         key = (framework, name)
         with self._lock:
             branch = self._agents.get(key)
             if branch is None:
-                branch = Branch(self.sprout("agent", limits()), self._roots, self)
+                branch = Branch(self.make_child("agent", limits()), self.options, self)
                 self._agents[key] = branch
             self._agents.move_to_end(key)
             branch._active += 1
         return branch
 
     def leave(self) -> None:
-        """Say that a call of this agent has ended; retires an agent that is long idle."""
+        """Count a call of this agent as ended; remove the branch of the longest idle agent."""
         above = self._above
         if above is None:
             return
@@ -128,17 +133,17 @@ class Branch:
         return None
 
     def take(self, limits: Limits) -> Cgroup:
-        """Return a cgroup for one call: a spare when there is one with these limits."""
+        """Return a cgroup for one call: a spare with these limits, else a new one."""
         with self._lock:
             spare = self._spares.pop(limits, None)
-        return spare if spare is not None else self._call(limits)
+        return spare if spare is not None else self._make_call(limits)
 
     def prepare(self, limits: Limits) -> None:
-        """Make a spare ahead of need, if there is none."""
+        """Make a spare cgroup with these limits, if there is none."""
         with self._lock:
             if limits in self._spares:
                 return
-        spare = self._call(limits)
+        spare = self._make_call(limits)
         spare.keep_open()
         dropped: Cgroup | None = None
         with self._lock:
@@ -151,20 +156,20 @@ class Branch:
         if dropped is not None:
             discard(dropped)
 
-    def _call(self, limits: Limits) -> Cgroup:
-        made = self.sprout("call", limits)
-        self._roots.on_made(made)
+    def _make_call(self, limits: Limits) -> Cgroup:
+        made = self.make_child("call", limits)
+        self.options.on_made(made)
         return made
 
     def background(self) -> Cgroup:
-        """Return the leaf for processes that outlive their call, made when first needed."""
+        """Return the leaf for processes that outlive their call, made at its first use."""
         with self._lock:
             if self._background is None:
                 self._background = self.cgroup.child("background")
             return self._background
 
     def remove(self) -> None:
-        """End every process below and remove every cgroup, this one last."""
+        """Kill every process below and remove every cgroup, this one last."""
         with self._lock:
             below = [*self._agents.values()]
             leaves = [*self._spares.values()]
@@ -179,13 +184,13 @@ class Branch:
             discard(cgroup)
 
 
-def discard(cgroup: Cgroup) -> None:
-    """Remove a cgroup for good and let go of it.
+def discard(group: ProcessGroup) -> None:
+    """Kill the processes of a group, remove it, and close its descriptors.
 
     Raises:
         OSError: EBUSY when processes in it do not die.
     """
     try:
-        cgroup.remove()
+        group.remove()
     finally:
-        cgroup.close()
+        group.close()

@@ -1,7 +1,7 @@
-"""What a limit does to a call: the deadline that ends it, and the reading of how it ended.
+"""Deadlines: one thread sleeps until the earliest and stops the calls whose time is over.
 
-What the kernel can do alone (memory.max, memory.oom.group, pids.max, cpu.max) it does alone; this
-module only reads afterwards what it did. Deadlines are ours: one thread sleeps until the earliest.
+The kernel has no deadline for a cgroup. This is the one clock of calls, sync and async: whatever
+pauses a call's time pauses it here.
 """
 
 from __future__ import annotations
@@ -10,31 +10,28 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable
 from typing import Protocol
 
-from agentcgroup.cgroup import Events
-from agentcgroup.records.record import Outcome
 from agentcgroup.scope import start_thread
 
-__all__ = ["Deadlines", "Stoppable", "verdict"]
+__all__ = ["Deadlines", "Stoppable"]
 
 logger = logging.getLogger("agentcgroup")
 
 
 class Stoppable(Protocol):
-    """What the watcher can end."""
+    """What a deadline can end."""
 
     def stop(self, reason: str) -> None:
-        """End every process, and let no new one start."""
+        """End every process, and let none start."""
 
 
 class Deadlines:
-    """Stops calls whose time is over, from a daemon thread started at the first deadline.
+    """Stops calls whose deadline has passed, from a daemon thread started at the first deadline.
 
-    A call is armed at its first child, so those that began first need not be the first ones here:
-    the earliest deadline is looked for whenever the thread wakes. Arming and disarming cost a dict
-    entry, and nothing of a finished call stays.
+    A sync call is armed at its first child and an async call at its start, so that deadlines come
+    in any order: the thread looks for the earliest whenever it wakes. `arm` and `disarm` cost one
+    dict entry, and nothing of an ended call stays.
     """
 
     def __init__(self) -> None:
@@ -56,7 +53,7 @@ class Deadlines:
             self._earlier.set()
 
     def disarm(self, call: Stoppable) -> None:
-        """Forget `call`."""
+        """Drop the deadline of `call`."""
         with self._lock:
             self._deadlines.pop(call, None)
 
@@ -85,54 +82,3 @@ class Deadlines:
             for call in due:
                 del self._deadlines[call]
         return due
-
-
-def verdict(
-    *,
-    stopped: str | None,
-    error: BaseException | None,
-    cancelled: bool,
-    events: Events | None,
-    above: Iterable[tuple[str, Events]],
-    leftovers: bool,
-    died: str | None = None,
-) -> tuple[Outcome, str | None]:
-    """Say how a call ended and why, from what we did to it and what the kernel counted.
-
-    Args:
-        stopped: why we stopped it, None when we did not.
-        error: what the tool raised.
-        cancelled: the framework gave the call up.
-        events: of the call's own cgroup.
-        above: ("agent.memory_max", events) of each cgroup above it, nearest first; read only when
-            a process was killed and the call's own limit was not reached.
-        leftovers: processes were still running when the tool had ended, and were killed.
-        died: how the worker process that ran the tool's body ended before it, if it did.
-    """
-    if stopped == "timeout":
-        return "timeout", "timeout"
-    # memory.oom.group may count one victim twice: more than none is all that the counter says.
-    if events is not None and events.oom_kill:
-        return "oom", "memory_max" if events.oom_local else _which_limit(above)
-    if stopped == "memory_max":  # seen by the sampler, where the kernel holds no memory limit
-        return "oom", "memory_max"
-    if cancelled or stopped == "cancelled":
-        return "cancelled", "cancelled"
-    if stopped is not None:
-        return "killed", stopped
-    if died is not None:
-        return "killed", died
-    if events is not None and events.pids_max:
-        if leftovers:
-            return "killed", "pids_max"
-        return ("error" if error is not None else "ok"), "pids_max"
-    if error is not None:
-        return "error", "leftovers" if leftovers else None
-    return "ok", "leftovers" if leftovers else None
-
-
-def _which_limit(above: Iterable[tuple[str, Events]]) -> str:
-    for reason, events in above:
-        if events.oom_local:
-            return reason
-    return "system"

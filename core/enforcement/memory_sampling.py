@@ -1,8 +1,8 @@
-"""Memory limits where the kernel cannot hold them: look, add up, and end the call that is over.
+"""memory_max where the kernel has no memory controller: sample, add up, and stop the call.
 
-Without the memory controller (cgroup v1 has it, a container's cgroupfs is read-only, no rights) one
-thread looks ten times a second at the processes of each call that has a memory_max. It sees a burst
-late and a short one not at all, which is why it is the fallback and never the way.
+Without the controller (cgroup v1 has it, a container's cgroupfs is read-only, no rights) one thread
+samples the processes of each call that has a memory_max ten times a second. Sampling sees a burst
+late and a short burst not at all: it is a fallback, and `agentcgroup doctor` reports it as one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PSS: Final = re.compile(rb"^Pss_(?:Anon|Shmem): +(\d+) kB$", re.MULTILINE)
 
 
 class Sampled(Protocol):
-    """A call as the sampler sees it."""
+    """What the sampler needs of a call."""
 
     def stop(self, reason: str) -> None:
-        """End every process, and let no new one start."""
+        """End every process, and let none start."""
 
     def pids(self) -> list[int]:
         """Return its processes."""
 
 
 class MemorySampler:
-    """Looks at calls from a daemon thread, which ends when there has been nothing to look at."""
+    """Samples calls from a daemon thread, which ends when no call was watched for 10 s."""
 
     def __init__(self) -> None:
         self._limits: dict[Sampled, int] = {}
@@ -54,7 +54,7 @@ class MemorySampler:
                 self._thread = start_thread(self._work, "sampler")
 
     def forget(self, call: Sampled) -> None:
-        """Look at `call` no more."""
+        """Stop sampling `call`."""
         with self._lock:
             self._limits.pop(call, None)
 
@@ -74,15 +74,15 @@ class MemorySampler:
                         self.forget(call)
                         call.stop("memory_max")
                 except Exception:
-                    if call in self._limits:  # else it ended under the look at it
+                    if call in self._limits:  # otherwise the call has ended during the sample
                         logger.exception("agentcgroup: the memory of a call could not be sampled")
 
 
 def footprint(pids: Iterable[int], enough: int) -> int:
     """Return the bytes that processes use together: anonymous and shared memory, no page cache.
 
-    A first sum counts a page once per process that has it, as forked processes share many. Only
-    where that is above `enough` the exact sum is made, which takes the kernel milliseconds.
+    A first sum counts a page once for each process that maps it, and forked processes share many.
+    The exact sum is made where that one is above `enough`: it takes the kernel milliseconds.
     """
     pids = list(pids)
     rough = sum(map(_private, pids))
@@ -90,7 +90,7 @@ def footprint(pids: Iterable[int], enough: int) -> int:
 
 
 def _private(pid: int) -> int:
-    """Resident pages that are no file's; /proc/PID/statm (proc(5)) has them in pages."""
+    """Return the bytes of resident pages of no file, from /proc/PID/statm (proc(5))."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared, *_ = file.read().split()
@@ -100,7 +100,7 @@ def _private(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    """Its share of each anonymous and shmem page (smaps_rollup, Linux 4.14)."""
+    """Return the bytes of its share of each anonymous and shmem page (smaps_rollup, Linux 4.14)."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             return 1024 * sum(int(kilobytes) for kilobytes in _PSS.findall(file.read()))

@@ -1,6 +1,6 @@
-"""A session with a monitor, as users of more and less rights: each gets what it may have.
+"""A session with a monitor, of users with and without rights: each gets the figures it may have.
 
-Each of them works in a cgroup that is its own, as a user's is under systemd.
+Each user has a delegated cgroup, as under systemd.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from agentcgroup.bpf import facts
+from agentcgroup.bpf import bpf_support
 from agentcgroup.cgroup import Cgroup
 
 __all__ = ["BACKENDS", "ordinary_user", "root", "user_with_bpf"]
 
-#: What is asked for.
+#: Backends to configure.
 BACKENDS: Final = ("auto", "libbpf")
 
 _NOBODY: Final = 65534
-#: That user may read all the same: a checkout may lie in root's own folder.
+#: The user may read every file: a checkout may be in root's home folder.
 _READING: Final = "dac_read_search"
 
 _USE: Final = """
@@ -31,25 +31,25 @@ import agentcgroup
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
 monitor = {"backend": sys.argv[1], "detail": "full"}
 session = agentcgroup.register(config={"mode": "observe", "monitor": monitor})
-session.monitor.start()
-session.monitor.wait(60)
+session._services.monitor.start()
+session._services.monitor.wait(60)
 with agentcgroup.call("tool"):
     done = subprocess.run(
         ["sh", "-c", "true & echo told; echo said >&2; wait; exit 3"], capture_output=True
     )
 assert (done.returncode, done.stdout, done.stderr) == (3, b"told\\n", b"said\\n"), done
 (record,) = session.records
-state = session.monitor.state
+state = session._services.monitor.state
 agentcgroup.unregister()
 fields = ("outcome", "monitor", "processes_started", "escapes", "run_delay_s", "reclaim_s",
           "memory_charged_bytes", "memory_high_s", "files_opened", "net_rx_bytes", "net_tx_bytes")
 told = {field: getattr(record, field) for field in fields}
 ends = record.programs and sorted(one.exit_code for one in record.programs)
 print(json.dumps({**told, "ends": ends, "cgroup": record.cgroup,
-                  "state": state, "refused": session.monitor.refused}))
+                  "state": state, "refused": session._services.monitor.refused}))
 """
 
-#: Figures of a record, and the program that fills them; not all run on every kernel.
+#: Figures of a record, and the programs of which one fills it; not all run on every kernel.
 _FILLED_BY: Final = {
     "memory_charged_bytes": {"on_charge"},
     "memory_high_s": {"high_over", "high_over_new"},
@@ -57,13 +57,13 @@ _FILLED_BY: Final = {
     "reclaim_s": {"memcg_reclaimed"},
 }
 _PACKETS: Final = {"net_rx_bytes", "net_tx_bytes"}
-#: What every kernel tells BPF programs, and nobody else.
+#: Figures that BPF programs read on every kernel, and no other source has.
 _ALWAYS: Final = {"run_delay_s"}
 _FIGURES: Final = _ALWAYS | _PACKETS | _FILLED_BY.keys()
 
 
 def ordinary_user(box: Cgroup, backend: str) -> None:
-    """No program may be loaded; since Linux 6.6 the process connector is there for all."""
+    """The kernel loads no program; since Linux 6.6 every user may use the process connector."""
     told = _told(box, backend, *_as_user(box))
     refused = {name: (reason, fix) for name, reason, fix in told["refused"]}
     assert refused["libbpf"] == (
@@ -81,7 +81,7 @@ def ordinary_user(box: Cgroup, backend: str) -> None:
 
 
 def user_with_bpf(box: Cgroup, backend: str) -> None:
-    """CAP_BPF and CAP_PERFMON are all that it takes, but for packets."""
+    """CAP_BPF and CAP_PERFMON are enough for all figures but packets."""
     told = _told(box, backend, *_as_user(box, "bpf", "perfmon"))
     assert told["refused"] == []
     _is_known(told, "libbpf")
@@ -89,7 +89,7 @@ def user_with_bpf(box: Cgroup, backend: str) -> None:
 
 
 def root(box: Cgroup, backend: str) -> None:
-    """All that this kernel has."""
+    """Root gets all figures that this kernel has."""
     told = _told(box, backend)
     assert told["refused"] == []
     _is_known(told, "libbpf")
@@ -97,7 +97,7 @@ def root(box: Cgroup, backend: str) -> None:
 
 
 def _as_user(box: Cgroup, *capabilities: str) -> tuple[str, ...]:
-    """Delegate a cgroup as the kernel documents it; return how to become its user."""
+    """Delegate a cgroup as cgroup-v2.rst describes; return a command prefix to become its user."""
     for name in (".", *Path("/sys/kernel/cgroup/delegate").read_text().split()):
         with contextlib.suppress(FileNotFoundError):  # of a controller that is not there
             os.chown(f"{box.path}/{name}", _NOBODY, _NOBODY)
@@ -107,7 +107,7 @@ def _as_user(box: Cgroup, *capabilities: str) -> tuple[str, ...]:
 
 
 def _told(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
-    """Have a tool start processes in a session; return what its record tells."""
+    """Have a tool start processes in a session; return figures of its record."""
     enter = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
     command = ["sh", "-c", enter, box.path, *become, sys.executable, "-c", _USE, backend]
     environment = {**os.environ, "AGENTCGROUP_ROOT": box.path}
@@ -121,7 +121,7 @@ def _told(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
 
 
 def _is_known(told: dict[str, Any], source: str) -> None:
-    """The life of the tool's processes is in the record: sh, and true beside it."""
+    """Check that the record has both of the tool's processes: sh, and true beside it."""
     assert (told["monitor"], told["processes_started"], told["escapes"]) == (source, 2, 0)
     assert told["ends"] == [0, 3]
 
@@ -131,7 +131,7 @@ def _figures(told: dict[str, Any]) -> set[str]:
 
 
 def _of_this_kernel() -> set[str]:
-    loads = {name for name, off in facts().programs.items() if off is None}
+    loads = {name for name, off in bpf_support().programs.items() if off is None}
     filled = {figure for figure, programs in _FILLED_BY.items() if programs & loads}
     return _ALWAYS | _PACKETS | filled
 

@@ -30,7 +30,9 @@ from pydantic import BaseModel
 
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
-from agentcgroup.adapters.autogen import seams
+from agentcgroup.adapter import hook
+from agentcgroup.adapters.autogen import identity, seams
+from tests.support.faults import break_function
 from tests.support.processes import running, until
 from tests.support.scripted import autogen_model
 
@@ -709,12 +711,8 @@ def test_a_fault_in_the_identity_layer_changes_no_result(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """Calls whose names cannot be read are contained and answer all the same."""
-
-    def broken(source: Any, arguments: Any) -> Any:
-        raise RuntimeError("no name today")
-
-    for name in ("of_request", "of_tool", "of_code"):
-        monkeypatch.setattr(seams, name, broken)
+    for read in (identity.of_request, identity.of_tool, identity.of_code):
+        break_function(monkeypatch, read)
     (told,) = _results(_run(_agent([("cgroup_of_child", {})], cgroup_of_child)))
     assert not told.is_error
     assert session.records
@@ -747,7 +745,8 @@ def test_a_seam_that_is_missing_is_said_loudly(
 ) -> None:
     """A future AutoGen without a seam: what is not contained is named."""
     monkeypatch.delattr(autogen_agentchat.agents, "CodeExecutorAgent")
-    seams.hook("autogen_agentchat.agents")
+    module = "autogen_agentchat.agents"
+    hook(module, seams.SEAMS[module])
     (record,) = caplog.records
     assert "agents.CodeExecutorAgent.execute_code_block is missing" in record.getMessage()
     assert "NOT contained" in record.getMessage()

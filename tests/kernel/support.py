@@ -27,7 +27,7 @@ def registering() -> Iterator[Callable[..., Session]]:
 
     yield register
     for session in sessions:
-        base = session.place.base
+        base = session._services.cgroups.place.base
         agentcgroup.unregister()
         assert base is not None
         if os.path.exists(base):
@@ -42,7 +42,7 @@ def run_directories(base: str) -> list[str]:
 def processes_below(session: Session) -> list[int]:
     """Return every process in the run's cgroups, once what was to be cleared away is."""
     _ = session.records
-    run = session.branch()
+    run = session._services.cgroups.branch()
     assert run is not None
     return list(_processes(run.cgroup.path))
 
@@ -60,7 +60,7 @@ def record_tells_what_ran(session: Session) -> None:
         subprocess.run(["bash", "-c", "sleep 0.5 & sh -c 'sleep 0.5; kill -9 $$'; wait; exit 3"])
     record = session.records[-1]
     assert (record.monitor, record.processes_started, record.escapes) == (
-        session.monitor.source,
+        session._services.monitor.source,
         4,
         0,
     )

@@ -58,9 +58,9 @@ def _run(code: str, **limits: Any) -> CallRecord | None:
 def _leave_a_fork_bomb(call: agentcgroup.Call) -> None:
     """Have a shell start one and end; return once it was refused a process."""
     subprocess.run(["sh", "-c", '"$@" &', "sh", *_python(_FORK_BOMB)])
-    assert call.enclosure is not None
-    assert call.enclosure.cgroup is not None
-    refused = Path(call.enclosure.cgroup.path, "pids.events")
+    assert call.contained is not None
+    assert call.contained.group.cgroup is not None
+    refused = Path(call.contained.group.cgroup.path, "pids.events")
     assert until(lambda: refused.read_text() != "max 0\n")
 
 

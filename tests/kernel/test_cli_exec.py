@@ -16,7 +16,7 @@ _WITHOUT_FRAMEWORKS = """
 from agentcgroup import cli
 from agentcgroup.frameworks import registry
 
-frameworks.FRAMEWORKS = {}
+registry.FRAMEWORKS = {}
 cli.main()
 """
 _HUNGRY = [sys.executable, "-ISc", "x = bytearray(500 << 20); print('eaten')"]

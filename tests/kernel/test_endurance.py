@@ -22,7 +22,7 @@ def _true() -> None:
 def _counted(session: Session) -> tuple[int, int]:
     """Return the run's cgroups, and how many of those removed the kernel still holds."""
     assert processes_below(session) == []
-    run = session.branch()
+    run = session._services.cgroups.branch()
     assert run is not None
     living = sum(1 for _ in os.walk(run.cgroup.path))
     stat = Path(run.cgroup.path, "cgroup.stat").read_text().split()

@@ -19,9 +19,9 @@ def cgroups_at_once(calls: int) -> set[str]:
             agentcgroup.call("cat") as call,
             subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child,
         ):
-            assert call.enclosure is not None
-            assert call.enclosure.cgroup is not None
-            seen.append(call.enclosure.cgroup.path)
+            assert call.contained is not None
+            assert call.contained.group.cgroup is not None
+            seen.append(call.contained.group.cgroup.path)
             together.wait()  # all have begun
             together.wait()  # it was looked
             assert child.stdin is not None

@@ -18,8 +18,9 @@ from autogen_core import CancellationToken
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.tools.mcp import StdioServerParams, mcp_server_tools
 
-from agentcgroup.adapters.autogen import identity, seams
-from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
+from agentcgroup.adapters.autogen import identity
+from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.support.faults import break_function
 from tests.support.scripted import Turn, autogen_model
 
 
@@ -79,10 +80,8 @@ class Agent(Driver):
         assert [told.failed for told in reply.told] == [True]
 
     def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        source: Any = Unreadable()
-        for name in ("of_request", "of_tool", "of_code"):
-            read = getattr(identity, name)
-            monkeypatch.setattr(seams, name, lambda *_, read=read: read(source, source))
+        for read in (identity.of_request, identity.of_tool, identity.of_code):
+            break_function(monkeypatch, read)
 
 
 class Team(Agent):

@@ -40,7 +40,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 def session(driver: Driver, nothing_left: None) -> Iterator[Session]:
     """Register the framework; afterwards none of the run's cgroups is there."""
     session = agentcgroup.register(driver.framework, config=CONFIG)
-    run = session.branch()
+    run = session._services.cgroups.branch()
     assert run is not None, "these tests need a place for cgroups"
     yield session
     agentcgroup.unregister()

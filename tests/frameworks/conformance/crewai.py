@@ -13,8 +13,9 @@ from crewai.mcp import MCPServerStdio
 from crewai.tools import tool
 from crewai.utilities.string_utils import sanitize_tool_name
 
-from agentcgroup.adapters.crewai import identity, seams
-from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
+from agentcgroup.adapters.crewai import identity
+from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.support.faults import break_function
 from tests.support.scripted import Turn, crewai_model
 
 _NO_CODE = "CodeInterpreterTool was removed, sandboxes are remote: crewAIInc/crewAI#5309"
@@ -77,8 +78,7 @@ class Native(Driver):
         def fault(*_: Any) -> Any:
             raise RuntimeError("no names today")
 
-        sources: Any = Unreadable()
-        monkeypatch.setattr(seams, "identify", lambda *_: identity.identify(sources))
+        break_function(monkeypatch, identity.identify)
         monkeypatch.setattr(identity, "_role", fault)
         monkeypatch.setattr("crewai.utilities.agent_utils.extract_tool_call_info", fault)
 

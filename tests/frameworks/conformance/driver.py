@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.scripted import Turn
 
-__all__ = ["DRIVERS", "Driver", "Reply", "Told", "Unreadable", "load"]
+__all__ = ["DRIVERS", "Driver", "Reply", "Told", "load"]
 
 #: The columns of the table, with the module and the class of each; imported when it is used.
 DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -109,17 +109,7 @@ class Driver(ABC):
 
     @abstractmethod
     def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have every source that the adapter reads names from raise."""
-
-
-class Unreadable:
-    """Something that raises whatever it is asked for."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"no {name} today")
-
-    def __getitem__(self, name: str) -> Any:
-        raise RuntimeError(f"no {name} today")
+        """Have every function of the adapter that reads names raise."""
 
 
 def load(column: str) -> Driver:

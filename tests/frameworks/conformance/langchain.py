@@ -16,8 +16,9 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 from langchain_mcp_adapters.client import MultiServerMCPClient
 
-from agentcgroup.adapters.langchain import identity, seams
-from tests.frameworks.conformance.driver import Driver, Reply, Told, Unreadable
+from agentcgroup.adapters.langchain import identity
+from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.support.faults import break_function
 from tests.support.scripted import Turn, langchain_model
 
 _QUESTION: Any = {"messages": [("user", "go")]}
@@ -73,8 +74,7 @@ class Async(Driver):
         return _reply(_messages(asyncio.run(pieces())))
 
     def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        sources: Any = Unreadable()
-        monkeypatch.setattr(seams, "identify", lambda *_: identity.identify(sources, sources))
+        break_function(monkeypatch, identity.identify)
 
 
 class Sync(Async):

@@ -39,7 +39,7 @@ def _resident() -> int:
 
 def _cgroups(session: Session) -> int:
     _ = session.records  # waits for what is being cleared away
-    run = session.branch()
+    run = session._services.cgroups.branch()
     assert run is not None
     return sum(1 for _ in os.walk(run.cgroup.path))
 
@@ -89,7 +89,7 @@ def one():
 for _ in range(50):
     threading.Thread(target=one, daemon=True).start()
 together.wait()
-print(session.branch().cgroup.path, flush=True)
+print(session._services.cgroups.branch().cgroup.path, flush=True)
 threading.Event().wait()
 """
 _NEXT = "import agentcgroup; agentcgroup.register('langchain').records"

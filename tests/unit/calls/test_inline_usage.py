@@ -98,7 +98,7 @@ def test_a_tool_that_raises_has_its_figures_too(session: Session) -> None:
 
 
 def test_an_adapters_sync_call_has_them(session: Session) -> None:
-    opened = session.start("langchain", None, "busy")
+    opened = lifecycle.open_call(session._services, "langchain", None, "busy")
     lifecycle.run(opened, lambda _record, result, _error: result, lambda: burn(0.05))
     record = last(session)
     assert record.thread_cpu_s is not None

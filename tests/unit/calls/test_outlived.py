@@ -13,6 +13,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
+from agentcgroup.calls import lifecycle
 from agentcgroup.place.place import teardown
 
 
@@ -78,7 +79,7 @@ def test_an_async_generator_closed_by_another_task_ends_its_call(session: Sessio
 
 def test_another_process_that_ends_leaves_the_base(session: Session) -> None:
     """Its last run is over between our registering and our first process."""
-    teardown(session.place)
+    teardown(session._services.cgroups.place)
     with agentcgroup.call("first"):
         _true()
     (record,) = session.records
@@ -92,7 +93,7 @@ def test_a_fork_inside_a_call_ends_by_itself_and_nothing_else(session: Session) 
         child = os.fork()
         if child == 0:
             try:
-                forking.finish()
+                lifecycle.finish(forking)
                 session.close()
                 os._exit(3)
             finally:

@@ -12,6 +12,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
+from agentcgroup.calls import lifecycle
 from agentcgroup.enforcement.deadlines import Deadlines
 from agentcgroup.scope import current
 from tests.support.processes import SOON
@@ -59,15 +60,17 @@ def test_a_call_that_has_ended_is_left_alone(watcher: Deadlines) -> None:
 
 def test_a_child_that_is_refused_before_the_watcher_wakes_saves_no_other(session: Session) -> None:
     """Both see that the time is over; the one that is first must not keep the other from it."""
-    call = session.start("python", None, "late", overrides={"timeout": "0.2s"})
+    call = lifecycle.open_call(
+        session._services, "python", None, "late", overrides={"timeout": "0.2s"}
+    )
     token = current.set(call)
     sleeper = subprocess.Popen(["sleep", "60"])
-    session.watcher.disarm(call)
+    session._services.deadlines.disarm(call)
     time.sleep(0.3)
     with pytest.raises(LimitExceeded):
         subprocess.run(["true"], check=True)
     call.stop("timeout")  # as the watcher does when it wakes
     assert sleeper.wait(SOON / 2) == -signal.SIGKILL
     current.reset(token)
-    call.finish()
+    lifecycle.finish(call)
     assert [record.outcome for record in session.records] == ["timeout"]

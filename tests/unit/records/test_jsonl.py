@@ -66,7 +66,7 @@ def test_a_full_disk_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture
         for _ in range(3):
             with agentcgroup.call("tool"):
                 pass
-            assert session._bus.drain(10)
+            assert session._services.bus.drain(10)
         assert [record.outcome for record in session.records] == ["ok"] * 3
     agentcgroup.unregister()
     messages = [one.getMessage() for one in caplog.records]

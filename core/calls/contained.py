@@ -1,0 +1,220 @@
+"""What serves a call that has processes: its cgroup, its workers, its deadline.
+
+Made at the call's first process. It stands between the call and `containment`, which knows no call:
+a `ContainedCall` is the `Owner` of the call's `CallCgroup`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup.calls import feedback
+from agentcgroup.cgroup import Cgroup, Events
+from agentcgroup.containment.call_cgroup import CallCgroup
+from agentcgroup.containment.tree import Branch
+from agentcgroup.errors import LimitExceeded
+from agentcgroup.records.record import Outcome
+
+if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
+    from agentcgroup.isolation.launcher import Worker
+    from agentcgroup.isolation.tenancy import Tenancy
+
+__all__ = ["ContainedCall"]
+
+#: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
+_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
+
+
+class ContainedCall:
+    """The processes of one call.
+
+    Attributes:
+        group: the cgroup of the call, or its process tree.
+    """
+
+    __slots__ = ("_call", "_tenancy", "group")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._tenancy: Tenancy | None = None
+        self.group = CallCgroup(self, call.policy.limits)
+
+    # -- `containment.call_cgroup.Owner` ---------------------------------------------------------
+
+    @property
+    def stopped(self) -> str | None:
+        """The reason for which the call was stopped."""
+        return self._call.stopped
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the call has ended well."""
+        return self._call.outlived
+
+    def refuse_if_over(self) -> None:
+        """Let no process start in a call that is over, nor in a call inside of one.
+
+        Raises:
+            LimitExceeded: a call was stopped, or its deadline has passed.
+        """
+        for call in (self._call, *self._call.around()):
+            _refuse_if_over(call)
+
+    def background_fd(self) -> int | None:
+        """Return the directory fd of the run's background cgroup."""
+        return self._call.services.cgroups.background_fd()
+
+    def before_cgroup(self) -> None:
+        """Start the call's clock before its first process, which may hang before its exec."""
+        self._call.reparent()
+        self.arm()
+
+    def locate(self) -> tuple[Branch | None, bool]:
+        """Return the branch of the call's agent, or of the call around it."""
+        call, cgroups = self._call, self._call.services.cgroups
+        parent = call.parent
+        above = cgroups.branch() if parent is None else parent.branch()
+        if above is not None and (parent is None or parent.agent != call.agent):
+            return cgroups.agent_branch(above, call.framework, call.agent), True
+        return above, False
+
+    def contained(self, cgroup: Cgroup) -> None:
+        """Have the monitor watch the cgroup."""
+        self._call.services.monitor.note_cgroup(self._call, cgroup, self._call.slot)
+
+    def uncontained(self, error: OSError) -> None:
+        """Refuse the call, or report that it runs uncontained, as the mode says."""
+        self._call.services.cgroups.uncontained(error)
+
+    def released(self, cgroup: Cgroup) -> None:
+        """Have the monitor let processes leave the cgroup."""
+        self._call.services.monitor.release(cgroup)
+
+    def idle_tenants(self) -> frozenset[int] | None:
+        """Return the pids of the call's workers that have answered; None: it has no worker."""
+        return None if self._tenancy is None else self._tenancy.idle()
+
+    def before_kill(self, kill: Callable[[], None]) -> None:
+        """Have a worker killed at its birth when it is not born yet."""
+        if self._tenancy is not None:
+            self._tenancy.before_kill(kill)
+
+    def calls_follow(self) -> bool:
+        """Return whether deferred jobs wait: then calls come one upon the other."""
+        return self._call.services.deferred.busy()
+
+    def prepare(self, branch: Branch) -> None:
+        """Have a cgroup, or a worker in one, ready for the next call like this one."""
+        if not self._call.services.closed:
+            with contextlib.suppress(OSError):  # the next call tries itself, and reports why not
+                if self._tenancy is None or not self._tenancy.prepare(branch):
+                    branch.prepare(self._call.policy.limits)
+
+    # -- its workers ----------------------------------------------------------------------------
+
+    def worker(self) -> Worker:
+        """Return a worker process in the cgroup; see `Call.worker`."""
+        call = self._call
+        workers = call.services.workers()
+        if self._tenancy is None:
+            from agentcgroup.isolation.tenancy import Tenancy  # only isolated calls import it
+
+            with self.group.lock:
+                if self._tenancy is None:
+                    self._tenancy = Tenancy(
+                        self.group,
+                        workers,
+                        call.policy.limits,
+                        reuse=call.policy.reuse,
+                        tool=call.kept_for,
+                        outermost=call.parent is None,
+                    )
+        worker = self._tenancy.worker(self.refuse_if_over)
+        if call.stopped is not None:
+            self.group.kill()  # the worker was taken between that kill and now
+        return worker
+
+    def restock(self) -> None:
+        """Have a worker made for the next call, while this call's worker runs the body."""
+        if self._tenancy is not None:
+            self._tenancy.restock()
+
+    def give_back(self, events: Events) -> bool:
+        """Leave the worker and its cgroup to the next call of the tool, where that is possible."""
+        return self._tenancy is not None and self._tenancy.give_back(events)
+
+    # -- enforcement ----------------------------------------------------------------------------
+
+    def arm(self) -> None:
+        """Have the call stopped at its deadline, and at memory_max where the kernel has none."""
+        call, services = self._call, self._call.services
+        if call.deadline is not None:
+            services.deadlines.arm(call, call.deadline)
+        memory_max = call.policy.limits.memory_max
+        if services.sampler is not None and isinstance(memory_max, int):
+            services.sampler.watch(call, memory_max)
+
+    def disarm(self) -> None:
+        """Undo `arm`."""
+        call, services = self._call, self._call.services
+        if call.deadline is not None:
+            services.deadlines.disarm(call)
+        if services.sampler is not None:
+            services.sampler.forget(call)
+
+    def events(self) -> Events:
+        """Return what befell the call's own processes since it has its cgroup."""
+        events = self.group.events()
+        before = 0 if self._tenancy is None else self._tenancy.refused_before()
+        if events.pids_max and before:
+            return replace(events, pids_max=events.pids_max - before)
+        return events
+
+    def events_above(self) -> Iterator[tuple[str, Events]]:
+        """Yield the events of each cgroup above, nearest first, by the name of its limit."""
+        call: Call | None = self._call
+        while call is not None:
+            if call.contained is not None:
+                group = call.contained.group
+                if group is not self.group and group.cgroup is not None:
+                    yield "parent.memory_max", group.cgroup.events()
+                if group.agent_branch is not None:
+                    yield "agent.memory_max", group.agent_branch.cgroup.events()
+            call = call.parent
+        run = self._call.services.cgroups.branch()
+        if run is not None:
+            yield "run.memory_max", run.cgroup.events()
+
+    def remove(self) -> None:
+        """Remove the cgroup, and make what the next call will need.
+
+        Raises:
+            OSError: EBUSY when processes do not die.
+        """
+        tenancy, branch = self._tenancy, self.group.agent_branch
+        try:
+            self.group.remove()
+        finally:
+            if tenancy is not None:
+                tenancy.leave()
+            if branch is not None:
+                self.prepare(branch)
+                branch.leave()
+            if tenancy is not None:
+                tenancy.forget()
+
+
+def _refuse_if_over(call: Call) -> None:
+    if call.deadline is not None and call.stopped is None and time.monotonic() > call.deadline:
+        call.request_stop("timeout")
+    if call.stopped is not None:
+        # After its end the cgroup may be gone, and the record is made.
+        now = _OUTCOMES.get(call.stopped, "killed")
+        record = call.make_record(now) if call.outcome is None else call.record
+        told = feedback.sentence(record) or f"the call was stopped: {call.stopped}"
+        raise LimitExceeded(told, record=record)

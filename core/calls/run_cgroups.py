@@ -1,0 +1,210 @@
+"""The cgroups of one run: where they are made, and what happens where they cannot be made."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from agentcgroup import scope
+from agentcgroup.cgroup import Cgroup, Limits, controller_of
+from agentcgroup.config.policy import Resolver
+from agentcgroup.config.tables import Config
+from agentcgroup.containment.tree import Branch, TreeOptions
+from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.place.owner import reap, run_name
+from agentcgroup.place.place import Place, bases, find, teardown
+
+__all__ = ["RunCgroups"]
+
+logger = logging.getLogger("agentcgroup")
+
+
+class RunCgroups:
+    """Makes the run's cgroup at the first need, and removes it at the end.
+
+    Attributes:
+        place: where cgroups are made, and what can be enforced there.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        resolver: Resolver,
+        warn: Callable[[str], None],
+        on_made: Callable[[Cgroup], None],
+    ) -> None:
+        """Find where cgroups can be made.
+
+        Args:
+            config: the configuration.
+            resolver: its policies.
+            warn: logs a warning once.
+            on_made: called with each cgroup for a call, before a process is in it.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
+        """
+        self._config = config
+        self._resolver = resolver
+        self._warn = warn
+        self._on_made = on_made
+        asked = config.mode != "off"
+        self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
+        self._check(self.place)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget, in a forked child, the cgroups of the parent's run."""
+        self._lock = threading.Lock()
+        self._run: Branch | None = None
+        self._closed = False
+
+    @property
+    def limiting(self) -> bool:
+        """Whether limits are enforced at all: not in mode ``observe``, nor when off."""
+        return self._config.mode in ("auto", "enforce")
+
+    def branch(self) -> Branch | None:
+        """Return the run's branch, made at its first use; None where no cgroup can be made.
+
+        Raises:
+            OSError: the cgroup cannot be made.
+        """
+        if self._run is None and self.place.base is not None:
+            with self._lock:
+                if self._run is None and not self._closed:
+                    self._run = self._make_run()
+        return self._run
+
+    def agent_branch(self, above: Branch, framework: str, agent: str | None) -> Branch:
+        """Return the branch of an agent below the run or below a call.
+
+        Raises:
+            OSError: the cgroup cannot be made.
+        """
+
+        def limits() -> Limits:
+            asked = self._resolver.agent(framework, agent)
+            named = scope.agent.get()
+            if named is not None and named.name == agent:
+                return self._resolver.override_agent(asked, **named.limits)
+            return asked
+
+        return above.agent(framework, agent, limits)
+
+    def background_fd(self) -> int | None:
+        """Return the directory fd of the cgroup for processes that belong to no running call."""
+        try:
+            run = self.branch()
+            return None if run is None else run.background().fd
+        except OSError as error:
+            self.uncontained(error)
+            return None
+
+    def holding_cgroup(self) -> str | None:
+        """Return the cgroup that holds processes of a call until the call has its own."""
+        try:
+            run = self.branch()
+            return None if run is None else run.background().path
+        except OSError as error:
+            logger.warning("agentcgroup: no cgroup for processes born outside: %s", error)
+            return None
+
+    def uncontained(self, error: OSError) -> None:
+        """Refuse a call that can have no cgroup, or report that it runs uncontained.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce``.
+        """
+        if self._config.mode == "enforce":
+            raise CgroupUnavailable(
+                f"A call cannot be given its cgroup: {error}.",
+                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+            ) from error
+        logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
+
+    def reap(self) -> None:
+        """Remove what dead runs left behind."""
+        for path in bases(self.place):
+            with (
+                contextlib.suppress(FileNotFoundError),  # a scope that has just ended
+                contextlib.closing(Cgroup.open(path)) as base,
+            ):
+                for reaped in reap(base):
+                    if reaped.error is None:
+                        logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
+                    else:
+                        logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+
+    def close(self) -> None:
+        """Kill every process of the run and remove its cgroups; none is made any more."""
+        with self._lock:
+            self._closed = True
+            run, self._run = self._run, None
+        if run is not None:
+            try:
+                run.remove()
+            except OSError as error:
+                logger.warning("agentcgroup: cgroups of this run are left over: %s", error)
+        teardown(self.place)
+
+    def refuse_new(self) -> None:
+        """Make no run's cgroup any more; one that is there stays until `close`."""
+        with self._lock:
+            self._closed = True
+
+    def _make_run(self) -> Branch | None:
+        if self.place.base is not None and not os.path.isdir(self.place.base):
+            # Another program removed the base, the last program to use it. The child that `find`
+            # starts to try the place must not belong to the call that waits here.
+            self.place = contextvars.Context().run(find, self._config.cgroup_root)
+            self._check(self.place)
+        if self.place.base is None:
+            return None
+        with contextlib.closing(Cgroup.open(self.place.base)) as parent:
+            cgroup = parent.child(run_name(), exist_ok=True)
+        options = TreeOptions(
+            self.place.controllers, self._unmet, on_made=self._on_made, limiting=self.limiting
+        )
+        options.limit(cgroup, self._resolver.run())
+        return Branch(cgroup, options)
+
+    def _check(self, place: Place) -> None:
+        """Report once what of the configuration is not enforced here.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce``, and something is not.
+        """
+        needed = self._resolver.controllers()
+        problems = [
+            problem
+            for problem in place.problems
+            if not problem.controllers or problem.controllers & needed
+        ]
+        if not problems:
+            return
+        told = "; ".join(f"{problem.what}: {problem.why.rstrip('.')}" for problem in problems)
+        if self._config.mode == "enforce":
+            fixes = [problem.fix for problem in problems if problem.fix]
+            raise CgroupUnavailable(
+                f'mode = "enforce", but not everything can be enforced here: {told}.',
+                fix="; ".join(fixes) or None,
+            )
+        self._warn(f"not enforced here: {told}. `agentcgroup doctor` says more.")
+
+    def _unmet(self, path: str, keys: frozenset[str]) -> None:
+        """Report limits that were not written; `_check` reports those of a missing controller.
+
+        Raises:
+            OSError: mode is ``enforce``.
+        """
+        names = ", ".join(sorted(k for k in keys if controller_of(k) in self.place.controllers))
+        if not names:
+            return
+        if self._config.mode == "enforce":
+            raise OSError(f"{path} does not take {names}")
+        self._warn(f"this kernel has no {names}: not enforced")

@@ -1,0 +1,210 @@
+"""What serves the calls of one session: policies, cgroups, deadlines, workers, monitor, records.
+
+No user meets these objects: a user has the `Session` in front of them. Exactly one `Services` is
+active in a process; seams and `spawn` look it up at each use, so that after `unregister` every hook
+passes through.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup import scope, spawn
+from agentcgroup.calls.deferred import DeferredJobs
+from agentcgroup.calls.run_cgroups import RunCgroups
+from agentcgroup.cgroup import Cgroup
+from agentcgroup.config.policy import Resolver
+from agentcgroup.config.tables import Config
+from agentcgroup.enforcement.deadlines import Deadlines
+from agentcgroup.enforcement.memory_sampling import MemorySampler
+from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.monitor.client import Monitor
+from agentcgroup.place.owner import run_name
+from agentcgroup.records.bus import RecordBus, Recorded
+
+if TYPE_CHECKING:
+    from agentcgroup.isolation.warm_workers import WarmWorkers
+
+__all__ = ["Services", "active", "set_active"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: Number of different warnings that are remembered, so that each is given once.
+_WARNINGS: Final = 1024
+#: Seconds that `close` waits for deferred jobs.
+CLOSE_WAIT: Final = 30.0
+#: Seconds that `close` waits for observers of records.
+_OBSERVERS_WAIT: Final = 5.0
+
+_active: Services | None = None
+
+
+def active() -> Services | None:
+    """Return what serves calls now: None when nothing is registered, or the mode is ``off``."""
+    return _active if _active is not None and _active.working else None
+
+
+def set_active(services: Services | None) -> None:
+    """Make `services` those that hooks and `call` use."""
+    global _active
+    _active = services
+
+
+class Services:
+    """The services of one session.
+
+    Attributes:
+        config: the configuration.
+        id: unique over runs and machines; the beginning of each call's id.
+        epoch: Unix time minus `time.monotonic`, seconds.
+        working: whether calls are contained and recorded: not with mode ``off``.
+        limiting: whether limits are enforced: not with mode ``observe`` or ``off``.
+        closed: whether the session is closed.
+        resolver: the policies.
+        finished: ended calls, oldest first.
+        bus: hands records to observers, on threads of its own.
+        cgroups: the cgroups of the run.
+        lock: guards what a call, or the session, makes once.
+        numbers: counts the calls.
+        deadlines: stops calls at their deadline.
+        sampler: stops calls at memory_max where the kernel has no limit; None elsewhere.
+        deferred: does what no call waits for.
+        monitor: what the kernel saw.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Find where cgroups can be made; see `agentcgroup.register`.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
+        """
+        self.config = config
+        self.id = uuid.uuid4().hex[:12]
+        self.epoch = time.time() - time.monotonic()
+        self.working = config.mode != "off" and sys.platform == "linux"
+        self.closed = False
+        self.resolver = Resolver(config)
+        self.finished: deque[Recorded] = deque(maxlen=config.records_max)
+        self._warned: set[str] = set()
+        self.bus = RecordBus()
+        self.cgroups = RunCgroups(config, self.resolver, self.warn, self._announce)
+        self.limiting = self.cgroups.limiting
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what belongs to this very process; again in a forked one."""
+        self.numbers = itertools.count(1)
+        self.lock = threading.Lock()
+        self.deadlines = Deadlines()
+        sampled = self.limiting and "memory" not in self.cgroups.place.controllers
+        self.sampler = MemorySampler() if sampled else None
+        self.deferred = DeferredJobs()
+        self.monitor = self._make_monitor()
+        self._workers: WarmWorkers | None = None
+        if self.cgroups.place.base is not None:
+            self.deferred.put(self.cgroups.reap)
+
+    def settled(self, call: Recorded) -> None:
+        """Keep an ended call and hand its record to the observers, made on demand."""
+        if self.working:
+            self.finished.append(call)
+            if self.bus.subscriptions:
+                self.bus.put(call)
+
+    def warn(self, message: str) -> None:
+        """Log a warning, once per session."""
+        if message not in self._warned:
+            if len(self._warned) >= _WARNINGS:  # names in them come from models
+                self._warned.clear()
+            self._warned.add(message)
+            logger.warning("agentcgroup: %s", message)
+
+    def workers(self) -> WarmWorkers:
+        """Return the worker processes for tools whose body does not run in this process.
+
+        Raises:
+            CgroupUnavailable: the session is closed and has had none.
+        """
+        if self._workers is None:
+            from agentcgroup.isolation.warm_workers import (
+                WarmWorkers,  # only isolated calls import it
+            )
+
+            with self.lock:
+                if self._workers is None:
+                    if self.closed:  # nothing would end them
+                        raise CgroupUnavailable(
+                            "no worker process can be made: the session is closed"
+                        )
+                    self._workers = WarmWorkers(_Background(self.cgroups), self.config.workers)
+        return self._workers
+
+    def close(self) -> bool:
+        """End what still runs and remove the run's cgroups; return False when that was done."""
+        with self.lock:
+            if self.closed:
+                return False
+            self.closed = True
+        self.cgroups.refuse_new()
+        if _active is self:
+            set_active(None)
+        self.deadlines.close()
+        self.deferred.close(CLOSE_WAIT)
+        if self._workers is not None:
+            self._workers.close()
+        scope.set_thread_tracker(None)
+        self.monitor.close()
+        self.bus.close(_OBSERVERS_WAIT)
+        self.cgroups.close()
+        return True
+
+    def forked(self) -> None:
+        """Start over in a forked child: the parent's threads and cgroups are not its own."""
+        self.finished.clear()
+        self.bus = self.bus.forked()
+        self.cgroups.start_over()
+        self._begin()
+
+    def left_to_parent(self) -> None:
+        """End nothing in a child that was forked inside a call: the call is the parent's."""
+        self.working, self.closed = False, True
+        self.lock = threading.Lock()  # the thread that held it is not in the child
+
+    def _announce(self, cgroup: Cgroup) -> None:
+        self.monitor.made(cgroup)
+
+    def _make_monitor(self) -> Monitor:
+        asked, base = self.config.monitor, self.cgroups.place.base
+        return Monitor(
+            "off" if base is None else asked.backend,
+            asked.detail,
+            kills=asked.escape == "kill",
+            run="" if base is None else f"{base}/{run_name()}",
+            joins=spawn.method().mode != "clone3",
+            holding_cgroup=self.cgroups.holding_cgroup,
+            on_ready=self._track_threads,
+        )
+
+    def _track_threads(self, monitor: Monitor) -> None:
+        if not self.closed:
+            scope.set_thread_tracker(monitor.working_for)
+
+
+class _Background:
+    """The `scope.SpawnTarget` of processes that belong to no call: the run's background cgroup."""
+
+    def __init__(self, cgroups: RunCgroups) -> None:
+        self._cgroups = cgroups
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        return None if failed is not None else self._cgroups.background_fd()
+
+    def end_spawn(self, pid: int | None) -> None:
+        pass
