@@ -39,8 +39,7 @@ class CallCgroup:
     """Holds the processes of one call.
 
     Attributes:
-        cgroup: the call's cgroup; None before the first child, where none can be made, and when it
-            was left to the next call.
+        cgroup: None before the first child, without cgroups, and after `hand_over`.
         path: the directory of the cgroup, also when the cgroup is gone; None when there was none.
         agent_branch: the agent's branch that the cgroup came from; None in a call inside another
             call of the same agent.
@@ -49,19 +48,8 @@ class CallCgroup:
     """
 
     __slots__ = (
-        "_branch",
-        "_fresh",
-        "_left",
-        "_limits",
-        "_owner",
-        "_source",
-        "_spawning",
-        "agent_branch",
-        "cgroup",
-        "leaf",
-        "lock",
-        "path",
-        "started",
+        *("agent_branch", "cgroup", "leaf", "lock", "path", "started"),
+        *("_branch", "_fresh", "_left", "_limits", "_owner", "_source", "_spawning"),
     )
 
     def __init__(self, owner: Owner, limits: Limits) -> None:
@@ -75,7 +63,7 @@ class CallCgroup:
         self.started: deque[int] = deque(maxlen=_STARTED)
         self.cgroup: Cgroup | None = None
         self.leaf: ProcessGroup | None = None  # what the children are born in
-        self._branch: Branch | None = None
+        self._branch: Branch | None = None  # what holds the cgroups of calls inside this one
         self.path: str | None = None
         # After `hand_over`: how to read what was used, and what the kernel had counted.
         self._left: tuple[Callable[[], Usage], Events] | None = None
@@ -95,10 +83,9 @@ class CallCgroup:
                 # Another program removed the cgroup with all that was in it; the call goes on.
                 logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
                 self.cgroup = self.leaf = None
-            if self.leaf is None:
-                self.leaf = self._make_leaf()
+            leaf = self.ensure_leaf()
             self._spawning += 1
-            return self.leaf.fd
+            return leaf.fd
 
     def end_spawn(self, pid: int | None) -> None:
         """Take note that a spawn is done; see `scope.SpawnTarget`."""
@@ -135,8 +122,8 @@ class CallCgroup:
             if self._branch is None:
                 if self.cgroup is None:
                     self._take_cgroup()
-                    if self.cgroup is None:
-                        return None
+                if self.cgroup is None:
+                    return None
                 if self.leaf is self.cgroup:
                     self.leaf = self.cgroup.child("self")
                     _move(self.cgroup, self.leaf)
@@ -144,23 +131,21 @@ class CallCgroup:
                 self._branch = Branch(self.cgroup, self._source.options)
             return self._branch
 
-    def ensure_leaf(self, take: Callable[[Branch], Cgroup]) -> ProcessGroup:
-        """Return what holds the children; made, with `lock` held, by `take` from the branch."""
+    def ensure_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> ProcessGroup:
+        """Return what holds the children, made at its first use; `lock` is held.
+
+        `take` replaces the branch's own way to a cgroup, which is a spare or a new one.
+        """
         if self.leaf is None:
-            self.leaf = self._make_leaf(take)
+            if self._branch is not None:
+                self.leaf = self._branch.cgroup.child("self")
+            else:
+                self._take_cgroup(take)
+                self.leaf = self.cgroup if self.cgroup is not None else ProcessTree()
         return self.leaf
 
-    def _make_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> ProcessGroup:
-        if self._branch is not None:
-            return self._branch.cgroup.child("self")
-        self._take_cgroup(take)
-        return self.cgroup if self.cgroup is not None else ProcessTree()
-
     def _take_cgroup(self, take: Callable[[Branch], Cgroup] | None = None) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in.
-
-        `take` replaces the branch's own way, which is a spare cgroup or a new one.
-        """
+        """Take a cgroup below the agent, or below the call this one runs in."""
         owner = self._owner
         owner.before_cgroup()
         try:

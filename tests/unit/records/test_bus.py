@@ -484,6 +484,25 @@ def test_an_observer_that_takes_a_second_delays_none_of_200_calls(
     assert "observer" not in caplog.text
 
 
+def test_a_look_at_the_records_waits_for_observers_but_not_for_a_stuck_one(stuck: Stuck) -> None:
+    seen = []
+    with agentcgroup.register("langchain", config={}) as session:
+        session.on_record(seen.append)
+        for number in range(1, 4):
+            with agentcgroup.call("tool"):
+                pass
+            assert len(session.records) == len(seen) == number
+        session.on_record(stuck.on_record)
+        with agentcgroup.call("tool"):
+            pass
+        begin = time.monotonic()
+        assert len(session.records) == 4
+        assert 0.9 <= time.monotonic() - begin < 10
+        stuck.release.set()
+    agentcgroup.unregister()
+    assert len(stuck.tools) == 1
+
+
 def test_an_observer_that_raises_hurts_no_call(caplog: pytest.LogCaptureFixture) -> None:
     def export(record: CallRecord) -> None:
         raise ConnectionError("the collector is down")
