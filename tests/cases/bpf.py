@@ -339,7 +339,7 @@ def a_call_that_is_over_is_counted_no_more(attached: AttachedPrograms, box: Cgro
 
 @case
 def a_call_is_counted_before_the_holder_adopts_it(attached: AttachedPrograms, box: Cgroup) -> None:
-    announcer = Announcer(attached.lend(1), attached.counters_fd, os.dup(attached.cgroups_fd))
+    announcer = Announcer(attached.reserve(1), attached.counters_fd, os.dup(attached.cgroups_fd))
     with contextlib.closing(announcer):
         slot = announcer.add(inode(box))
         assert slot is not None
