@@ -65,10 +65,10 @@ print(json.dumps({
 """
 
 
-def told_with(*capabilities: str) -> dict[str, object]:
+def support_with(*capabilities: str) -> dict[str, object]:
     """Return the BPF support of an ordinary user with these capabilities, who may read any file."""
     given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
-    told = subprocess.run(
+    ran = subprocess.run(
         [
             *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
             *(f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"),
@@ -78,9 +78,9 @@ def told_with(*capabilities: str) -> dict[str, object]:
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
-    found: dict[str, object] = json.loads(told.stdout)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    found: dict[str, object] = json.loads(ran.stdout)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The ledger: which entry an event belongs to, and when it asks for what it does not know."""
+"""The ledger: which entry an event belongs to, and when it calls its callbacks."""
 
 from __future__ import annotations
 
