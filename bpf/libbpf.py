@@ -110,7 +110,7 @@ class KernelTypes:
         with _messages(library):
             self._btf = library.btf__load_vmlinux_btf()
         if not self._btf:
-            raise LoadError("The kernel carries no type information (/sys/kernel/btf/vmlinux)")
+            raise LoadError("The kernel has no type information (/sys/kernel/btf/vmlinux)")
 
     def has(self, name: str, kind: Literal["typedef", "function"]) -> bool:
         """Return whether the kernel has a type or function of that name."""

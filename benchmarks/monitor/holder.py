@@ -1,4 +1,4 @@
-"""The process that holds the monitor; told what to do line by line, it answers each line."""
+"""The process that holds the programs: it reads a command a line, and answers each with a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, get_args
 from agentcgroup.bpf import AttachedPrograms, loader
 from agentcgroup.bpf.programs import Detail
 
-#: As often as its reader looks when nothing urgent wakes it.
+#: Seconds after which it reads events when no urgent one wakes it.
 _LOOK_S = 0.2
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     """Serve until the end of the input."""
     attached: AttachedPrograms | None = None
     slot = 0
-    # Loaded once: to load cools the caches, and lays the programs elsewhere each time.
+    # Loaded once: loading evicts the caches, and puts the programs at other addresses each time.
     loaded = {detail: loader.load(detail) for detail in get_args(Detail)}
     while True:
         if attached is not None and not select.select([sys.stdin, attached.fd], [], [], _LOOK_S)[0]:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _ends(attached: AttachedPrograms, times: int) -> float:
-    """Return what the begin and the end of a call cost together, in seconds."""
+    """Return the seconds that the begin and the end of a call take together."""
     began = time.perf_counter()
     for cgroup_id in range(1 << 40, (1 << 40) + times):
         attached.remove(attached.add(cgroup_id))

@@ -100,7 +100,7 @@ def _check_kernel() -> None:
     """Raise `Unavailable` where the kernel refuses: faster than to find out by compiling."""
     if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PIDS:
         raise Unavailable(
-            "BCC tells process ids of the machine's first pid namespace, which are others here",
+            "BCC reports process ids of the machine's first pid namespace, and this is another one",
             "run outside of a container, or with its --pid=host.",
         )
     try:

@@ -199,7 +199,7 @@ class Monitor(HelperConnection):
 
         Args:
             cgroup: the call's.
-            started: pids of processes that the app has placed in it, as far as it knows them.
+            started: pids of processes that the app has placed in it, the last ones.
             patience: seconds to wait for the answer.
         """
         if not self._watching:

@@ -25,7 +25,7 @@ _FIGURES: Final = (
 def figures(answer: wire.Message, source: str | None) -> Mapping[str, Any] | None:
     """Return an answer "end" of the helper by the names of `CallRecord`.
 
-    None when the helper does not know the cgroup. A figure that the source does not have is absent.
+    None when the helper has no entry for the cgroup. A figure that the source lacks is absent.
 
     Args:
         answer: the message.

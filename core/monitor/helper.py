@@ -126,7 +126,7 @@ class Helper:
         """Return the ms until the helper has to look by itself, None for never."""
         if self._messages:
             return 0
-        # The first process of a call wakes nobody either, and a listener waits for its event.
+        # The first process of a call does not wake the helper, and a listener waits for its event.
         waiting = self._listening and self._ledger.entries
         if waiting or (self._source.needs_sweeps and self._ledger.members):
             return _SWEEP * 1000

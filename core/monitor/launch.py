@@ -53,7 +53,7 @@ def _start(ours: socket.socket, theirs: socket.socket, start: wire.Message, boar
         cwd="/",
     )
     wire.send(ours, start)
-    helper.wait()  # it has forked the helper proper, which goes on as nobody's child
+    helper.wait()  # it has forked the helper proper, which becomes a child of init
 
 
 def _python() -> str:

@@ -137,7 +137,7 @@ def _explained(error: OSError) -> Unavailable:
         )
     if isinstance(error, TimeoutError):
         return Unavailable(
-            "the process connector tells nothing outside the machine's first pid and user"
+            "the process connector reports nothing outside the machine's first pid and user"
             " namespaces",
             "run outside of a container, or with its --pid=host.",
         )

@@ -41,7 +41,7 @@ SIZE: Final = _SLOTS * _WORDS * 8
 
 
 class KernelSwitches(Protocol):
-    """Tells the kernel whether a thread is in a call, by the number of the thread's slot."""
+    """Switches the kernel's accounting for a thread on and off, by the number of its slot."""
 
     def assign(self, slot: int, thread: int) -> None:
         """Assign a switch to a thread, by its kernel thread id."""

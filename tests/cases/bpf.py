@@ -65,10 +65,10 @@ print(json.dumps({
 """
 
 
-def told_with(*capabilities: str) -> dict[str, object]:
+def support_with(*capabilities: str) -> dict[str, object]:
     """Return the BPF support of an ordinary user with these capabilities, who may read any file."""
     given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
-    told = subprocess.run(
+    ran = subprocess.run(
         [
             *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
             *(f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"),
@@ -78,9 +78,9 @@ def told_with(*capabilities: str) -> dict[str, object]:
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
-    found: dict[str, object] = json.loads(told.stdout)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    found: dict[str, object] = json.loads(ran.stdout)
     return found
 
 
@@ -339,7 +339,7 @@ def a_call_that_is_over_is_counted_no_more(attached: AttachedPrograms, box: Cgro
 
 @case
 def a_call_is_counted_before_the_holder_adopts_it(attached: AttachedPrograms, box: Cgroup) -> None:
-    announcer = Announcer(attached.lend(1), attached.counters_fd, os.dup(attached.cgroups_fd))
+    announcer = Announcer(attached.reserve(1), attached.counters_fd, os.dup(attached.cgroups_fd))
     with contextlib.closing(announcer):
         slot = announcer.add(inode(box))
         assert slot is not None

@@ -64,7 +64,7 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
     for number in range(rounds):
         with agentcgroup.call("tool") as call:
             if number % 2:
-                # The call has a cgroup already. A child that is forked and joins it is no escape.
+                # This call has a cgroup already; a fork that joins by itself is no escape.
                 subprocess.run(["true"], preexec_fn=int if number % 4 == 3 else None)
             pid = _start(library, way, "/bin/sleep", "60")
 

@@ -43,9 +43,9 @@ state = session._services.monitor.state
 agentcgroup.unregister()
 fields = ("outcome", "monitor", "processes_started", "escapes", "run_delay_s", "reclaim_s",
           "memory_charged_bytes", "memory_high_s", "files_opened", "net_rx_bytes", "net_tx_bytes")
-told = {field: getattr(record, field) for field in fields}
+seen = {field: getattr(record, field) for field in fields}
 ends = record.programs and sorted(one.exit_code for one in record.programs)
-print(json.dumps({**told, "ends": ends, "cgroup": record.cgroup,
+print(json.dumps({**seen, "ends": ends, "cgroup": record.cgroup,
                   "state": state, "refused": session._services.monitor.refused}))
 """
 
@@ -64,36 +64,36 @@ _FIGURES: Final = _ALWAYS | _PACKETS | _FILLED_BY.keys()
 
 def ordinary_user(box: Cgroup, backend: str) -> None:
     """The kernel loads no program; since Linux 6.6 every user may use the process connector."""
-    told = _told(box, backend, *_as_user(box))
-    refused = {name: (reason, fix) for name, reason, fix in told["refused"]}
+    seen = _figures_of_a_call(box, backend, *_as_user(box))
+    refused = {name: (reason, fix) for name, reason, fix in seen["refused"]}
     assert refused["libbpf"] == (
         "This process may not load BPF programs that look at the kernel.",
         "run as root, or with the capabilities CAP_BPF and CAP_PERFMON",
     )
     if backend == "auto" and _release() >= (6, 6):
         assert refused.keys() == {"libbpf"}
-        _is_known(told, "procs")
+        _is_known(seen, "procs")
     else:
         assert refused.keys() == ({"libbpf", "procs", "bcc"} if backend == "auto" else {"libbpf"})
-        assert told["state"] == "off"
-        assert (told["monitor"], told["processes_started"], told["escapes"]) == (None, None, None)
-    assert _figures(told) == set()
+        assert seen["state"] == "off"
+        assert (seen["monitor"], seen["processes_started"], seen["escapes"]) == (None, None, None)
+    assert _figures(seen) == set()
 
 
 def user_with_bpf(box: Cgroup, backend: str) -> None:
     """CAP_BPF and CAP_PERFMON are enough for all figures but packets."""
-    told = _told(box, backend, *_as_user(box, "bpf", "perfmon"))
-    assert told["refused"] == []
-    _is_known(told, "libbpf")
-    assert _figures(told) == _of_this_kernel() - _PACKETS
+    seen = _figures_of_a_call(box, backend, *_as_user(box, "bpf", "perfmon"))
+    assert seen["refused"] == []
+    _is_known(seen, "libbpf")
+    assert _figures(seen) == _of_this_kernel() - _PACKETS
 
 
 def root(box: Cgroup, backend: str) -> None:
     """Root gets all figures that this kernel has."""
-    told = _told(box, backend)
-    assert told["refused"] == []
-    _is_known(told, "libbpf")
-    assert _figures(told) == _of_this_kernel()
+    seen = _figures_of_a_call(box, backend)
+    assert seen["refused"] == []
+    _is_known(seen, "libbpf")
+    assert _figures(seen) == _of_this_kernel()
 
 
 def _as_user(box: Cgroup, *capabilities: str) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def _as_user(box: Cgroup, *capabilities: str) -> tuple[str, ...]:
     return "setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", *kept
 
 
-def _told(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
+def _figures_of_a_call(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
     """Have a tool start processes in a session; return figures of its record."""
     enter = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
     command = ["sh", "-c", enter, box.path, *become, sys.executable, "-c", _USE, backend]
@@ -114,20 +114,20 @@ def _told(box: Cgroup, backend: str, *become: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["outcome"] == "ok"
-    assert told["cgroup"].startswith(box.path + "/"), told
-    return told
+    seen: dict[str, Any] = json.loads(done.stdout)
+    assert seen["outcome"] == "ok"
+    assert seen["cgroup"].startswith(box.path + "/"), seen
+    return seen
 
 
-def _is_known(told: dict[str, Any], source: str) -> None:
+def _is_known(seen: dict[str, Any], source: str) -> None:
     """Check that the record has both of the tool's processes: sh, and true beside it."""
-    assert (told["monitor"], told["processes_started"], told["escapes"]) == (source, 2, 0)
-    assert told["ends"] == [0, 3]
+    assert (seen["monitor"], seen["processes_started"], seen["escapes"]) == (source, 2, 0)
+    assert seen["ends"] == [0, 3]
 
 
-def _figures(told: dict[str, Any]) -> set[str]:
-    return {figure for figure in _FIGURES if told[figure] is not None}
+def _figures(seen: dict[str, Any]) -> set[str]:
+    return {figure for figure in _FIGURES if seen[figure] is not None}
 
 
 def _of_this_kernel() -> set[str]:

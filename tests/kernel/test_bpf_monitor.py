@@ -30,7 +30,7 @@ from tests.cases.bpf import (
     packets_case,
     python,
     settled,
-    told_with,
+    support_with,
 )
 from tests.kernel.support import MiB
 from tests.support.processes import SOON
@@ -70,16 +70,16 @@ def test_all_runs_on_this_kernel() -> None:
 def test_capabilities_without_root_are_enough(
     capabilities: tuple[str, ...], denied: set[str]
 ) -> None:
-    programs = told_with(*capabilities)["programs"]
+    programs = support_with(*capabilities)["programs"]
     assert isinstance(programs, dict)
     loads = {name for name, off in bpf_support().programs.items() if off is None}
     assert {name for name, off in programs.items() if off is None} == loads - denied
 
 
 def test_an_ordinary_user_gets_the_fix() -> None:
-    told = told_with()
-    assert (told["attached"], told["loader"]) == (None, None)
-    assert "CAP_BPF and CAP_PERFMON" in str(told["fix"])
+    found = support_with()
+    assert (found["attached"], found["loader"]) == (None, None)
+    assert "CAP_BPF and CAP_PERFMON" in str(found["fix"])
 
 
 def test_every_counter_is_there(attached: AttachedPrograms, box: Cgroup) -> None:

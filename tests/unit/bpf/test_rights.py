@@ -20,7 +20,7 @@ from agentcgroup.bpf import (
 )
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
 from agentcgroup.cgroup import Cgroup
-from tests.cases.bpf import PACKETS, told_with
+from tests.cases.bpf import PACKETS, support_with
 
 
 def loads() -> set[str]:
@@ -37,33 +37,33 @@ def test_root_loads_all_that_this_kernel_has() -> None:
 
 
 def test_an_ordinary_user_gets_the_reason_and_the_fix() -> None:
-    told = told_with()
-    assert told["attached"] is None
-    assert told["loader"] is None
-    assert told["rights"] == []
-    assert told["problem"] == "This process may not load BPF programs that look at the kernel."
-    assert told["fix"] == "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
+    found = support_with()
+    assert found["attached"] is None
+    assert found["loader"] is None
+    assert found["rights"] == []
+    assert found["problem"] == "This process may not load BPF programs that look at the kernel."
+    assert found["fix"] == "run as root, or with the capabilities CAP_BPF and CAP_PERFMON"
 
 
 def test_cap_bpf_alone_is_not_enough() -> None:
-    told = told_with("bpf")
-    assert told["attached"] is None
-    assert told["rights"] == ["CAP_BPF"]
-    assert "CAP_PERFMON" in str(told["fix"])
+    found = support_with("bpf")
+    assert found["attached"] is None
+    assert found["rights"] == ["CAP_BPF"]
+    assert "CAP_PERFMON" in str(found["fix"])
 
 
 def test_cap_bpf_and_cap_perfmon_load_all_but_packets() -> None:
-    told = told_with("bpf", "perfmon")
-    programs = told["programs"]
+    found = support_with("bpf", "perfmon")
+    programs = found["programs"]
     assert isinstance(programs, dict)
     assert {name for name, off in programs.items() if off is None} == loads() - PACKETS
     assert programs["on_egress"] == "needs CAP_NET_ADMIN to be attached"
-    assert isinstance(told["attached"], dict)
-    assert {name for name, off in told["attached"].items() if off is None} == loads() - PACKETS
+    assert isinstance(found["attached"], dict)
+    assert {name for name, off in found["attached"].items() if off is None} == loads() - PACKETS
 
 
 def test_cap_net_admin_adds_the_packets() -> None:
-    programs = told_with("bpf", "perfmon", "net_admin")["programs"]
+    programs = support_with("bpf", "perfmon", "net_admin")["programs"]
     assert isinstance(programs, dict)
     assert {name for name, off in programs.items() if off is None} == loads()
 
@@ -127,8 +127,8 @@ sys.platform = {system!r}
 from agentcgroup.bpf import bpf_support
 print(bpf_support().problem, bpf_support().rights)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "BPF is a part of Linux. frozenset()\n"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "BPF is a part of Linux. frozenset()\n"
 
 
 def test_without_the_compiled_programs_the_fix_names_the_compiler(
@@ -150,10 +150,10 @@ with AttachedPrograms.open() as attached:
     child = subprocess.Popen(
         ["sh", "-c", "echo 0 > {box.path}/cgroup.procs; exit 0"])
     child.wait()
-    told = attached.poll()
+    found = attached.poll()
     assert child.pid < 1000, child.pid
-    assert [(e.kind, e.pid, e.ppid) for e in told] == [
-        ("attach", child.pid, os.getpid()), ("exit", child.pid, os.getpid())], told
+    assert [(e.kind, e.pid, e.ppid) for e in found] == [
+        ("attach", child.pid, os.getpid()), ("exit", child.pid, os.getpid())], found
     attached.add_thread(slot, os.getpid())
     outside = os.fork()  # not subprocess: its vfork waits for the child, which is stopped
     if outside == 0:

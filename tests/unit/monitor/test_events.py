@@ -61,8 +61,8 @@ def test_a_process_born_outside_is_an_escape_event_and_a_fork_that_joins_is_none
         program = (ctypes.c_char_p * 2)(b"/bin/true", None)
         os.waitpid(escapes.by_posix_spawn(program), 0)
     assert session.records[-1].escapes == 1
-    told = [event.kind for event in events]
-    assert told == ["fork", "exec", "exit", "escape", "exec", "exit"]
+    found = [event.kind for event in events]
+    assert found == ["fork", "exec", "exit", "escape", "exec", "exit"]
 
 
 def test_a_callback_that_raises_affects_no_call(
