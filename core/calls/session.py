@@ -25,6 +25,7 @@ from agentcgroup import scope, spawn
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.deferred import DeferredJobs
 from agentcgroup.cgroup import Cgroup, Limits, controller_of
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.loading import Config
 from agentcgroup.config.policy import Resolver
 from agentcgroup.containment.tree import Branch, Roots
@@ -95,7 +96,11 @@ class Session:
         self._sink = _open_sink(config)
         if self._sink is not None:
             self._callbacks.append(self._sink)
-        self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
+        self.place = (
+            find(config.cgroup_root, self._resolver.controllers())
+            if asked
+            else Place(base=None, kind="none")
+        )
         self._check(self.place)
         self._begin()
 
@@ -335,7 +340,9 @@ class Session:
         if self.place.base is not None and not os.path.isdir(self.place.base):
             # Another program, the last one there, took it for unused and removed it. What `find`
             # starts to try the place is not of the call that is waiting here.
-            self.place = contextvars.Context().run(find, self.config.cgroup_root)
+            self.place = contextvars.Context().run(
+                find, self.config.cgroup_root, self._resolver.controllers()
+            )
             self._check(self.place)
         if self.place.base is None:
             return None
@@ -407,8 +414,9 @@ class Session:
         self.say(f"not enforced here: {told}. `agentcgroup doctor` says more.")
 
     def _unmet(self, path: str, keys: frozenset[str]) -> None:
-        """Hear of limits that were not written; those of a missing controller are known already."""
-        names = ", ".join(sorted(k for k in keys if controller_of(k) in self.place.controllers))
+        """Report limits that were not written; `_check` has reported missing controllers."""
+        known = self.place.controllers
+        names = ", ".join(sorted(k for k in keys if k not in LIMITS or controller_of(k) in known))
         if not names:
             return
         if self.config.mode == "enforce":

@@ -64,6 +64,8 @@ mode = "auto"
 # timeout = "10m"
 # More keys, all with the kernel's meaning:
 {limit_comments(defaults=False)}
+# Any further cgroup v2 file that is a limit, by its kernel name in quotes:
+# unified."memory.zswap.max" = "0"
 
 # Rules change limits for some calls. Later rules win, key by key. Globs on any of tool, agent and
 # framework (langchain, autogen, crewai) say which calls.

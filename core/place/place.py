@@ -22,7 +22,7 @@ import functools
 import glob
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -60,7 +60,7 @@ class Place:
     problems: tuple[Problem, ...] = ()
 
 
-def find(root: str | None = None) -> Place:
+def find(root: str | None = None, controllers: Iterable[str] = ()) -> Place:
     """Find, prepare and prove the place for the runs of this process.
 
     May ask systemd for a scope, and moves this process and its neighbours within a subtree that is
@@ -68,6 +68,7 @@ def find(root: str | None = None) -> Place:
 
     Args:
         root: the cgroup to work below; else $AGENTCGROUP_ROOT; else the best one that can be had.
+        controllers: what to enable and try beside the controllers of our own limits.
 
     Returns:
         A place; one of kind "none" where this machine has nothing for us. What the machine lacks
@@ -79,11 +80,12 @@ def find(root: str | None = None) -> Place:
     if "/ray-node_" in (facts.own or ""):
         return _nothing(problems.INSIDE_RAY)
     given = root or os.environ.get(ROOT_VARIABLE)
+    wanted = frozenset(CONTROLLERS).union(controllers)
     if _inside_a_run(facts):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
-        return _first_that_works((_nested,), facts)
+        return _first_that_works((_nested,), facts, wanted)
     if given:
-        return _first_that_works((functools.partial(_given, given),), facts)
-    return _first_that_works(_WAYS, facts)
+        return _first_that_works((functools.partial(_given, given),), facts, wanted)
+    return _first_that_works(_WAYS, facts, wanted)
 
 
 def teardown(place: Place) -> None:
@@ -109,13 +111,13 @@ def bases(place: Place) -> list[str]:
     return sorted(glob.glob(f"{glob.escape(os.path.dirname(place.base))}/{systemd.NAME}-*.scope"))
 
 
-def _first_that_works(ways: tuple[_Way, ...], facts: Facts) -> Place:
+def _first_that_works(ways: tuple[_Way, ...], facts: Facts, wanted: frozenset[str]) -> Place:
     failed: tuple[Problem, ...] = ()
     for way in ways:
         try:
-            place = way(facts)
+            place = way(facts, wanted)
             if place is not None:
-                place = _proved(place, facts)
+                place = _proved(place, facts, wanted)
                 # What failed before is worth telling only where something is missing now.
                 return replace(place, problems=place.problems and (*failed, *place.problems))
         except _Unusable as error:
@@ -128,10 +130,10 @@ def _first_that_works(ways: tuple[_Way, ...], facts: Facts) -> Place:
     return _nothing(*(failed or (problems.no_way(facts),)))
 
 
-def _proved(place: Place, facts: Facts) -> Place:
+def _proved(place: Place, facts: Facts, wanted: frozenset[str]) -> Place:
     """Return the place with what a real trial below its base has shown."""
     assert place.base is not None
-    verdict = trial.run(place.base, facts)
+    verdict = trial.run(place.base, facts, wanted)
     # Where the way here has a reason for what is missing, it is the better one.
     told = place.problems or verdict.problems
     return replace(place, controllers=verdict.controllers, problems=told)
@@ -156,10 +158,10 @@ class _Unusable(Exception):
         self.problem = problem
 
 
-_Way = Callable[[Facts], Place | None]
+_Way = Callable[[Facts, frozenset[str]], Place | None]
 
 
-def _nested(facts: Facts) -> Place | None:
+def _nested(facts: Facts, _: frozenset[str]) -> Place | None:
     """Stay inside the call of the outer run: its limits hold, and its end is our end too."""
     if facts.own_path is None or not probe.controls(facts.own_path):
         raise _Unusable(problems.INSIDE_A_RUN)
@@ -167,7 +169,7 @@ def _nested(facts: Facts) -> Place | None:
     return Place(base=facts.own_path, kind="delegated", problems=(problems.INSIDE_A_RUN,))
 
 
-def _given(path: str, facts: Facts) -> Place | None:
+def _given(path: str, facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Use the cgroup that was named, or say why not."""
     try:
         with contextlib.closing(Cgroup.open(path)) as top:
@@ -180,18 +182,20 @@ def _given(path: str, facts: Facts) -> Place | None:
     if pids and not f"{facts.own_path}/".startswith(f"{top.path}/"):
         some = ", ".join(map(str, pids[:5]))
         raise _Unusable(problems.named(path, f"processes of others live right in it ({some})"))
-    return _divided(top.path, "given")
+    return _divided(top.path, "given", wanted)
 
 
-def _delegated_by_systemd(facts: Facts) -> Place | None:
+def _delegated_by_systemd(facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Work in the unit that systemd has delegated to us already."""
     if not facts.systemd or facts.mount is None or facts.own_path is None:
         return None
     unit = probe.delegated_above(facts.own_path, facts.mount.point)
-    return _divided(unit, "delegated") if unit is not None and probe.controls(unit) else None
+    return (
+        _divided(unit, "delegated", wanted) if unit is not None and probe.controls(unit) else None
+    )
 
 
-def _scope_of_systemd(facts: Facts) -> Place | None:
+def _scope_of_systemd(facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Ask systemd for a scope: on its machines nobody else may make cgroups at the top."""
     if not facts.systemd or facts.mount is None or facts.mount.read_only:
         return None
@@ -203,30 +207,30 @@ def _scope_of_systemd(facts: Facts) -> Place | None:
     own_path = probe.probe().own_path
     if own_path is None:
         return None
-    return _divided(own_path, "systemd-user" if user else "systemd-system")
+    return _divided(own_path, "systemd-user" if user else "systemd-system", wanted)
 
 
-def _root(facts: Facts) -> Place | None:
+def _root(facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Work below the machine's own root."""
     mount = facts.mount
     if mount is None or not mount.true_root or not probe.controls(mount.point):
         return None
     with contextlib.closing(Cgroup.open(mount.point)) as top:
-        top.enable(CONTROLLERS)
+        top.enable(wanted)
         with contextlib.closing(top.child(BASE, exist_ok=True)) as base:
-            base.enable(CONTROLLERS)
+            base.enable(wanted)
             return Place(base=base.path, kind="root")
 
 
-def _container(facts: Facts) -> Place | None:
+def _container(facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Divide the root of our private cgroup namespace."""
     mount = facts.mount
     if mount is None or mount.true_root or mount.root != "/" or not probe.controls(mount.point):
         return None
-    return _divided(mount.point, "container")
+    return _divided(mount.point, "container", wanted)
 
 
-def _delegated(facts: Facts) -> Place | None:
+def _delegated(facts: Facts, wanted: frozenset[str]) -> Place | None:
     """Divide our own cgroup, which somebody has made ours."""
     path = facts.own_path
     if path is None:
@@ -234,7 +238,7 @@ def _delegated(facts: Facts) -> Place | None:
     above, _, name = path.rpartition("/")
     if name == SUPERVISOR and probe.controls(above):  # another supervisor has divided it before
         path = above
-    return _divided(path, "delegated") if probe.controls(path) else None
+    return _divided(path, "delegated", wanted) if probe.controls(path) else None
 
 
 _WAYS: Final[tuple[_Way, ...]] = (
@@ -246,7 +250,7 @@ _WAYS: Final[tuple[_Way, ...]] = (
 )
 
 
-def _divided(path: str, kind: Kind) -> Place:
+def _divided(path: str, kind: Kind, wanted: frozenset[str]) -> Place:
     """Return a subtree of ours as a base; for the life cycle alone where it cannot be emptied."""
-    problem = divide(path, CONTROLLERS)
+    problem = divide(path, wanted)
     return Place(base=path, kind=kind, problems=() if problem is None else (problem,))

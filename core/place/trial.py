@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentcgroup.cgroup.cgroup import Cgroup
-from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS, Limits
+from agentcgroup.cgroup.limits import LIMITS, Limits
 from agentcgroup.place import problems
 from agentcgroup.place.probe import Facts
 from agentcgroup.place.problems import Problem
@@ -42,14 +42,14 @@ class Verdict:
     problems: tuple[Problem, ...]
 
 
-def run(path: str, facts: Facts) -> Verdict:
-    """Try what can be enforced below a base.
+def run(path: str, facts: Facts, controllers: frozenset[str]) -> Verdict:
+    """Try what can be enforced below a base, of some controllers.
 
     Raises:
         OSError: no cgroup can be made there, or no process be put into it.
     """
     with contextlib.closing(Cgroup.open(path)) as base:
-        on = base.enabled().intersection(CONTROLLERS)
+        on = base.enabled() & controllers
         trial = base.child(f"agentcgroup.trial-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             found = [problem for one in sorted(on) for problem in _try_limits(trial, one)]
@@ -57,7 +57,7 @@ def run(path: str, facts: Facts) -> Verdict:
         finally:
             trial.remove()
             trial.close()
-        found += _why_missing(base, frozenset(CONTROLLERS) - on, facts)
+        found += _why_missing(base, controllers - on, facts)
     return Verdict(on.difference(*(problem.controllers for problem in found)), tuple(found))
 
 
