@@ -260,7 +260,8 @@ class FrameworkAdapter(Adapter):
     Attributes:
         name, requires: see `Adapter`.
         packages: each top-level package of the framework that has a seam: whichever is imported
-            first may import the others, and a module that is half imported has no methods yet.
+            first may import the others, and a module that is half imported has no methods yet. A
+            namespace package is never reported as imported: name a package inside it.
         parts: imports the adapter's modules and returns what is in them.
         lost: what a failure means, for the log, such as "tools of ... are NOT contained".
     """
@@ -280,8 +281,8 @@ class FrameworkAdapter(Adapter):
 
     def modules(self) -> Sequence[str]:
         """Return the modules of the framework that have seams."""
-        seams = self.parts().seams
-        return [module for module in seams if module.partition(".")[0] in self.packages]
+        inside = tuple(f"{package}." for package in self.packages)
+        return [name for name in self.parts().seams if f"{name}.".startswith(inside)]
 
     def owns(self, tool: Any) -> bool:
         """Return whether `tool` is a tool object of this framework."""

@@ -32,6 +32,7 @@ import agentcgroup
 from agentcgroup import LimitExceeded, Session
 from agentcgroup.adapter import hook
 from agentcgroup.adapters.autogen import identity, seams
+from agentcgroup.calls import lifecycle
 from tests.support.faults import break_function
 from tests.support.processes import running, until
 from tests.support.scripted import autogen_model
@@ -729,7 +730,7 @@ def test_a_fault_of_ours_does_not_hang_the_agent(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no session today")
 
-    monkeypatch.setattr(session, "start", broken)
+    monkeypatch.setattr(lifecycle, "open_call", broken)
     agent = _agent([("shell", {"command": "echo x"})], shell)
 
     async def main() -> Any:

@@ -180,6 +180,47 @@ def test_a_framework_that_cannot_be_imported_is_no_yes(folder: Path) -> None:
     assert "hello from an import" in done.stderr
 
 
+_TOY = """
+from agentcgroup.adapter import FrameworkAdapter, Parts, Seam
+
+def _parts():
+    {parts}
+    seams = {{"toyframe": [Seam("Tool.call", lambda original: original, "NOT contained")]}}
+    return Parts(seams, owns=lambda tool: False, bodies=lambda tool: {{}})
+
+print("hello from an adapter")
+adapter = FrameworkAdapter("toyframe", "{requires}", ("toyframe",), _parts, "lost")
+"""
+
+
+@pytest.mark.parametrize(
+    ("tool", "requires", "parts", "state", "detail"),
+    [
+        ("class Tool:\n    def call(self): ...", "toyframe>=1.0", "", "yes", "toyframe 1.2"),
+        ("", "toyframe", "", "partly", "toyframe 1.2: toyframe.Tool.call is missing in this"),
+        ("", "toyframe>=2", "", "no", "found toyframe 1.2, need 2."),
+        ("", "toy>=2", "", "no", "found no toy, need 2."),
+        ("", "toyframe==2", "", "no", "requires = 'toyframe==2': not as in 'toyframe>=1.2'."),
+        ("", "toyframe", "raise OSError(5, 'x')", "no", "the adapter fails: OSError: [Errno 5] x"),
+        ("", 'toyframe"; 1 / 0', "", "no", "the adapter 'toyframe' (toy_adapter:adapter) cannot"),
+    ],
+)
+def test_an_adapter_of_another_distribution_is_reported_like_ours(
+    folder: Path, tool: str, requires: str, parts: str, state: str, detail: str
+) -> None:
+    _distribution(folder, "toyframe", "1.2")
+    (folder / "toyframe-1.2.dist-info" / "entry_points.txt").write_text(
+        "[agentcgroup.adapters]\ntoyframe = toy_adapter:adapter\n"
+    )
+    (folder / "toyframe.py").write_text(tool)
+    (folder / "toy_adapter.py").write_text(_TOY.format(requires=requires, parts=parts or "pass"))
+    done = _doctor("--json", PYTHONPATH=str(folder))
+    found = _findings(done)["toyframe"]
+    assert (found["state"], found["detail"][: len(detail)]) == (state, detail)
+    assert "hello from an adapter" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_config_error_is_an_error(folder: Path) -> None:
     (folder / "agentcgroup.toml").write_text("x = 1")
     done = _doctor()
