@@ -161,8 +161,8 @@ class Services:
             self._workers.close()
         scope.set_thread_tracker(None)
         self.monitor.close()
-        self.bus.close(_OBSERVERS_WAIT)
         self.cgroups.close()
+        self.bus.close(_OBSERVERS_WAIT)
         return True
 
     def forked(self) -> None:
