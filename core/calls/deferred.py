@@ -1,8 +1,8 @@
 """Deferred jobs: one thread does, when calls pause, what no call waits for.
 
-A job that runs beside a call takes the interpreter's lock and the kernel's cgroup lock away from the
-call: each call in a loop took a quarter longer. So jobs wait until no job has come for a moment. A
-backlog of 64 jobs is done without a pause, because each job keeps a cgroup.
+A job that runs beside a call takes the interpreter's lock and the kernel's cgroup lock away from
+the call: each call in a loop took a quarter longer. So jobs wait until none has come for a moment.
+A backlog of 64 jobs is done without a pause, because each job keeps a cgroup.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def session() -> Iterator[Session]:
     agentcgroup.unregister()
 
 
-def test_an_older_call_that_comes_later_to_its_first_child_ends_in_time(
+def test_an_older_call_with_a_later_first_child_ends_in_time(
     deadlines: Deadlines,
 ) -> None:
     young, old = _Stopped(), _Stopped()
