@@ -1,8 +1,10 @@
-"""The frameworks' own tests against their oldest, a middle and their newest release.
+"""Sessions that test each framework with its oldest, a middle and its newest release.
 
-nox --tags floor        # what `make test-versions` runs; `make test` has the newest
-nox -s autogen          # one framework, all its versions
-nox --list
+nox --tags floor        # the oldest releases; `make test-versions` runs this
+nox -s autogen          # all releases of one framework
+nox --list              # all sessions
+
+`make test` tests the newest releases in its own virtualenv, too.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 
-#: What the tests themselves need, and the one release of MCP's own package that AutoGen can use.
+#: Packages that the tests need.
 TESTS = ["pytest>=8", "pytest-timeout"]
+#: AutoGen works with this major version of the package mcp only.
 MCP = "mcp<2"
 
 
 def _test(session: nox.Session, framework: str, packages: list[str], *tests: str) -> None:
-    """Run test files where only this framework is installed, in these versions."""
+    """Run test files in a virtualenv that has one framework, in these versions."""
     session.install("-e", f".[{framework}]", *TESTS, *packages)
     session.run("pytest", *[f"tests/frameworks/{test}.py" for test in tests], *session.posargs)
 
 
-# Agents came with langchain 1; before, there are langchain-core's tools and LangGraph's nodes.
+# langchain 1 added create_agent; before, there were langchain-core's tools and LangGraph's nodes.
 TOOLS = ["test_langchain"]
 AGENTS = [*TOOLS, "test_langchain_agents", "test_isolation_langchain"]
 
@@ -41,7 +44,7 @@ AGENTS = [*TOOLS, "test_langchain_agents", "test_isolation_langchain"]
     ],
 )
 def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> None:
-    """LangChain, LangGraph and deepagents."""
+    """Test LangChain, LangGraph and deepagents."""
     _test(session, "langchain", packages, *tests)
 
 
@@ -55,7 +58,7 @@ def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> No
     ],
 )
 def autogen(session: nox.Session, version: str) -> None:
-    """AutoGen, with the part of its extensions that starts processes."""
+    """Test AutoGen, and the part of its extensions that starts processes."""
     packages = [f"autogen-agentchat{version}", f"autogen-ext[mcp]{version}", MCP]
     _test(session, "autogen", packages, "test_autogen", "test_isolation_autogen")
 
@@ -70,5 +73,5 @@ def autogen(session: nox.Session, version: str) -> None:
     ],
 )
 def crewai(session: nox.Session, version: str) -> None:
-    """CrewAI."""
+    """Test CrewAI."""
     _test(session, "crewai", [f"crewai{version}"], "test_crewai", "test_isolation_crewai")

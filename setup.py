@@ -1,4 +1,4 @@
-"""What is compiled: the C extension and the BPF programs, both optional.
+"""Compile the C extension and the BPF programs, both optional.
 
 Everything else is in pyproject.toml.
 """
@@ -18,14 +18,14 @@ from setuptools.command.build_ext import build_ext
 
 
 class OptionalBuildExt(build_ext):
-    """Build what can be built: without a compiler the package takes the slower way to spawn.
+    """Build the extension where there is a compiler; without it the package spawns in pure Python.
 
     `Extension(optional=True)` alone does the same for a wheel, but an editable install then
-    still looks for the file that was not built.
+    fails on the missing file.
     """
 
     def build_extensions(self):
-        """Build each extension; forget those that fail, saying so."""
+        """Build each extension; drop one that fails, with a warning."""
         for extension in list(self.extensions):
             try:
                 self.build_extension(extension)
@@ -137,7 +137,8 @@ setup(
     ext_modules=[
         Extension(
             "agentcgroup._native",
-            sources=["core/_native.c"],
+            sources=sorted(glob.glob("core/native/*.c")),
+            depends=glob.glob("core/native/*.h"),  # the source distribution gets these, too
             define_macros=[("Py_LIMITED_API", "0x030A0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
             py_limited_api=True,

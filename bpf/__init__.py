@@ -1,32 +1,32 @@
-"""The kernel's eyes: BPF programs that see what every call really does, and their loader.
+"""BPF programs that count and report what the processes of a call do, and their loader.
 
-Theory of operation
--------------------
-monitor.bpf.c is compiled when the package is built (``setup.py``), once for all kernels: where a
-field lies in the running one is found as the programs are loaded (CO-RE). `loader` loads those
-that this kernel has the hooks for and lets us have, by libbpf; `monitor` attaches them, tells
-them by which cgroup a call is known, and reads what they count (`layout`) and what they report
-(`ring`). Nothing is pinned: the programs are there as long as a process holds them.
+The build of the package compiles monitor.bpf.c (``setup.py``), once for all kernels: the offset of
+a field in the running kernel is found when the programs are loaded (CO-RE). `loader` loads, by
+libbpf, the programs whose hooks this kernel has and that it allows. `attached` attaches them, maps
+cgroups to calls (`slots`), and reads counters (`layout`) and events (`ring`). Nothing is pinned:
+the kernel unloads the programs when no process has their descriptors.
 
-What a program cannot do here is never guessed: its counters are None, `Monitor.programs` and
-`facts` name it and say why.
+A program that does not run here is never replaced by an estimate: its counters are None, and
+`AttachedPrograms.programs` and `bpf_support` have its name and the reason.
 """
 
 from __future__ import annotations
 
-from agentcgroup.bpf.layout import Counters, Event
-from agentcgroup.bpf.loader import Facts, facts
-from agentcgroup.bpf.monitor import Announcer, CountersView, Monitor, Slots
+from agentcgroup.bpf.attached import AttachedPrograms
+from agentcgroup.bpf.counters_view import CountersView
+from agentcgroup.bpf.layout import BpfEvent, Counters
+from agentcgroup.bpf.loader import BpfSupport, bpf_support
+from agentcgroup.bpf.slots import Announcer, Slots
 from agentcgroup.errors import BpfUnavailable
 
 __all__ = [
     "Announcer",
+    "AttachedPrograms",
+    "BpfEvent",
+    "BpfSupport",
     "BpfUnavailable",
     "Counters",
     "CountersView",
-    "Event",
-    "Facts",
-    "Monitor",
     "Slots",
-    "facts",
+    "bpf_support",
 ]

@@ -1,6 +1,7 @@
-"""The bpf(2) system call, as far as the monitor uses it once its programs are loaded.
+"""The bpf(2) system call, as far as it is used once the programs are loaded.
 
-What returns a file descriptor leaves it to the caller. Whatever the kernel refuses is an OSError.
+The caller closes a file descriptor that a function here returns. Every function raises OSError when
+the kernel refuses.
 
 Source: include/uapi/linux/bpf.h, union bpf_attr.
 """
@@ -29,7 +30,7 @@ __all__ = [
     "update",
 ]
 
-#: Its number: asm/unistd.h of each architecture.
+#: Number of the system call: asm/unistd.h of each architecture.
 _NUMBERS: Final = {
     "x86_64": 321,
     "aarch64": 280,
@@ -47,7 +48,7 @@ _LINK_CREATE: Final = 28
 _ITER_CREATE: Final = 33
 _CGROUP_INET: Final = {"ingress": 0, "egress": 1}
 _TRACE_ITER: Final = 28
-#: Types of keys, by their size.
+#: C types of keys, by their size in bytes.
 _KEYS: Final[dict[int, type[ctypes.c_uint32 | ctypes.c_uint64]]] = {
     4: ctypes.c_uint32,
     8: ctypes.c_uint64,
@@ -57,7 +58,7 @@ _Data: TypeAlias = "ctypes.Array[ctypes.c_char] | ctypes.c_uint32 | ctypes.c_uin
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    """Return the C library; not before it is needed, as on other systems there is none by None."""
+    """Return the C library, loaded at the first use: other systems have none of the name None."""
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -65,13 +66,13 @@ def bpf(command: int, attributes: bytes) -> int:
     """Make the system call.
 
     Raises:
-        OSError: the kernel refused, or this architecture's number of the call is not known.
+        OSError: the kernel refused, or `_NUMBERS` lacks this architecture.
     """
     return _call(command, attributes)
 
 
 def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
-    """Run a program of type "syscall" on its context, and return what it returns."""
+    """Run a program of type "syscall" on a context, and return the program's result."""
     at = ctypes.addressof(context)
     attributes = struct.pack("=I36xIIQQ", program, len(context), 0, at, 0).ljust(80, b"\0")
     block = ctypes.create_string_buffer(attributes, len(attributes))
@@ -89,7 +90,7 @@ def _number() -> int:
 
 
 def _call(command: int, block: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    """Make the system call; only what the kernel answers into has to be more than bytes."""
+    """Make the system call; a block that the kernel writes into has to be an array."""
     result = int(_libc().syscall(_number(), command, block, len(block)))
     if result < 0:
         error = ctypes.get_errno()
@@ -98,26 +99,26 @@ def _call(command: int, block: bytes | ctypes.Array[ctypes.c_char]) -> int:
 
 
 def update(fd: int, key: int, value: int, *, key_size: int = 4, new: bool = False) -> None:
-    """Set an element of a map of integers to the u32 `value`; `new`: leave one that is there."""
+    """Set an element of a map of integers to the u32 `value`; `new`: keep an element there is."""
     with contextlib.suppress(FileExistsError):
         set_element(fd, _KEYS[key_size](key), ctypes.c_uint32(value), _NOEXIST if new else _ANY)
 
 
 def set_element(fd: int, key: _Data, value: _Data, flags: int = 0) -> None:
-    """Set an element of a map."""
+    """Set an element of a map; `flags` as BPF_ANY and BPF_NOEXIST."""
     at, to = ctypes.addressof(key), ctypes.addressof(value)
     bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, at, to, flags))
 
 
 def delete(fd: int, key: int, *, key_size: int = 4) -> None:
-    """Remove an element of a map of integers; one that is not there is no error."""
+    """Remove an element of a map of integers; a missing element is no error."""
     held = _KEYS[key_size](key)
     with contextlib.suppress(FileNotFoundError):
         bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, ctypes.addressof(held), 0, 0))
 
 
 def attach_tracing(program: int) -> int:
-    """Attach a program that knows its target from its load (tp_btf, fentry, fexit)."""
+    """Attach a program whose target was given when it was loaded (tp_btf, fentry, fexit)."""
     return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", 0, program))
 
 
@@ -128,12 +129,12 @@ def attach_cgroup(program: int, cgroup: int, direction: str) -> int:
 
 
 def attach_iterator(program: int) -> int:
-    """Make a link that an iterator's program can be run through."""
+    """Make a link through which the program of an iterator can be run."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, _TRACE_ITER, 0).ljust(48, b"\0"))
 
 
 def run_iterator(link: int) -> None:
-    """Let an iterator's program see every task once."""
+    """Run the program of an iterator once for every task."""
     fd = bpf(_ITER_CREATE, struct.pack("=II", link, 0))
     try:
         while os.read(fd, 4096):
@@ -143,6 +144,6 @@ def run_iterator(link: int) -> None:
 
 
 def map_shared(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
-    """Map what a BPF map holds into this process."""
+    """Map the memory of a BPF map into this process."""
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=access, offset=offset)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* What is told to the reader, through a ring buffer. */
+/* Events for the reader, through a ring buffer. */
 #include "members.bpf.h"
 
 struct {
@@ -23,7 +23,7 @@ INLINE void describe(struct event *event, enum kind kind, u32 slot, struct task_
 			      __builtin_preserve_access_index(&task->comm));
 }
 
-/* What somebody has to act upon wakes the reader; the rest it finds when it looks. */
+/* An urgent event wakes the reader; the reader finds the others when it polls. */
 INLINE u64 wake(bool urgent)
 {
 	bool filling = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_BYTES / 4;

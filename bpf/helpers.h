@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * What a BPF program needs of the compiler and of the kernel's fixed interface: section and map
- * notation, the helpers that are called (numbers: enum bpf_func_id of include/uapi/linux/bpf.h),
- * and CO-RE.  Declared here so that a compiler alone builds the programs.
+ * Declarations of the compiler's and of the kernel's stable interface: section and map notation, the
+ * BPF helpers that the programs call (numbers: enum bpf_func_id of include/uapi/linux/bpf.h), and
+ * CO-RE.  Declared here so that the programs build with a compiler alone.
  */
 #ifndef AGENTCGROUP_HELPERS_H
 #define AGENTCGROUP_HELPERS_H
@@ -55,11 +55,11 @@ static u64 (*const bpf_ringbuf_query)(void *ring, u64 what) = (void *)134;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_loop)(u32 count, void *step, void *context, u64 flags) = (void *)181;
 
-/* Of a field in the running kernel's struct: where it is (BPF_FIELD_BYTE_OFFSET), whether it is. */
+/* A field in the running kernel: its offset (BPF_FIELD_BYTE_OFFSET), and whether it exists. */
 #define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, 0)
 #define EXISTS(field) __builtin_preserve_field_info(field, 2)
 
-/* Read a field through a pointer that the verifier knows nothing of; 0 where it leads nowhere. */
+/* Read a field through a pointer without a type for the verifier; 0 for an invalid pointer. */
 #define READ(pointer, field)                                                                \
 	({                                                                                  \
 		typeof(pointer) from_ = (pointer);                                          \

@@ -1,4 +1,4 @@
-"""What the programs and their reader share: monitor.h in Python. A test holds the two together."""
+"""The memory that the programs and their reader share: monitor.h in Python (a test compares)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-__all__ = ["COUNTERS", "Counters", "Event", "Kind"]
+__all__ = ["COUNTERS", "BpfEvent", "Counters", "Kind"]
 
 MAX_CALLS: Final = 4096
 RING_BYTES: Final = 1 << 20
@@ -57,35 +57,35 @@ _EVENT: Final = struct.Struct("=QQIIIIIIiI16s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What a call, all its processes together, has used so far.
+    """What all processes of a call together have used so far.
 
-    Each is None where no program fills it: the kernel or our rights do not allow it, or it is
-    not in the detail that was asked for. That is not zero.
+    A counter is None where no program fills it: the kernel or this process' rights do not allow
+    the program, or the program runs in full detail only. None is not zero.
 
     Attributes:
         processes_started: processes born into the call, threads not counted.
         programs_executed: successful execve(2).
         exits: processes that have ended.
-        escapes: processes born outside the call's cgroup, which were its parent's to be in.
-        events_lost: events that found the ring buffer full.
-        cpu_ns: CPU time, nanoseconds. Of living processes as of the last `read(living=True)`.
+        escapes: processes born outside the call's cgroup although their parent is in the call.
+        events_lost: events for which the ring buffer had no room.
+        cpu_ns: CPU time, nanoseconds; of living processes up to the last `read(living=True)`.
         run_delay_ns: time ready to run and waiting for a CPU, nanoseconds; likewise.
         minor_faults: page faults without I/O; likewise.
         major_faults: page faults with I/O; likewise.
         io_read_bytes: what its threads caused to be fetched from storage (proc(5), io); likewise.
         io_write_bytes: what its threads dirtied in the page cache (proc(5), io); likewise.
-        memory_charged_bytes: all memory ever charged, without what was freed, inline threads'
-            included.
+        memory_charged_bytes: sum of all memory charges, freed memory not subtracted; charges to
+            the app's threads that work for the call included.
         reclaim_ns: time its threads spent freeing memory before they got some, nanoseconds.
         memory_high_ns: time held back for being above memory.high, nanoseconds; reclaim included.
-        oom_kills: processes killed for want of memory.
-        files_opened: successful and denied open(2) that found the file.
+        oom_kills: processes that the OOM killer killed.
+        files_opened: calls of open(2) that found the file, successful or denied.
         block_read_bytes: bytes read from block devices.
-        block_write_bytes: bytes written to block devices, when they were written back.
-        net_rx_bytes: bytes of IP packets that its sockets received, headers included.
-        net_tx_bytes: bytes of IP packets that its sockets sent, headers included.
-        run_queue_waits: how many waits for a CPU took less than 1, 2, 4, ... us; the last takes
-            all above 4 s.
+        block_write_bytes: bytes written to block devices, counted at the write-back.
+        net_rx_bytes: bytes of IP packets that its sockets received, IP headers included.
+        net_tx_bytes: bytes of IP packets that its sockets sent, IP headers included.
+        run_queue_waits: numbers of waits for a CPU that took less than 1, 2, 4, ... us; the last
+            number has all above 4 s.
     """
 
     processes_started: int | None
@@ -112,28 +112,28 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class BpfEvent:
     """Something that happened to a process of a call.
 
-    Process ids are those of this process's PID namespace, 0 for what cannot be seen from it.
+    Process ids are those of this process's PID namespace, 0 for processes outside of it.
 
     Attributes:
         kind: "fork" (born in the call), "exec", "exit", "oom" (the kernel kills it for memory),
             "escape" (born outside the call's cgroup), "leave" (moved away from it) or "attach"
             (moved into it, for the first time or again).
-        slot: the call.
+        slot: that of the call.
         time_ns: CLOCK_MONOTONIC.
-        cgroup_id: where the process is now.
+        cgroup_id: id of the cgroup that the process is in now.
         pid: the process.
-        tid: its thread that did it.
+        tid: the thread of the process that caused the event.
         ppid: its parent.
-        comm: its name, at most 15 bytes.
-        by: who has moved it ("leave", "attach").
-        to_slot: the call where it is now, None for none ("leave").
-        filename: what it executes, cut at 127 bytes ("exec").
-        exit_code: as subprocess tells it, None when a signal ended it ("exit").
-        signal: the signal that ended it, else None ("exit").
-        stopped: it was stopped at birth and waits for SIGCONT ("escape").
+        comm: name of the thread, at most 15 bytes.
+        by: the process that has moved it ("leave", "attach").
+        to_slot: slot of the call that it has moved to, None for no call ("leave").
+        filename: path of the program, cut at 127 bytes ("exec").
+        exit_code: the exit code, None when a signal ended the process ("exit").
+        signal: the signal that ended the process, else None ("exit").
+        stopped: the process was stopped at birth and waits for SIGCONT ("escape").
     """
 
     kind: Kind
@@ -153,19 +153,19 @@ class Event:
 
 
 def begin_call(calls: mmap.mmap, slot: int) -> None:
-    """Give a place in the array `calls` to a slot, with all its counters at zero."""
+    """Give a slot its place in the array `calls`, with all counters zero."""
     at = slot % MAX_CALLS * CALL.size
     calls[at : at + CALL.size] = bytes(CALL.size)
     SLOT.pack_into(calls, at, slot)
 
 
 def end_call(calls: mmap.mmap, slot: int) -> None:
-    """Have nothing count for a slot any more."""
+    """Stop every counter of a slot."""
     SLOT.pack_into(calls, slot % MAX_CALLS * CALL.size, 0)
 
 
 def decode_call(calls: mmap.mmap, slot: int, absent: Collection[str]) -> Counters | None:
-    """Read the counters of a slot from the array `calls`, None if it is another's or nobody's."""
+    """Read the counters of a slot from the array `calls`, None if the slot is not in use."""
     owner, *numbers = CALL.unpack_from(calls, slot % MAX_CALLS * CALL.size)
     if not slot or owner != slot:
         return None
@@ -175,13 +175,13 @@ def decode_call(calls: mmap.mmap, slot: int, absent: Collection[str]) -> Counter
     return Counters(**counts, run_queue_waits=None if "run_queue_waits" in absent else waits)
 
 
-def decode_event(data: bytes) -> Event:
+def decode_event(data: bytes) -> BpfEvent:
     """Read a struct event, or the longer struct exec_event."""
     fields = _EVENT.unpack_from(data)
     time_ns, cgroup_id, number, slot, pid, tid, ppid, by, status, stopped, comm = fields
     kind = _KINDS[number]
     ended = kind == "exit"
-    return Event(
+    return BpfEvent(
         kind=kind,
         slot=slot,
         time_ns=time_ns,
@@ -191,7 +191,7 @@ def decode_event(data: bytes) -> Event:
         ppid=ppid,
         comm=_text(comm),
         by=by if kind in ("leave", "attach") else None,
-        # A u32 in the place of the exit's signed status.
+        # The field is unsigned here; for an exit it is the signed status.
         to_slot=(status % (1 << 32) or None) if kind == "leave" else None,
         filename=_text(data[_EVENT.size :]) if kind == "exec" else None,
         exit_code=os.WEXITSTATUS(status) if ended and os.WIFEXITED(status) else None,
@@ -201,5 +201,5 @@ def decode_event(data: bytes) -> Event:
 
 
 def _text(field: bytes) -> str:
-    """Read a C string; names are bytes that need not be UTF-8."""
+    """Read a C string; bytes that are not UTF-8 become surrogates."""
     return field.split(b"\0", 1)[0].decode(errors="surrogateescape")

@@ -1,9 +1,9 @@
-"""libbpf, the kernel's own loader of BPF programs, over ctypes.
+"""libbpf, the loader of BPF programs that the kernel's developers maintain, over ctypes.
 
-It is asked for two things only: what the running kernel has, by its BTF, and to load the programs
-of an object. The file descriptors are all that is kept; attaching and reading is `kernel`'s.
+This module uses it to read which types and functions the running kernel has (BTF), and to load the
+programs of an object file. It keeps the file descriptors only; `bpf_syscall` attaches and reads.
 
-Source: libbpf's libbpf.h and btf.h, ABI version 1, which iproute2 and systemd bring along.
+Source: libbpf's libbpf.h and btf.h, ABI version 1, which iproute2 and systemd install.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _REFUSAL: Final = re.compile(r"prog '(\w+)': (?:BPF program load failed: )?(.+)"
 
 
 class LoadError(Exception):
-    """Raised when an object as a whole does not load; its text is what libbpf said."""
+    """Raised when an object as a whole does not load; its text is libbpf's message."""
 
 
 class Refused(Exception):
     """Raised when the kernel or libbpf refuses single programs.
 
     Attributes:
-        programs: their names, and what was said of each.
+        programs: their names, and libbpf's message for each.
     """
 
     def __init__(self, programs: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """File descriptors of what was loaded, by name; the caller closes them."""
+    """File descriptors of loaded programs and maps, by name; the caller closes them."""
 
     programs: dict[str, int]
     maps: dict[str, int]
@@ -98,27 +98,27 @@ def version() -> str | None:
 
 
 class KernelTypes:
-    """What the running kernel has, by the type information it carries (BTF)."""
+    """The types and functions of the running kernel, from its type information (BTF)."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        """Read it.
+        """Read the type information.
 
         Raises:
-            LoadError: the kernel carries none (CONFIG_DEBUG_INFO_BTF).
+            LoadError: the kernel has none (CONFIG_DEBUG_INFO_BTF).
         """
         self._library = library
         with _messages(library):
             self._btf = library.btf__load_vmlinux_btf()
         if not self._btf:
-            raise LoadError("The kernel carries no type information (/sys/kernel/btf/vmlinux)")
+            raise LoadError("The kernel has no type information (/sys/kernel/btf/vmlinux)")
 
     def has(self, name: str, kind: Literal["typedef", "function"]) -> bool:
-        """Say whether there is a type of that name."""
+        """Return whether the kernel has a type or function of that name."""
         found = self._library.btf__find_by_name_kind(self._btf, name.encode(), _BTF_KINDS[kind])
         return bool(found > 0)
 
     def close(self) -> None:
-        """Free what was read, some megabytes."""
+        """Free the type information, some megabytes."""
         self._library.btf__free(self._btf)
 
 
@@ -136,13 +136,13 @@ class _LoaderOptions(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skeleton:
-    """A BPF program that loads the others by itself, so that no libbpf is needed then.
+    """A BPF program that loads the others by itself, so that loading needs no libbpf.
 
     Attributes:
-        programs: those that it loads, in the order in which it hands them out.
-        maps: likewise.
-        data: what it works on.
-        code: its instructions.
+        programs: names of the programs that it loads, in the order of their descriptors.
+        maps: names of the maps, likewise.
+        data: the program's data.
+        code: the program's instructions.
     """
 
     programs: tuple[str, ...]
@@ -152,17 +152,17 @@ class Skeleton:
 
 
 def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
-    """Load those programs of an object file that are wanted, and all its maps.
+    """Load the `wanted` programs of an object file, and all its maps.
 
     Raises:
-        Refused: some of the programs were refused, and so none is loaded.
-        LoadError: it failed as a whole.
+        Refused: the kernel refused some programs; none is loaded.
+        LoadError: the object does not load as a whole.
         OSError: this process has too many open files.
     """
-    with _opened(library, code, wanted) as (opened, programs, maps, said):
+    with _opened(library, code, wanted) as (opened, programs, maps, messages):
         error = library.bpf_object__load(opened)
         if error:
-            raise _failure(said, -error)
+            raise _failure(messages, -error)
         with contextlib.ExitStack() as stack:
 
             def kept(fd: int) -> int:
@@ -179,17 +179,17 @@ def load(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Loaded:
 
 
 def generate(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Skeleton:
-    """Make a skeleton of those programs of an object file that are wanted; loads nothing.
+    """Make a skeleton of the `wanted` programs of an object file; loads nothing.
 
     Raises:
-        LoadError: it failed.
+        LoadError: libbpf cannot make one.
     """
-    with _opened(library, code, wanted) as (opened, programs, maps, said):
+    with _opened(library, code, wanted) as (opened, programs, maps, messages):
         options = _LoaderOptions(size=ctypes.sizeof(_LoaderOptions))
         error = library.bpf_object__gen_loader(opened, ctypes.byref(options))
         error = error or library.bpf_object__load(opened)
         if error:
-            raise LoadError(_last(said) or os.strerror(-error))
+            raise LoadError(_last(messages) or os.strerror(-error))
         return Skeleton(
             programs=tuple(programs),
             maps=tuple(maps),
@@ -202,11 +202,11 @@ def generate(library: ctypes.CDLL, code: bytes, wanted: Collection[str]) -> Skel
 def _opened(
     library: ctypes.CDLL, code: bytes, wanted: Collection[str]
 ) -> Iterator[tuple[int, dict[str, int], dict[str, int], list[str]]]:
-    """Open an object; give it, its wanted programs and its maps by name, and what libbpf says."""
-    with _messages(library) as said:
+    """Open an object; yields it, its wanted programs and maps by name, and libbpf's messages."""
+    with _messages(library) as messages:
         opened = library.bpf_object__open_mem(code, len(code), None)
         if not opened:
-            raise LoadError(_last(said) or os.strerror(ctypes.get_errno()))
+            raise LoadError(_last(messages) or os.strerror(ctypes.get_errno()))
         try:
             programs = {}
             for at in _each(library.bpf_object__next_program, opened):
@@ -219,22 +219,22 @@ def _opened(
                 library.bpf_map__name(at).decode(): at
                 for at in _each(library.bpf_object__next_map, opened)
             }
-            yield opened, programs, maps, said
+            yield opened, programs, maps, messages
         finally:
             library.bpf_object__close(opened)
 
 
-def _failure(said: list[str], error: int) -> Exception:
+def _failure(messages: list[str], error: int) -> Exception:
     refused: dict[str, str] = {}
-    for line in said:
+    for line in messages:
         if match := _REFUSAL.match(line):
-            refused.setdefault(match[1], match[2])  # the first says why, the others that it did
-    return Refused(refused) if refused else LoadError(_last(said) or os.strerror(error))
+            refused.setdefault(match[1], match[2])  # the first message has the cause
+    return Refused(refused) if refused else LoadError(_last(messages) or os.strerror(error))
 
 
-def _last(said: list[str]) -> str:
-    """Return the line that says most: libbpf ends with that the object failed, which is known."""
-    telling = [line for line in said if "failed to load object" not in line]
+def _last(messages: list[str]) -> str:
+    """Return the last message but "failed to load object", which names no cause."""
+    telling = [line for line in messages if "failed to load object" not in line]
     return telling[-1] if telling else ""
 
 
@@ -247,23 +247,25 @@ def _each(following: Any, opened: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _messages(library: ctypes.CDLL) -> Iterator[list[str]]:
-    """Collect what libbpf would print to standard error."""
-    said: list[str] = []
+    """Collect the messages that libbpf would print to standard error."""
+    messages: list[str] = []
     format_ = ctypes.CDLL(None).vsnprintf
     format_.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
 
-    def hear(level: int, text: bytes, arguments: int) -> int:
+    def collect(level: int, text: bytes, arguments: int) -> int:
         if level > _LEVEL_WARN:
             return 0
         line = ctypes.create_string_buffer(1024)
         format_(line, len(line), text, arguments)
-        said.append(line.value.decode(errors="replace").removeprefix("libbpf: ").strip())
+        messages.append(line.value.decode(errors="replace").removeprefix("libbpf: ").strip())
         return 0
 
-    # A va_list is handed over as a pointer on every 64-bit architecture that we know.
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(hear)
+    # A va_list is passed as a pointer on the 64-bit architectures of `bpf_syscall`.
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
+        collect
+    )
     before = library.libbpf_set_print(ctypes.cast(callback, ctypes.c_void_p))
     try:
-        yield said
+        yield messages
     finally:
         library.libbpf_set_print(before)

@@ -1,9 +1,9 @@
-"""Which programs run here: those whose target the kernel has and that it lets us load.
+"""Loads the programs whose target the running kernel has and that it allows this process to load.
 
-First the kernel's own type information tells what is there at all. Then all that is wanted is
-loaded together; whatever the kernel refuses is left out, by its name and with its reason, and the
-rest is tried again. Nothing asks for a version. Where libbpf is missing, `skeleton` loads those
-that run everywhere.
+The loader first reads the kernel's type information (BTF), to find the targets that exist. Then it
+loads all wanted programs together; it leaves out each one that the kernel refuses, keeps the name
+and the reason, and tries the rest again. It never looks at the kernel's version. Where libbpf is
+missing, `skeleton` loads the programs that every kernel takes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from agentcgroup.bpf import libbpf, skeleton
 from agentcgroup.bpf.programs import PROGRAMS, Detail
 from agentcgroup.errors import BpfUnavailable
 
-__all__ = ["Facts", "LoadedMonitor", "facts", "load"]
+__all__ = ["BpfSupport", "LoadedPrograms", "bpf_support", "load"]
 
 _FOLDER: Final = os.path.dirname(__file__)
-#: What was built for kernels that have the function, and for those that have not.
+#: The object for kernels that have the function, and the one for those that do not.
 _SIGNAL_TASK: Final = "bpf_send_signal_task"
 _WITH_IT: Final = "monitor-signal"
 _WITHOUT_IT: Final = "monitor"
 _BTF: Final = "/sys/kernel/btf/vmlinux"
 
-#: What asks less than everything: bits of linux/capability.h.
+#: Capabilities that allow a part or all of it: bits of linux/capability.h.
 _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _INSTALL_LIBBPF: Final = "package libbpf1 on Debian and Ubuntu, libbpf on Fedora and Arch"
 _HAVE_TYPES: Final = "boot a kernel that was built with CONFIG_DEBUG_INFO_BTF"
@@ -39,18 +39,18 @@ _GIVE_RIGHTS: Final = "run as root, or with the capabilities CAP_BPF and CAP_PER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What BPF can do for us on this machine, in this process.
+class BpfSupport:
+    """What BPF can do on this machine, in this process.
 
     Attributes:
         libbpf: version of the libbpf that is installed, None without one.
-        btf: whether the kernel carries its type information.
+        btf: whether the kernel has its type information.
         built: whether this installation has the compiled programs.
-        loader: what loads the programs, None when nothing can.
+        loader: the way by which the programs load, None when they do not.
         programs: None for each that loads here, else why it does not.
-        rights: the capabilities that matter here and that this process has.
-        problem: why there can be no monitor, None when there can.
-        fix: what would change that, None when nothing here can.
+        rights: those of the capabilities of `_CAPABILITIES` that this process has.
+        problem: why the programs that are always needed do not load, None when they do.
+        fix: what would solve the problem, None when nothing here can.
     """
 
     libbpf: str | None
@@ -64,8 +64,8 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedMonitor:
-    """File descriptors by name, and why the programs that are not there are not."""
+class LoadedPrograms:
+    """File descriptors by name, and for each program that is not loaded the reason (`off`)."""
 
     programs: dict[str, int]
     maps: dict[str, int]
@@ -73,14 +73,14 @@ class LoadedMonitor:
     loader: Literal["libbpf", "skeleton"]
 
     def close(self) -> None:
-        """Let go of everything; what nobody holds, the kernel unloads."""
+        """Close every descriptor; the kernel unloads programs that no process holds."""
         for fd in (*self.programs.values(), *self.maps.values()):
             os.close(fd)
 
 
 @functools.cache
-def facts() -> Facts:
-    """Find out once, by loading everything and letting it go again; attaches nothing."""
+def bpf_support() -> BpfSupport:
+    """Load everything and unload it again, once per process; attaches nothing."""
     problem: str | None = None
     fix: str | None = None
     loader: Literal["libbpf", "skeleton"] | None = None
@@ -94,7 +94,7 @@ def facts() -> Facts:
         loaded.close()
         loader = loaded.loader
         programs = {name: loaded.off.get(name) for name in PROGRAMS}
-    return Facts(
+    return BpfSupport(
         libbpf=libbpf.version(),
         btf=os.path.exists(_BTF),
         built=os.path.exists(_path(_WITHOUT_IT, ".bpf.o")),
@@ -106,11 +106,11 @@ def facts() -> Facts:
     )
 
 
-def load(detail: Detail) -> LoadedMonitor:
-    """Load what can be loaded of the programs that a detail asks for.
+def load(detail: Detail) -> LoadedPrograms:
+    """Load the programs of a detail, but for those that the kernel refuses.
 
     Raises:
-        BpfUnavailable: without the programs that are always needed there is no monitor.
+        BpfUnavailable: a program that is always needed does not load.
     """
     if sys.platform != "linux":
         raise BpfUnavailable("BPF is a part of Linux.")
@@ -122,7 +122,7 @@ def load(detail: Detail) -> LoadedMonitor:
         raise _unavailable(str(error)) from error
 
 
-def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
+def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedPrograms:
     missing, has_signal = _compared(library)
     code = _object(_WITH_IT if has_signal else _WITHOUT_IT)
     off.update(missing)
@@ -141,10 +141,10 @@ def _by_libbpf(library: ctypes.CDLL, off: dict[str, str]) -> LoadedMonitor:
             if PROGRAMS[name].needed:
                 raise _unavailable(f"{name}: {reason}")
     off.update({name: f"{PROGRAMS[name].unless} does it" for name in shadowed})
-    return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="libbpf")
+    return LoadedPrograms(programs=loaded.programs, maps=loaded.maps, off=off, loader="libbpf")
 
 
-def _by_skeleton(off: dict[str, str]) -> LoadedMonitor:
+def _by_skeleton(off: dict[str, str]) -> LoadedPrograms:
     try:
         loaded = _first_skeleton()
     except FileNotFoundError:
@@ -155,11 +155,11 @@ def _by_skeleton(off: dict[str, str]) -> LoadedMonitor:
         os.close(loaded.programs.pop(name))
     for name in PROGRAMS.keys() - loaded.programs.keys() - off.keys():
         off[name] = f"needs libbpf.so.1, which is not installed ({_INSTALL_LIBBPF})"
-    return LoadedMonitor(programs=loaded.programs, maps=loaded.maps, off=off, loader="skeleton")
+    return LoadedPrograms(programs=loaded.programs, maps=loaded.maps, off=off, loader="skeleton")
 
 
 def _first_skeleton() -> libbpf.Loaded:
-    """Load the one that the kernel takes: it alone knows here what it has."""
+    """Load the first skeleton that the kernel takes: no BTF is read here."""
     with_it, without_it = (skeleton.read(_path(name, ".skel")) for name in (_WITH_IT, _WITHOUT_IT))
     try:
         return skeleton.load(with_it)
@@ -188,22 +188,22 @@ def _object(name: str) -> bytes:
 
 
 def _not_wanted(detail: Detail) -> dict[str, str]:
-    """Say which programs are not even to be tried."""
+    """Return the programs that are not tried, and why."""
     off = {}
     may_attach_packets = not _rights().isdisjoint({"CAP_NET_ADMIN", "CAP_SYS_ADMIN"})
     for name, program in PROGRAMS.items():
         if program.full and detail != "full":
             off[name] = "runs in full detail only"
         elif program.hook == "cgroup_skb" and not may_attach_packets:
-            off[name] = "needs CAP_NET_ADMIN to be attached"  # it loads without
+            off[name] = "needs CAP_NET_ADMIN to be attached"  # it loads without the capability
     return off
 
 
 def _compared(library: ctypes.CDLL) -> tuple[dict[str, str], bool]:
-    """Say of which programs this kernel has not what they sit on; and if it has _SIGNAL_TASK."""
+    """Return the programs whose target this kernel lacks, and whether it has _SIGNAL_TASK."""
     try:
         types = libbpf.KernelTypes(library)
-    except libbpf.LoadError as error:  # not for want of rights: everybody may read it
+    except libbpf.LoadError as error:  # every user may read it
         raise BpfUnavailable(f"{error}.", fix=_HAVE_TYPES) from None
     try:
         missing = {}
@@ -218,9 +218,9 @@ def _compared(library: ctypes.CDLL) -> tuple[dict[str, str], bool]:
 
 
 def _refused(programs: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
-    """Say what to leave out after some programs were refused.
+    """Return which programs to leave out after the kernel refused some, and why.
 
-    Where a kernel forbids patching its functions (EPERM with every right), it does so for all.
+    A kernel that forbids to patch one function (EPERM with every capability) forbids it for all.
     """
     out = dict(programs)
     for name, why in programs.items():

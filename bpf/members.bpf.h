@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* What is known of calls, cgroups, threads and tasks: the maps, and how to ask them. */
+/* The maps of calls, cgroups, threads and tasks, and the functions that look things up in them. */
 #include "vmlinux.h"
 #include "monitor.h"
 
@@ -14,8 +14,8 @@ struct totals {
 
 struct member {
 	u32 slot;
-	bool stop_pending; /* as it runs for the first time */
-	u32 ended; /* of a process's first thread: the end of the process was told */
+	bool stop_pending; /* it stops itself at its first run */
+	u32 ended; /* of a process's first thread: the end of the process was reported */
 	struct totals counted;
 };
 
@@ -104,7 +104,7 @@ INLINE bool is_v2(struct cgroup *cgroup)
 	return cgroup->root->hierarchy_id == 0;
 }
 
-/* ---- process ids as the reader knows them --------------------------------------------------- */
+/* ---- process ids in the reader's PID namespace --------------------------------------------------- */
 
 INLINE struct settings *get_settings(void)
 {
@@ -152,7 +152,7 @@ INLINE void totals_of(struct task_struct *task, struct totals *now)
 	now->write_bytes = EXISTS(task->ioac.write_bytes) ? task->ioac.write_bytes : 0;
 }
 
-/* The same through a pointer found in memory. */
+/* totals_of() through a pointer that the program read from memory. */
 INLINE void read_totals(struct task_struct *task, struct totals *now)
 {
 	now->cpu_ns = READ(task, se.sum_exec_runtime);
@@ -186,8 +186,8 @@ INLINE void fold(struct member *member, const struct totals *now)
 	grow(&call->count[IO_WRITE_BYTES], &counted->write_bytes, now->write_bytes);
 }
 
-/* Make a member of a task just born: all that it will ever use is its call's. */
-INLINE void welcome_newborn(struct task_struct *task, u32 slot)
+/* Make a newborn task a member: the call is charged all that the task ever uses. */
+INLINE void add_newborn(struct task_struct *task, u32 slot)
 {
 	struct member member = {.slot = slot};
 	u64 key = (u64)task;
@@ -196,10 +196,11 @@ INLINE void welcome_newborn(struct task_struct *task, u32 slot)
 }
 
 /*
- * A task just born that is nobody's.  Of some thousand tasks one was freed without its tracepoint
- * being hit (seen on 6.18): what it left must not make a member of whom its memory goes to.
+ * A newborn task that belongs to no call.  Of some thousand tasks one was freed without its
+ * tracepoint being hit (seen on 6.18): the entry it left must not make a member of the next task at
+ * the same address.
  */
-INLINE void pass_newborn(struct task_struct *task)
+INLINE void drop_newborn(struct task_struct *task)
 {
 	u64 key = (u64)task;
 
@@ -208,8 +209,8 @@ INLINE void pass_newborn(struct task_struct *task)
 }
 
 /*
- * The member that a task is; one that was in its cgroup before that was watched becomes a member
- * here, counted from now on.
+ * The member of a task.  A task that was in its cgroup before the cgroup was watched becomes a
+ * member here, and is counted from now on.
  */
 INLINE struct member *member_of(struct task_struct *task)
 {
@@ -227,7 +228,8 @@ INLINE struct member *member_of(struct task_struct *task)
 	return bpf_map_lookup_elem(&members, &key);
 }
 
-INLINE u32 slot_lent_to(struct task_struct *task)
+/* The slot that a thread outside of the calls' cgroups works for (`threads`), 0 for none. */
+INLINE u32 slot_of_thread(struct task_struct *task)
 {
 	u32 id = id_for_reader(task);
 	u32 *slot = id ? bpf_map_lookup_elem(&threads, &id) : NULL;
@@ -235,7 +237,7 @@ INLINE u32 slot_lent_to(struct task_struct *task)
 	return slot && call_of(*slot) ? *slot : 0;
 }
 
-/* For whom the current task works. */
+/* The slot of the call that the current task works for, 0 for none. */
 INLINE u32 current_slot(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -245,5 +247,5 @@ INLINE u32 current_slot(void)
 	if (member)
 		return member->slot;
 	slot = slot_of_cgroup(cgroup_of(task));
-	return slot ? slot : slot_lent_to(task);
+	return slot ? slot : slot_of_thread(task);
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* The programs of memory: charges, stalls, the end of it. */
+/* The programs of memory: charges, stalls, OOM kills. */
 
 INLINE u64 cgroup_of_memory(struct mem_cgroup *memory)
 {
 	return memory->css.cgroup->kn->id;
 }
 
-/* Exact, as every charge passes here, huge pages as one of many; to a thread, where it lent. */
+/* Exact: every charge passes here, a huge page as one charge of many pages. */
 SEC("fexit/try_charge_memcg")
 int on_charge(u64 *ctx)
 {
@@ -16,7 +16,7 @@ int on_charge(u64 *ctx)
 
 	if ((s32)ctx[3] || !reader) /* refused */
 		return 0;
-	slot = slot_lent_to(bpf_get_current_task_btf());
+	slot = slot_of_thread(bpf_get_current_task_btf());
 	if (!slot)
 		slot = slot_of_cgroup(cgroup_of_memory(memory));
 	if (slot)
@@ -26,7 +26,7 @@ int on_charge(u64 *ctx)
 
 enum stall { RECLAIM, HIGH };
 
-/* A task can be in one of each: the brake of memory.high reclaims, too. */
+/* A task can be in both stalls at once: throttling by memory.high reclaims too. */
 INLINE u64 stall_key(enum stall stall)
 {
 	return (u32)bpf_get_current_pid_tgid() | (u64)stall << 32;
@@ -80,7 +80,7 @@ int direct_reclaimed(u64 *ctx)
 	return 0;
 }
 
-/* Up to 6.12 the kernel calls it with nothing to do, too. */
+/* Up to 6.12 the kernel calls the function also when there is nothing to do. */
 INLINE void begin_high(void)
 {
 	if (bpf_get_current_task_btf()->memcg_nr_pages_over_high)
@@ -136,7 +136,7 @@ int on_oom(u64 *ctx)
 	return 0;
 }
 
-/* Where on_oom cannot be: its argument is the task since 6.9, a bare pid before. */
+/* Where on_oom does not attach; the argument is the task since 6.9, a pid before. */
 SEC("tp_btf/mark_victim")
 int on_oom_mark(u64 *ctx)
 {

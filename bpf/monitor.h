@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * What the programs and their reader share; layout.py is the same in Python, and a test holds
- * the two together.
+ * The memory that the programs and their reader share; layout.py is the same in Python, and a test
+ * compares the two.
  */
 #ifndef AGENTCGROUP_MONITOR_H
 #define AGENTCGROUP_MONITOR_H
@@ -9,9 +9,9 @@
 #include "helpers.h"
 
 /*
- * A slot is the number of a watched call.  Its low bits say where in the array `calls` its
- * counters lie, the others tell one user of that place from the next: what still carries the
- * slot of a call that is gone meets another number there and counts nowhere.
+ * A slot is the number of a watched call.  Its low bits are the index of the call's counters in the
+ * array `calls`; the high bits differ from one user of that index to the next.  A task that still
+ * has the slot of an earlier call finds another number there and is not counted.
  */
 enum {
 	MAX_CALLS = 4096,
@@ -54,7 +54,7 @@ struct call {
 	u64 waits[WAITS];
 };
 
-/* What the kernel at hand has; for a bit of a counter that is not set, the counter is absent. */
+/* What the running kernel has; where the bit of a counter is not set, the counter is absent. */
 enum feature {
 	HAS_RUN_DELAY = 1,
 	HAS_IO_BYTES = 2,
@@ -62,11 +62,11 @@ enum feature {
 };
 
 struct settings {
-	u32 stop; /* stop at birth what is born outside its call */
-	u32 page_bytes; /* up to here written by the reader, from here on by introduce() */
+	u32 stop; /* stop a process at birth that is born outside its call */
+	u32 page_bytes; /* the reader writes up to here, introduce() the rest */
 	u32 features;
-	u32 pid_level; /* how deep the reader's PID namespace lies */
-	u32 pid_namespace; /* and its inode, so that it is told from others of that depth */
+	u32 pid_level; /* depth of the reader's PID namespace */
+	u32 pid_namespace; /* its inode number, since others have the same depth */
 };
 
 enum kind {
@@ -79,18 +79,18 @@ enum kind {
 	ATTACH, /* came into a call's cgroup, for the first time or again */
 };
 
-/* Process ids are those of the reader's PID namespace, 0 for what is not seen from there. */
+/* Process ids are those of the reader's PID namespace, 0 for processes outside of it. */
 struct event {
 	u64 time_ns; /* CLOCK_MONOTONIC */
-	u64 cgroup_id; /* where the process is now */
+	u64 cgroup_id; /* of the process now */
 	u32 kind;
 	u32 slot;
 	u32 pid;
 	u32 tid;
 	u32 ppid;
-	u32 by; /* who has moved it (LEAVE, ATTACH) */
-	s32 status; /* EXIT: as wait(2) gives it; LEAVE: the slot where it is now, or 0 */
-	u32 stopped; /* ESCAPE: SIGSTOP is on its way, and SIGCONT is up to the reader */
+	u32 by; /* the process that moved it (LEAVE, ATTACH) */
+	s32 status; /* EXIT: as in wait(2); LEAVE: the slot of its cgroup now, or 0 */
+	u32 stopped; /* ESCAPE: the program sends SIGSTOP, the reader has to send SIGCONT */
 	char comm[16];
 };
 

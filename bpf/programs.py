@@ -1,4 +1,4 @@
-"""The programs of monitor.bpf.c: where each sits, and which counters it fills.
+"""The programs of monitor.bpf.c: the hook of each, and the counters that it fills.
 
 A counter is filled only where all its programs run; else it is absent, which is not zero.
 """
@@ -25,9 +25,9 @@ class Program:
         target: the tracepoint, the function or the direction.
         fills: counters that need it.
         needed: without it there is no monitor.
-        full: only in full detail, as others pay for it, too.
-        unless: a program that does the same better.
-        needless_with: a function of the kernel that makes it needless.
+        full: runs in full detail only, since it costs processes outside of calls too.
+        unless: a better program for the same counters; this one runs only where that does not.
+        needless_with: a function of the kernel that makes the program needless.
     """
 
     hook: _Hook
@@ -40,12 +40,12 @@ class Program:
 
     @property
     def is_trampoline(self) -> bool:
-        """Whether the kernel has to patch a function for it, which some refuse as a whole."""
+        """Whether the kernel has to patch a function for it, which some kernels never do."""
         return self.hook in ("fentry", "fexit")
 
     @property
     def btf_name(self) -> tuple[str, Literal["typedef", "function"]] | None:
-        """What the kernel's BTF must have for it; None: nothing of its own."""
+        """Name and kind of the type that the kernel's BTF must have for it; None for no type."""
         if self.hook == "tp_btf":
             return f"btf_trace_{self.target}", "typedef"
         return (self.target, "function") if self.is_trampoline else None
@@ -118,7 +118,7 @@ PROGRAMS: Final[Mapping[str, Program]] = MappingProxyType(
 )
 
 
-#: Those that every kernel from 6.1 on loads, whatever it refuses.
+#: Programs that every kernel from 6.1 on loads, also one that refuses trampolines.
 EVERYWHERE: Final = frozenset(
     name
     for name, program in PROGRAMS.items()
@@ -127,9 +127,9 @@ EVERYWHERE: Final = frozenset(
 
 
 def absent_counters(running: Collection[str]) -> frozenset[str]:
-    """Return the counters that nothing fills when only these programs run.
+    """Return the counters that no program fills when only these programs run.
 
-    Programs of which one stands in for another are one; of the others, all are needed.
+    A counter needs all of its programs, but only one of two that replace each other (`unless`).
     """
     absent: set[str] = set()
     for name, program in PROGRAMS.items():

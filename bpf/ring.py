@@ -1,8 +1,8 @@
 """The reading side of a BPF ring buffer.
 
-The kernel maps one page with the reader's position, one with the writers', and the data twice in
-a row, so that no record is ever cut at the end. A record is a header of two u32, its length and
-flags in the first, and the data, in multiples of 8 bytes.
+The kernel maps one page with the reader's position, one with the writers' position, and the data
+twice in a row, so that every record is contiguous. A record is a header of two u32, the first of
+which has its length and flags, and the data, padded to a multiple of 8 bytes.
 
 Source: kernel/bpf/ringbuf.c and include/uapi/linux/bpf.h, BPF_RINGBUF_*.
 """
@@ -24,10 +24,10 @@ _HEADER: Final = 8
 
 
 class Ring:
-    """One ring buffer, of which this is the only reader."""
+    """One ring buffer; this process has to be its only reader."""
 
     def __init__(self, fd: int, size: int) -> None:
-        """Map the buffer of `size` bytes that the map `fd` is."""
+        """Map the ring buffer `fd`, whose data has `size` bytes."""
         page = mmap.PAGESIZE
         self._size = size
         self._reader = bpf_syscall.map_shared(fd, page, writable=True)
@@ -40,11 +40,11 @@ class Ring:
         self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout: float | None) -> None:
-        """Wait for a record that wakes its reader, at most `timeout` seconds."""
+        """Wait for a record that wakes the reader, at most `timeout` seconds; None: no bound."""
         self._poll.poll(None if timeout is None else max(0.0, timeout * 1000))
 
     def drain(self) -> Iterator[bytes]:
-        """Yield each record that is complete, oldest first, and give its place back."""
+        """Yield each complete record, oldest first, and free its place."""
         position = self._read[0]
         while position < self._written[0]:
             at = position % self._size
@@ -62,7 +62,7 @@ class Ring:
         return self._bytes[start : start + length]
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the buffer."""
         for view in (self._read, self._written, self._words, self._bytes):
             view.release()
         self._reader.close()

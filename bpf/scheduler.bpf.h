@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
-/* The program of the scheduler, in full detail only: every switch of every CPU runs it. */
+/* The program of the scheduler, in full detail only: every context switch runs it. */
 
 INLINE u32 magnitude(u64 us)
 {
@@ -11,7 +11,7 @@ INLINE u32 magnitude(u64 us)
 	return result;
 }
 
-/* As a member leaves the CPU, how long it had waited for it is known. */
+/* When a member leaves the CPU, the length of its last wait for the CPU is known. */
 SEC("tp_btf/sched_switch")
 int on_switch(u64 *ctx)
 {

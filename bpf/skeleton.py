@@ -1,10 +1,10 @@
 """Loading without libbpf: a BPF program that was made at build time loads the others.
 
-libbpf can write down all that it would do to load an object, as a program of type "syscall" and
-the data that it works on; the kernel fits the programs to its own types by itself then. What is
-left to do here is to load that one program, to run it, and to take what it hands out.
+libbpf can write the steps that load an object into a program of type "syscall" and its data; the
+kernel then relocates the programs to its own types by itself. This module loads that one program,
+runs it, and takes the descriptors that it returns.
 
-It is all or nothing, so it has only programs that every kernel lets through: no trampolines.
+The program loads all or nothing, so it has only programs that every kernel takes: no trampolines.
 
 Source: libbpf's skel_internal.h and bpf_gen_internal.h, from version 1.0 on.
 """
@@ -39,7 +39,7 @@ def read(path: str) -> Skeleton:
     """Read a skeleton that was made at build time.
 
     Raises:
-        FileNotFoundError: it was not.
+        FileNotFoundError: none was made.
     """
     with open(path, "rb") as file:
         head = json.loads(file.readline())
@@ -53,7 +53,7 @@ def read(path: str) -> Skeleton:
 
 
 def load(skeleton: Skeleton) -> Loaded:
-    """Load all that a skeleton has.
+    """Load all programs and maps of a skeleton.
 
     Raises:
         LoadError: the kernel refused.
@@ -94,7 +94,7 @@ def _program_of(code: bytes, data: int) -> int:
 
 
 def _run(loader: int, skeleton: Skeleton) -> Loaded:
-    """Run the loader; it writes file descriptors into its context."""
+    """Run the loading program; it writes file descriptors into its context."""
     maps, programs = len(skeleton.maps), len(skeleton.programs)
     size = _CONTEXT.size + maps * _MAP.size + programs * _PROGRAM.size
     context = ctypes.create_string_buffer(_CONTEXT.pack(size, 0, 0, 0, 0), size)

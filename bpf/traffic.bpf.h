@@ -13,14 +13,14 @@ int on_open(u64 *ctx)
 
 enum { REQ_OP_READ, REQ_OP_WRITE, REQ_OP_MASK = 0xff };
 
-/* Write-back is on the account of the cgroup that has dirtied the page. */
+/* The kernel attributes write-back to the cgroup that dirtied the page. */
 SEC("tp_btf/block_bio_queue")
 int on_bio(u64 *ctx)
 {
 	struct bio *bio = (void *)ctx[0];
 	u32 operation = bio->bi_opf & REQ_OP_MASK, slot;
 
-	/* Others, such as discards, have a size, too, but move no bytes. */
+	/* Other operations, such as discards, have a size too, but transfer no bytes. */
 	if (operation != REQ_OP_READ && operation != REQ_OP_WRITE)
 		return 0;
 	slot = slot_of_cgroup(bio->bi_blkg->blkcg->css.cgroup->kn->id);
@@ -33,7 +33,7 @@ int on_bio(u64 *ctx)
 	return 0;
 }
 
-/* Both sit on a cgroup above the calls' and see what its sockets send and get, IP header on. */
+/* Both are attached to a cgroup above the calls', and get each packet with its IP header. */
 SEC("cgroup_skb/ingress")
 int on_ingress(struct __sk_buff *packet)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * The kernel's types with only those fields that are read here.  Where a field truly lies is
- * found in the running kernel's BTF as the program is loaded (CO-RE), so neither order nor
- * completeness matters, names and types do.
+ * The kernel's types with only those fields that the programs read.  The loader finds the offset of
+ * a field in the running kernel's BTF (CO-RE), so the names and types of fields matter, and their
+ * order and completeness do not.
  */
-#ifndef AGENTCGROUP_KERNEL_H
-#define AGENTCGROUP_KERNEL_H
+#ifndef AGENTCGROUP_VMLINUX_H
+#define AGENTCGROUP_VMLINUX_H
 
 #include "helpers.h"
 

@@ -49,9 +49,9 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Loaded at first use: a child that only has to join a cgroup, and a process that only imports the
-# package, pay neither for pydantic nor for the hooks.
-_HOMES = {
+# Module to the names that are loaded from it at their first use: a child that only joins a cgroup,
+# and a process that only imports the package, load neither pydantic nor the hooks.
+_EXPORTS = {
     "agentcgroup.api": ("agent", "call", "current_call", "isolate", "register", "unregister"),
     "agentcgroup.calls.call": ("Call",),
     "agentcgroup.errors": (
@@ -69,9 +69,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _EXPORTS.items():
         if name in names:
-            value = getattr(importlib.import_module(home), name)
+            value = getattr(importlib.import_module(module), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

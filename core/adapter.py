@@ -28,6 +28,7 @@ from __future__ import annotations
 from agentcgroup.calls.call import Call, Identity
 from agentcgroup.calls.cancellation import bounded, cancelling, cancelling_stream
 from agentcgroup.calls.feedback import attach, partial_output
+from agentcgroup.calls.inline_usage import metered
 from agentcgroup.calls.lifecycle import Answer, arun, astream, run
 from agentcgroup.calls.services import Services, active
 from agentcgroup.errors import LimitExceeded, Unshippable, WorkerDied
@@ -51,7 +52,7 @@ from agentcgroup.frameworks.seam import (
     outside_calls,
     same_tool,
 )
-from agentcgroup.isolation.bodies import Body, Crossing, StandIn, is_a, keep_inline, metered, placed
+from agentcgroup.isolation.bodies import Body, Crossing, StandIn, is_a, keep_inline, placed
 from agentcgroup.isolation.substitutes import Absent, Afresh, silent
 from agentcgroup.records.record import CallRecord
 from agentcgroup.scope import restore

@@ -1,4 +1,4 @@
-"""The exceptions of agentcgroup, all of them."""
+"""All exceptions that agentcgroup raises."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = [
 
 
 class AgentCgroupError(Exception):
-    """Base of everything this package raises on its own account."""
+    """Base class of the exceptions of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross to other processes whole: pools would call the class with the message alone."""
+        """Pickle all attributes, too: by default, pickle calls the class with the message alone."""
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -34,12 +34,12 @@ def _restored(kind: type[Any], args: tuple[Any, ...], attributes: dict[str, Any]
 
 
 class ConfigError(AgentCgroupError):
-    """Raised when a configuration cannot be used.
+    """Raised when a configuration has an error.
 
     Attributes:
         file: path of the file, or the name of the source (``config=``, an environment variable).
-        line: 1-based line in the file, None where the source has no lines.
-        key: dotted key that is wrong, None when the file as a whole is.
+        line: line in the file, counted from 1; None if the source has no lines.
+        key: dotted key that has the error; None if the error is in the file as a whole.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class ConfigError(AgentCgroupError):
 
 
 class _Unavailable(AgentCgroupError):
-    """What this machine, or this process, cannot give.
+    """Base class of the exceptions for what this machine, or this process, does not support.
 
     Attributes:
         reason: what is missing, as a sentence.
-        fix: what would change it, None when nothing here can.
+        fix: what the user can do about it; None if nothing on this machine can.
     """
 
     def __init__(self, reason: str, *, fix: str | None = None) -> None:
@@ -75,18 +75,21 @@ class _Unavailable(AgentCgroupError):
 
 
 class CgroupUnavailable(_Unavailable):
-    """Raised when containment was asked for and this machine, or this process, cannot give it."""
+    """Raised when a run or a call needs containment that this machine, or process, cannot give.
+
+    ``mode = "enforce"`` needs all of it. A call needs a cgroup wherever the run has one.
+    """
 
 
 class BpfUnavailable(_Unavailable):
-    """Raised when monitoring by BPF was asked for and it cannot be had."""
+    """Raised when monitoring by BPF was requested and this machine does not support it."""
 
 
 class LimitExceeded(AgentCgroupError):
-    """Raised when a call was stopped by one of its limits; its text is the feedback sentence.
+    """Raised when a limit stopped a call; its text is the sentence that the model gets.
 
     Attributes:
-        record: the record of the call, as far as it was known when the limit struck.
+        record: the record of the call, as complete as it was when the exception was raised.
     """
 
     def __init__(self, message: str, *, record: CallRecord) -> None:
@@ -95,20 +98,20 @@ class LimitExceeded(AgentCgroupError):
 
 
 class Unshippable(AgentCgroupError):
-    """Raised when something of a call cannot get into its worker process, or out of it.
+    """Raised when an object cannot be pickled for the worker process of a call, or for the app.
 
     Attributes:
-        what: where the object stands, such as "argument 'db'.connection".
-        kind: its type, such as "sqlite3.Connection".
-        why: what the pickler said against it.
-        ran: whether the tool's body has run, so that running it inline would be a second time.
+        what: the path to the object, such as "argument 'db'.connection".
+        kind: the type of the object, such as "sqlite3.Connection".
+        why: the error of the pickler.
+        ran: whether the tool's body has run; an inline run would then be the second.
     """
 
     def __init__(self, what: str, kind: str, why: str, *, ran: bool = False) -> None:
         where = "out of" if ran else "into"
         super().__init__(
-            f"{what} ({kind}) cannot be sent {where} a worker process: {why}. Fix: make it inside "
-            'the tool, or run the tool with isolation = "inline".'
+            f"{what} ({kind}) cannot be sent {where} a worker process: {why}. Fix: create it "
+            'inside the tool, or run the tool with isolation = "inline".'
         )
         self.what = what
         self.kind = kind
@@ -126,15 +129,15 @@ def _unshippable(what: str, kind: str, why: str, ran: bool) -> Unshippable:
 class WorkerDied(AgentCgroupError):
     """Raised when the worker process of a call ended before the tool's body did.
 
-    What ended it says the call's record: a limit, or the body itself.
+    The record of the call names the cause: a limit, or the body itself.
 
     Attributes:
-        how: "crashed: SIGSEGV" or "exited: 3", with the signal's name or the exit status; or
-            "lost: ..." where it was taken down with others.
+        how: "crashed: SIGSEGV" with the name of the signal, "exited: 3" with the exit status, or
+            "lost: ..." if the worker ended together with the fork server.
     """
 
     def __init__(self, how: str) -> None:
-        super().__init__(f"the worker process of the call ended before it had answered: {how}")
+        super().__init__(f"the worker process of the call ended before it sent a result: {how}")
         self.how = how
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -142,7 +145,7 @@ class WorkerDied(AgentCgroupError):
 
 
 class RemoteError(AgentCgroupError):
-    """Stands in for an exception of a worker process that could not be sent.
+    """Replaces an exception of a worker process that could not be pickled.
 
-    Its text is that exception's type and text; the traceback is in its ``__cause__``.
+    Its text is the type and the text of that exception. Its ``__cause__`` has the traceback.
     """

@@ -1,14 +1,16 @@
-"""The current call: one ContextVar, and its way across threads.
+"""The current call: a ContextVar, and its propagation to threads.
 
-Stands below everything that runs calls: it knows only what `spawn` needs of one.
+This module stands below all code that runs calls. Of a call it defines only the protocol that
+`spawn` needs.
 
-asyncio copies the context into every task; threads start with an empty one (until Python 3.14),
-and so do the work items of a pool. `install` makes both carry the variables below:
+asyncio copies the context into every task. A thread starts with an empty context (until Python
+3.14), and a work item of a thread pool runs in the context of its worker. `install` propagates the
+variables below to both:
 
-- a thread takes the values of the code that calls `start`;
-- a work item takes those of the code that calls `submit`, also where that is None, and gives back
-  what its worker had;
-- a worker of a pool takes none, since it serves whoever comes later.
+- a thread gets the values of the code that calls `start`;
+- a work item gets the values of the code that calls `submit`, None included; its worker's own
+  values are restored when the work item ends;
+- a worker of a pool gets no value, because it runs work items of later calls, too.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from contextvars import ContextVar, Token
 from typing import Any, Protocol, TypeVar
 
 __all__ = [
+    "CallGroup",
     "SpawnTarget",
-    "Started",
     "agent",
+    "call_group",
     "current",
     "install",
     "restore",
-    "seated",
-    "set_seating",
+    "set_thread_tracker",
     "start_thread",
-    "started",
+    "thread_working_for",
     "uninstall",
 ]
 
@@ -41,34 +43,50 @@ T = TypeVar("T")
 
 
 class SpawnTarget(Protocol):
-    """Where a child process of the running call belongs; `session.Call` is the real one."""
+    """The owner of new child processes, and of the cgroup that they are born in.
+
+    A call is the `SpawnTarget` of the processes that its tool starts. Package `spawn` calls the two
+    methods around the start of every process.
+
+    Guarantees:
+
+    - `begin_spawn` runs before the child exists, in the thread that starts the child.
+    - Exactly one `end_spawn` follows each `begin_spawn` that returned, in the same thread,
+      whatever `begin_spawn` returned, and also where the start of the child fails.
+    - No `end_spawn` follows a `begin_spawn` that raised, and no child runs.
+    - A second `begin_spawn`, with `failed`, follows where the first cgroup takes no process. Where
+      the second cgroup takes none either, the spawn fails with CgroupUnavailable.
+    - Neither method runs in a forked child.
+    - Several threads may be between `begin_spawn` and `end_spawn` at the same time.
+    """
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
-        """Return a directory fd of the cgroup the next child is to be born in.
+        """Return a directory fd of the cgroup that the next child is to be born in.
 
-        None means: do not place it. Makes the cgroup at the first child. The fd stays open until
-        the matching `end_spawn`. `failed` is the error of an attempt just made with the fd
-        returned before (the cgroup was removed, or now has children of its own); that attempt
-        has been ended.
+        None: the child starts in the cgroup of this process. The first call makes the cgroup. The
+        fd stays open until the matching `end_spawn`. `failed` is the error of an attempt with the
+        fd returned before (the cgroup was removed, or has children of its own now); `end_spawn` has
+        ended that attempt.
 
         Raises:
             LimitExceeded: the call is over (timed out, cancelled); no child may start in it.
-            CgroupUnavailable: the cgroup cannot be made and the policy says to refuse.
+            CgroupUnavailable: the cgroup cannot be made, and the policy is to refuse the child.
         """
 
     def end_spawn(self, pid: int | None) -> None:
-        """Say that the spawn is done: `pid` of the child, None when there is none or nobody knows.
+        """End the spawn that `begin_spawn` began.
 
-        Called once, in the same thread, for every `begin_spawn` that returned, whatever it
-        returned; never in a forked child.
+        Args:
+            pid: of the child; None where no child started, or where C code forked and did not
+                report the pid.
         """
 
 
-class Started(Protocol):
-    """Takes note of the calls started from one place; `execution.cancelling` has the real one."""
+class CallGroup(Protocol):
+    """The calls started from one place, which a cancellation of that place stops."""
 
     def append(self, call: Any) -> None:
-        """Note `call`, which has just been started."""
+        """Add `call`, which has just started."""
 
 
 #: The call whose code is running in this context, or None.
@@ -77,15 +95,16 @@ current: ContextVar[SpawnTarget | None] = ContextVar("agentcgroup_call", default
 #: The agent named by `agentcgroup.agent`, or None.
 agent: ContextVar[Any] = ContextVar("agentcgroup_agent", default=None)
 
-#: Where calls started from here are noted, so that a cancellation reaches those in threads.
-started: ContextVar[Started | None] = ContextVar("agentcgroup_started", default=None)
+#: The group that calls started in this context join, so that a cancellation also stops calls in
+#: threads; or None.
+call_group: ContextVar[CallGroup | None] = ContextVar("agentcgroup_call_group", default=None)
 
 
 def restore(variable: ContextVar[T], token: Token[T]) -> None:
-    """Give a variable of a generator or coroutine the value that it had before.
+    """Restore the value that a variable had before a generator or coroutine set it.
 
-    What was left half-way is closed wherever its last reference goes: another context, which never
-    had our value, has none to give back.
+    Python closes an unfinished generator where its last reference goes, which may be in another
+    context. That context never had the value of `token`, and this function changes nothing there.
     """
     try:  # contextlib.suppress would be three more functions of Python in every call
         variable.reset(token)
@@ -93,45 +112,47 @@ def restore(variable: ContextVar[T], token: Token[T]) -> None:
         return
 
 
-#: Says for which call this thread works; `set_seating` has the real one where somebody watches.
-_seating: Callable[[Any], AbstractContextManager[None]] = nullcontext
+#: Tracks which call a thread works for; nullcontext without a monitor.
+_thread_tracker: Callable[[Any], AbstractContextManager[None]] = nullcontext
 
 
-def set_seating(seating: Callable[[Any], AbstractContextManager[None]] | None) -> None:
-    """Have `seating(call or None)` entered by each thread that works for a call it did not begin.
+def set_thread_tracker(tracker: Callable[[Any], AbstractContextManager[None]] | None) -> None:
+    """Have each thread enter `tracker(call)` while it works for a call that it did not begin.
 
-    None: nobody wants to know.
+    Args:
+        tracker: `Monitor.working_for`; a thread that works for no call passes None to it. None for
+            no tracker.
     """
-    global _seating
-    _seating = nullcontext if seating is None else seating
+    global _thread_tracker
+    _thread_tracker = nullcontext if tracker is None else tracker
 
 
-def seated(home: SpawnTarget | None) -> AbstractContextManager[None]:
+def thread_working_for(call: SpawnTarget | None) -> AbstractContextManager[None]:
     """Return the context in which this thread works for a call, or for none."""
-    return _seating(home)
+    return _thread_tracker(call)
 
 
-#: What a thread or a work item carries; each of them has None for "nothing".
-_carried: tuple[ContextVar[Any], ...] = (current, agent, started)
+#: The variables that threads and work items get; the default of each is None.
+_propagated: tuple[ContextVar[Any], ...] = (current, agent, call_group)
 
 
-def _values() -> list[tuple[ContextVar[Any], Any]]:
-    return [(variable, variable.get()) for variable in _carried]
+def _snapshot() -> list[tuple[ContextVar[Any], Any]]:
+    return [(variable, variable.get()) for variable in _propagated]
 
 
 def _serves_a_pool(thread: threading.Thread) -> bool:
-    """Return whether this is a worker of a thread pool, or what restocks a process pool."""
+    """Return whether `thread` is a worker of a thread pool, or the manager of a process pool."""
     return getattr(thread, "_target", None) is concurrent.futures.thread._worker or any(
-        # By name: loky has a copy of the standard library's.
+        # By name: loky has a copy of the standard library's class.
         kind.__name__ == "_ExecutorManagerThread"
         for kind in type(thread).__mro__
     )
 
 
-def _carrying_start(start: Callable[[threading.Thread], None]) -> Callable[..., None]:
+def _propagating_start(start: Callable[[threading.Thread], None]) -> Callable[..., None]:
     @functools.wraps(start)
-    def carrying_start(self: threading.Thread) -> None:
-        values = _values() if _installed else []
+    def propagating_start(self: threading.Thread) -> None:
+        values = _snapshot() if _installed else []
         if all(value is None for _, value in values) or _serves_a_pool(self):
             start(self)
             return
@@ -140,55 +161,55 @@ def _carrying_start(start: Callable[[threading.Thread], None]) -> Callable[..., 
         before = attributes.get("run")
         run = self.run
 
-        def give_back() -> None:
+        def restore_run() -> None:
             attributes.pop("run", None)
             if before is not None:
                 attributes["run"] = before
 
-        def carried_run() -> None:
-            give_back()
+        def run_with_values() -> None:
+            restore_run()
             for variable, value in values:
                 variable.set(value)
-            with seated(current.get()):
+            with thread_working_for(current.get()):
                 run()
 
-        attributes["run"] = carried_run
+        attributes["run"] = run_with_values
         try:
             start(self)
         except BaseException:
-            give_back()
+            restore_run()
             raise
 
-    return carrying_start
+    return propagating_start
 
 
-def _carrying_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
+def _propagating_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(submit)
-    def carrying_submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if not _installed or isinstance(self, _CARRIED_BY_OTHERS):
+    def propagating_submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if not _installed or isinstance(self, _PICKLES_WORK_ITEMS):
             return submit(self, fn, *args, **kwargs)
-        values = _values()
+        values = _snapshot()
 
-        def carried_fn(*args: Any, **kwargs: Any) -> Any:
+        def fn_with_values(*args: Any, **kwargs: Any) -> Any:
             tokens = [(variable, variable.set(value)) for variable, value in values]
             try:
-                with seated(current.get()):
+                with thread_working_for(current.get()):
                     return fn(*args, **kwargs)
             finally:
                 for variable, token in tokens:
                     variable.reset(token)
 
-        return submit(self, carried_fn, *args, **kwargs)
+        return submit(self, fn_with_values, *args, **kwargs)
 
-    return carrying_submit
+    return propagating_submit
 
 
-#: Python 3.14's pool of interpreters is a pool of threads, but its work items are pickled.
-_CARRIED_BY_OTHERS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+#: Python 3.14's pool of interpreters is a pool of threads, but it pickles its work items.
+_PICKLES_WORK_ITEMS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
 
 
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread of ours, which must not belong to the call that happens to need it."""
+    """Start a daemon thread of this package, in an empty context: it belongs to no call."""
     thread = threading.Thread(target=target, name=f"agentcgroup-{name}", daemon=True)
     contextvars.Context().run(thread.start)
     return thread
@@ -196,31 +217,31 @@ def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
 
 _installed = False
 
-#: class, method, what was there, ours.
+#: (class, name of the method, the method before the patch, the patch).
 _patches: list[tuple[Any, str, Any, Any]] = []
 
 
 def install() -> None:
-    """Let threads and work items carry the variables; idempotent."""
+    """Propagate the variables to threads and work items from now on; idempotent."""
     global _installed
     if _installed:
         return
     _installed = True
     for owner, name, wrap in (
-        (threading.Thread, "start", _carrying_start),
-        (concurrent.futures.ThreadPoolExecutor, "submit", _carrying_submit),
+        (threading.Thread, "start", _propagating_start),
+        (concurrent.futures.ThreadPoolExecutor, "submit", _propagating_submit),
     ):
-        there = getattr(owner, name)
-        ours = wrap(there)
-        setattr(owner, name, ours)
-        _patches.append((owner, name, there, ours))
+        before = getattr(owner, name)
+        patch = wrap(before)
+        setattr(owner, name, patch)
+        _patches.append((owner, name, before, patch))
 
 
 def uninstall() -> None:
-    """Undo `install`; where another patch stands on ours, ours stays and does nothing."""
+    """Undo `install`; a patch that another library has wrapped stays and only calls through."""
     global _installed
     _installed = False
     while _patches:
-        owner, name, there, ours = _patches.pop()
-        if getattr(owner, name) is ours:
-            setattr(owner, name, there)
+        owner, name, before, patch = _patches.pop()
+        if getattr(owner, name) is patch:
+            setattr(owner, name, before)

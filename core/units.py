@@ -1,7 +1,7 @@
-"""Sizes, durations and CPU shares: how people write them and how the kernel takes them.
+"""Parse and format sizes, durations and CPU bandwidths.
 
-Everything here is pure. A value that cannot be read raises ValueError with a sentence that says
-what to write instead; the caller adds where it stood.
+All functions are pure. A parser raises ValueError for a value that it cannot read; the text says
+what to write instead. The caller adds the place of the value, such as file, line and key.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = [
 
 _Quantity = int | Literal["max"]
 
-#: Twenty digits hold every number that can be meant; more would only buy slow arithmetic.
+#: Twenty digits hold every valid number; longer ones would only cost slow arithmetic.
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?"
 
-#: Powers of 1024 for every spelling, as the kernel's own memparse() has them.
+#: Units are powers of 1024 in every spelling, as in the kernel's memparse() (lib/cmdline.c).
 _SIZE = re.compile(rf"({_NUMBER})\s*([KMGTPE]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS = ("", "K", "M", "G", "T", "P", "E")
 _SIZE_LIMIT = 2**63 - 1
@@ -43,30 +43,30 @@ _DURATION_UNITS = {
 }
 _SECONDS = re.compile(_NUMBER)
 _DURATION = re.compile(r"\s*".join(rf"(?:({_NUMBER})\s*{unit})?" for unit in _DURATION_UNITS))
-#: 2**63 nanoseconds, the most the kernel's clocks count: 292 years.
+#: 2**63 nanoseconds, the maximum of the kernel's ktime_t: 292 years.
 _DURATION_LIMIT = 2**63 // 10**9
 
-# kernel/sched/core.c, tg_set_cfs_bandwidth(): quota and period from 1 ms, the period to 1 s.
+# kernel/sched/core.c, tg_set_cfs_bandwidth(): quota and period at least 1 ms, period at most 1 s.
 _CPU_PERIOD = 100_000
 _CPU_PERIOD_RANGE = range(1_000, 1_000_000 + 1)
 _CPU_QUOTA_RANGE = range(1_000, 2**44)
 
 
 def parse_size(value: object, *, whole: int | None = None) -> _Quantity:
-    """Read a number of bytes: ``"512M"``, ``"1.5G"``, ``"64KiB"``, ``1048576``, ``"max"``.
+    """Parse a number of bytes: ``"512M"``, ``"1.5G"``, ``"64KiB"``, ``1048576``, ``"max"``.
 
-    K, M, G, T, P and E are powers of 1024 in every spelling (K, KB, KiB), as in the kernel;
-    fractions of a byte are cut off.
+    K, M, G, T, P and E are powers of 1024 in every spelling (K, KB, KiB), as in the kernel. The
+    result is rounded down to whole bytes.
 
     Args:
-        value: what was written.
-        whole: bytes that a percentage such as ``"50%"`` is of; without it there are none.
+        value: the size in the user's form.
+        whole: the bytes that ``"100%"`` stands for; without it, a percentage is an error.
 
     Returns:
         Bytes, or "max" for no limit.
 
     Raises:
-        ValueError: it is not a size; the text says what to write.
+        ValueError: `value` is not a size; the text says what to write.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value <= _SIZE_LIMIT:
@@ -94,19 +94,19 @@ def parse_size(value: object, *, whole: int | None = None) -> _Quantity:
 
 
 def parse_duration(value: object) -> float | None:
-    """Read a time span: ``"10m"``, ``"1h30m"``, ``"250ms"``, ``5`` (seconds), ``"none"``.
+    """Parse a duration: ``"10m"``, ``"1h30m"``, ``"250ms"``, ``5`` (seconds), ``"none"``.
 
-    The units are d, h, m, s, ms and us, largest first.
+    The units are d, h, m, s, ms and us; the largest stands first.
 
     Returns:
         Seconds, or None for no limit.
 
     Raises:
-        ValueError: it is not a duration; the text says what to write.
+        ValueError: `value` is not a duration; the text says what to write.
     """
     seconds: Fraction | None = None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # NaN fails both comparisons; infinity the second.
+        # NaN fails both comparisons, infinity the second one.
         if 0 <= value <= _DURATION_LIMIT:
             return float(value)
     elif isinstance(value, str):
@@ -135,17 +135,17 @@ def parse_duration(value: object) -> float | None:
 
 
 def parse_cpu(value: object) -> tuple[_Quantity, int]:
-    """Read a CPU bandwidth: ``"200%"`` of one CPU, ``"max"``, or the kernel's own form.
+    """Parse a CPU bandwidth: ``"200%"`` of one CPU, ``"max"``, or the kernel's form.
 
     The kernel's form is ``"QUOTA PERIOD"`` in microseconds, as a string or a pair
-    (Documentation/admin-guide/cgroup-v2.rst, cpu.max). A bare number is refused: it could mean
-    CPUs, per cent or microseconds.
+    (Documentation/admin-guide/cgroup-v2.rst, cpu.max). A bare number is an error, because it could
+    mean CPUs, per cent or microseconds.
 
     Returns:
         (quota, period) in microseconds; a quota of "max" is no limit.
 
     Raises:
-        ValueError: it is not a CPU limit, or not one the kernel takes.
+        ValueError: `value` is not a CPU limit, or the kernel would refuse it.
     """
     if isinstance(value, str):
         text = value.strip().lower()
@@ -178,9 +178,9 @@ def _cpu_pair(value: object, quota: _Quantity, period: int) -> tuple[_Quantity, 
 
 
 def format_size(size: _Quantity) -> str:
-    """Write bytes for people and models: ``"512 MiB"``, ``"1.5 GiB"``, ``"max"``.
+    """Format bytes for people and models: ``"512 MiB"``, ``"1.5 GiB"``, ``"max"``.
 
-    At most one decimal; what it returns, `parse_size` reads.
+    The text has at most one decimal, and `parse_size` can read it.
     """
     if size == "max":
         return "max"
@@ -189,17 +189,17 @@ def format_size(size: _Quantity) -> str:
     value = float(size)
     for unit in _SIZE_UNITS[1:]:
         value /= 1024
-        # What would round up to 1024 of a unit belongs to the next.
+        # A number that would round up to 1024 takes the next unit.
         if value < 1023.95 or unit == _SIZE_UNITS[-1]:
             break
     return f"{value:.1f}".removesuffix(".0") + f" {unit}iB"
 
 
 def format_duration(seconds: float | None) -> str:
-    """Write seconds for people and models: ``"1h30m"``, ``"2.5s"``, ``"250ms"``, ``"none"``.
+    """Format seconds for people and models: ``"1h30m"``, ``"2.5s"``, ``"250ms"``, ``"none"``.
 
-    Keeps what matters at that length: tenths below a minute, whole seconds above; what it returns,
-    `parse_duration` reads.
+    The text has whole seconds from one minute up, tenths from one second up, and whole milliseconds
+    or microseconds below. `parse_duration` can read it.
     """
     if seconds is None:
         return "none"
@@ -218,6 +218,6 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_cpu(cpu: tuple[_Quantity, int]) -> str:
-    """Write a CPU bandwidth for people and models: ``"150%"`` of one CPU, or ``"max"``."""
+    """Format a CPU bandwidth for people and models: ``"150%"`` of one CPU, or ``"max"``."""
     quota, period = cpu
     return "max" if quota == "max" else f"{100 * quota / period:.2f}".rstrip("0").rstrip(".") + "%"

@@ -1,10 +1,10 @@
-"""AutoGen: a researcher asks an MCP server, which does not come back.
+"""AutoGen: a researcher calls an MCP server whose search never ends.
 
     python examples/autogen_researcher.py
 
-The server (mcp_notes.py) is a process that each call starts for itself, so that it is in the call's
-cgroup and ends with it. Its search runs in circles until the time is over; the researcher is told,
-and reads one note instead. With a real model of OpenAI:
+Each call starts a process of the server (mcp_notes.py). So the process runs in the cgroup of the
+call and ends with the call. The search follows a circle of notes until the call reaches its
+timeout. The model reads why, and reads one note instead. With a real model of OpenAI:
 
     AGENTCGROUP_EXAMPLE_MODEL=gpt-5 python examples/autogen_researcher.py
 """
@@ -33,7 +33,7 @@ NOTES = StdioServerParams(
 
 
 def model() -> Any:
-    """Return the model that is named, or one that says its lines."""
+    """Return the model that the user names, or a scripted one."""
     if shown.MODEL is not None:
         with shown.needs("autogen-ext[openai]"):
             from autogen_ext.models.openai import OpenAIChatCompletionClient
@@ -49,7 +49,7 @@ def model() -> Any:
 
 
 async def main() -> None:
-    """Let the researcher answer one question."""
+    """Have the researcher answer one question."""
     researcher = AssistantAgent(
         "researcher",
         model(),

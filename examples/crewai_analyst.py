@@ -1,9 +1,10 @@
-"""CrewAI: an analyst reads a table that does not fit in memory.
+"""CrewAI: an analyst loads a table that is larger than the memory limit of the tool.
 
     python examples/crewai_analyst.py
 
-The first question takes all columns, the long comments with them, and ends at 64 MiB. The analyst
-is told to select columns, and does. With a real model, as CrewAI's LLM names it:
+The first call loads all columns, among them long comments, and ends at its limit of 64 MiB. The
+model reads that it can select columns, and selects one. With a real model, named as CrewAI's LLM
+names it:
 
     AGENTCGROUP_EXAMPLE_MODEL=openai/gpt-5 python examples/crewai_analyst.py
 """
@@ -32,7 +33,7 @@ session = agentcgroup.register(
 
 COLUMNS = ["region", "amount", "comment"]
 
-#: What the tool runs: the columns it is asked for, as a data frame would hold them.
+#: The program that the tool runs: it loads the requested columns, as a data frame would.
 AVERAGE = """
 import csv, gzip, json, sys
 from statistics import mean
@@ -60,13 +61,13 @@ def average(columns: list[str]) -> str:
 
 @after_tool_call
 def show(context: ToolCallHookContext) -> None:
-    """Print what the model asks for and what it gets."""
+    """Print the call of the model, and the result that the model gets."""
     print(f"model calls {context.tool_name}({context.tool_input})")
     shown.told(str(context.tool_result))
 
 
 def model() -> Any:
-    """Return the model that is named, or one that says its lines."""
+    """Return the model that the user names, or a scripted one."""
     if shown.MODEL is not None:
         with shown.needs("crewai[litellm]"):
             return LLM(model=shown.MODEL)
@@ -80,7 +81,7 @@ def model() -> Any:
 
 
 def fill() -> None:
-    """Write a table that is small on disk and large in memory."""
+    """Write a table that is small on the disk and large in memory."""
     with gzip.open(table, "wt", compresslevel=1, newline="") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)

@@ -1,9 +1,10 @@
-"""The main job, end to end: an agent's tool eats memory, and only that tool call ends.
+"""An agent's tool uses too much memory, and only that tool call ends.
 
     make demo
 
-A scripted model stands in for a real one, so that this runs without a key and always alike; the
-agent, the tools, their processes and the kernel are real. The one line is `register`.
+A scripted model replaces a real one, so that the demo needs no key and always runs alike. The
+agent, the tools, their processes and the kernel are real. The only line for agentcgroup is
+`register`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def run_python(code: str) -> str:
 
 
 class ScriptedModel(GenericFakeChatModel):
-    """Says its lines one after the other."""
+    """A model that answers with fixed messages, one after the other."""
 
     def bind_tools(self, tools: Sequence[Any], **options: Any) -> ScriptedModel:
-        """Take note of nothing: the lines are fixed."""
+        """Ignore the tools: the messages are fixed."""
         del tools, options
         return self
 

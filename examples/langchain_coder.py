@@ -1,9 +1,9 @@
-"""LangChain: a coder runs a project's tests, one of which eats memory.
+"""LangChain: a coder runs the tests of a project, and one test uses too much memory.
 
     python examples/langchain_coder.py
 
-The tests are run by a subprocess of the tool, under 64 MiB. The run ends there; the coder is told
-why, narrows it down, mends the code, and runs all tests. With a real model:
+The tool runs the tests in a subprocess, and the call ends at its limit of 64 MiB. The model reads
+why, runs one test, corrects the code, and runs all tests. With a real model:
 
     AGENTCGROUP_EXAMPLE_MODEL=openai:gpt-5 python examples/langchain_coder.py
 """
@@ -53,7 +53,7 @@ code = Path(project.name, "log.py")
 @tool
 def run_tests(name: str = "test_log") -> str:
     """Run all tests, or the named one, such as test_log.Longest.test_small."""
-    # -B: the mended code may be as long and as old as the bytecode of the first.
+    # -B: the corrected file can have the size and the time of the old one, and match its bytecode.
     command = [sys.executable, "-B", "-m", "unittest", name]
     done = subprocess.run(command, cwd=project.name, capture_output=True, text=True)
     return done.stdout + done.stderr
@@ -61,7 +61,7 @@ def run_tests(name: str = "test_log") -> str:
 
 @tool
 def read_code() -> str:
-    """Return the code that is tested, which is in log.py."""
+    """Return the code under test, which is in log.py."""
     return code.read_text()
 
 
@@ -73,7 +73,7 @@ def replace(old: str, new: str) -> str:
 
 
 def model() -> Any:
-    """Return the model that is named, or one that says its lines."""
+    """Return the model that the user names, or a scripted one."""
     if shown.MODEL is not None:
         with shown.needs("langchain-openai"):
             from langchain.chat_models import init_chat_model
@@ -96,7 +96,7 @@ with project:
     code.write_text(CODE)
     Path(project.name, "test_log.py").write_text(TESTS)
     agent = create_agent(model(), [run_tests, read_code, replace], name="coder")
-    task = "Run the tests of this project. Mend log.py if need be, until all of them pass."
+    task = "Run the tests of this project. Correct log.py if needed, until all of them pass."
     for step in agent.stream({"messages": [("user", task)]}):
         for update in step.values():
             for message in update["messages"]:

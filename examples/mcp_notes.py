@@ -1,4 +1,4 @@
-"""A small MCP server of notes, over its standard input and output, for autogen_researcher.py."""
+"""A small MCP server of notes, over standard input and output, for autogen_researcher.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ server = FastMCP("notes", log_level="ERROR")
 
 @server.tool()
 def search(word: str) -> str:
-    """Search a word, from note to note as they refer to each other."""
+    """Search the notes for a word; follow the reference of each note to the next."""
     text = NOTES["cgroups"]
-    while word not in text:  # no end where notes refer to each other in a circle
+    while word not in text:  # never ends: the two notes refer to each other
         text = NOTES[text.rstrip(".").rpartition(" ")[2]]
     return text
 

@@ -1,4 +1,4 @@
-"""What the examples share: a real model if one is named, and the records at the end."""
+"""Functions that all examples share: the choice of the model, and the output."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from agentcgroup import Session
 
-#: A model of the framework's choice, such as "openai:gpt-5" for LangChain; else a scripted one.
+#: Name of a real model, as the framework writes it, such as "openai:gpt-5"; None: a scripted model.
 MODEL = os.environ.get("AGENTCGROUP_EXAMPLE_MODEL")
 
-# A scripted run asks nobody anything: what the frameworks report home is off.
+# With a scripted model, an example uses no network: this turns off the frameworks' telemetry.
 if MODEL is None:
     os.environ.update(
         LANGSMITH_TRACING="false",
@@ -19,7 +19,7 @@ if MODEL is None:
         CREWAI_DISABLE_TELEMETRY="true",
         CREWAI_TRACING_ENABLED="false",
         CREWAI_DISABLE_VERSION_CHECK="true",
-        CREWAI_TESTING="true",  # asks for no consent
+        CREWAI_TESTING="true",  # CrewAI does not ask for consent to tracing
         AUTOGEN_DISABLE_RUNTIME_TRACING="true",
         OTEL_SDK_DISABLED="true",
     )
@@ -27,7 +27,7 @@ if MODEL is None:
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Say how to install what a real model is missing."""
+    """Exit with a message on how to install `package` if the block cannot import it."""
     try:
         yield
     except ImportError as error:
@@ -38,12 +38,12 @@ def needs(package: str) -> Iterator[None]:
 
 
 def told(text: str) -> None:
-    """Print what the model is told."""
+    """Print the text that the model gets from a tool."""
     print(f"model is told: {text.strip()}\n", flush=True)
 
 
 def records(session: Session) -> None:
-    """Print one line for each call that was."""
+    """Print one line for each finished call."""
     for record in session.records:
         peak = "not measured here"
         if record.memory_peak_bytes is not None:

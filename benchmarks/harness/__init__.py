@@ -1,10 +1,10 @@
-"""What the benchmarks share.
+"""Code that all benchmarks share.
 
-Only ratios within one run are worth anything, so everything compared runs in the same process, in
-turns, in random order.
+Only ratios within one run are comparable. So all variants of a comparison run in the same process,
+take turns, and take them in random order.
 
-- `sampling`: turns, and what is kept of them;
+- `sampling`: the turns, and the statistics of their times;
 - `cells`: a process for each cell of a table;
-- `machine`: where it was measured;
-- `report`: the tables, the files they are kept in, and the options for both.
+- `machine`: facts about the machine that measures;
+- `report`: the tables, their files, and the command line options for both.
 """

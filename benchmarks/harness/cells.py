@@ -1,4 +1,4 @@
-"""A process for each cell of a table: fresh, and as large as an agent's; JSON both ways."""
+"""A new process for each cell of a table, as large as an agent's; jobs and results are JSON."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from benchmarks.harness.machine import resident_mb
 
-#: What is to be measured: `parent_mb`, the memory that the process holds beside its modules in
-#: MB, and whatever else the benchmark wants to tell it.
+#: The parameters of one cell. `parent_mb` is the memory in MB that the process holds beside its
+#: modules; each benchmark adds its own keys.
 Job = dict[str, Any]
 
 
 def measured(module: str, job: Job, prefix: Sequence[str] = ()) -> dict[str, Any]:
-    """Have `module`, which calls `serve`, do a job in a process of its own; return its answer.
+    """Run `module`, which calls `serve`, with a job in a new process; return the result.
 
     Args:
-        module: its full name.
-        job: what to measure.
-        prefix: words before the command line, which bring the process where it has to be.
+        module: full name of the module.
+        job: the parameters of the cell.
+        prefix: words before the command line, such as ``unshare --mount``.
     """
     print(f"measuring {job} ...", file=sys.stderr)
     command = [*prefix, sys.executable, "-m", module, json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{module} failed with status {done.returncode}; what it says is above")
+        sys.exit(f"{module} failed with status {done.returncode}; its message is above")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
 def serve(measure: Callable[[Job], dict[str, Any]]) -> None:
-    """Be the process of a cell: measure what the first argument says, and answer on stdout."""
+    """Run in the process of a cell: measure the job in the first argument, print the result."""
     job: Job = json.loads(sys.argv[1])
-    # Every page of it touched: what is never written to takes no memory.
+    # The bytes are not zero, so that every page is written: an unwritten page takes no memory.
     ballast = bytearray(b"\1") * (job["parent_mb"] << 20)
     found = measure(job)
     print(json.dumps(job | {"resident_mb": resident_mb()} | found))

@@ -1,4 +1,4 @@
-"""Where it was measured."""
+"""Facts about the machine that measures, and sentences for the tables made of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def resident_mb() -> int:
 
 
 def facts() -> dict[str, Any]:
-    """Return what a reader has to know to compare the figures with others."""
+    """Return the facts that a reader needs to compare the figures with others."""
     place = find()
     teardown(place)
     return {
@@ -32,14 +32,14 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "langchain_core": _langchain(),
         "controllers": sorted(place.controllers),
-        "spawn": spawn.facts().mode,
-        # Under chrt -f other work of the machine takes no part, and its scheduler a lesser one.
+        "spawn": spawn.method().mode,
+        # chrt -f keeps the machine's other work off the CPU of the benchmark.
         "realtime": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
     }
 
 
 def described(facts: Mapping[str, Any], *more: str) -> str:
-    """Return a sentence of those facts that tell about the hardware, and of what else is given."""
+    """Return a sentence of the facts about the hardware, and of the parts in `more`."""
     parts = [
         f"{facts['date']}, Linux {facts['kernel']}, {facts['cpus']} CPUs ({facts['processor']}),"
         f" {facts['memory_mb']} MB",
@@ -51,7 +51,7 @@ def described(facts: Mapping[str, Any], *more: str) -> str:
 
 
 def placing(facts: Mapping[str, Any], what: str) -> str:
-    """Return the part of such a sentence about the cgroups, and how `what` gets into them."""
+    """Return a part for that sentence: the controllers, and how `what` is placed in cgroups."""
     controllers = ", ".join(facts["controllers"]) or "none"
     return f"cgroup controllers: {controllers}; {what} placed by {facts['spawn']}"
 

@@ -1,4 +1,4 @@
-"""A table of Markdown, and where it is kept: NAME.json, and RESULTS.md made of all of those."""
+"""Tables in Markdown, and the files of a benchmark: NAME.json, and RESULTS.md made of all these."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: What a benchmark found: plain data that is JSON as it stands, with `machine` among it.
+#: The figures of a benchmark, as plain data for JSON; the key `machine` has `machine.facts`.
 Result = dict[str, Any]
 
 
 def head(*titles: str) -> list[str]:
-    """Return a table's first two lines; "title:" is a column of numbers, which stand right."""
+    """Return the first two lines of a table; a title that ends in ":" is aligned to the right."""
     rules = ("--:" if title.endswith(":") else "---" for title in titles)
     return [row([title.removesuffix(":") for title in titles]), f"|{'|'.join(rules)}|"]
 
 
 def row(cells: Sequence[object]) -> str:
-    """Return one of its other lines."""
+    """Return one further line of a table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def milliseconds(microseconds: float) -> str:
-    """Return a time as a table has it."""
+    """Return a time in microseconds as milliseconds, for a cell of a table."""
     return f"{microseconds / 1000:.3f}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a benchmark tells what it found.
+    """How a benchmark prints and keeps its results.
 
     Attributes:
         head: the beginning of RESULTS.md.
-        table: makes Markdown of a result.
-        folder: has RESULTS.md, and in `results` each kept result as NAME.json.
+        table: returns a result as Markdown.
+        folder: the folder of RESULTS.md and of the folder `results`, which has a NAME.json for
+            each kept result.
     """
 
     head: str
@@ -44,15 +45,17 @@ class Report:
     folder: Path
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options that `finish` goes by."""
-        parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+        """Add the options that `finish` reads."""
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
         parser.add_argument(
-            "--load", type=Path, metavar="FILE", help="take this result; no measuring"
+            "--load", type=Path, metavar="FILE", help="print this result instead of measuring"
         )
-        parser.add_argument("--save", metavar="NAME", help="keep the result under this name")
+        parser.add_argument(
+            "--save", metavar="NAME", help="keep the result as NAME.json, in RESULTS.md"
+        )
 
     def finish(self, options: argparse.Namespace, measure: Callable[[], Result]) -> None:
-        """Measure, or load what was measured; print, and save where asked to."""
+        """Measure or load a result; print it, and save it as the options ask."""
         result = json.loads(options.load.read_text()) if options.load else measure()
         if options.json:
             _write(options.json, result)
@@ -61,7 +64,7 @@ class Report:
         print(self.table(result))
 
     def document(self) -> str:
-        """Return what RESULTS.md has to say: every kept result's table."""
+        """Return the text of RESULTS.md: the head, and the table of every kept result."""
         files = (self.folder / "results").glob("*.json")
         kept = {file.stem: json.loads(file.read_text()) for file in files}
         sections = [f"## {name}\n\n{self.table(kept[name])}" for name in sorted(kept)]

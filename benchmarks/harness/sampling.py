@@ -1,4 +1,4 @@
-"""Variants in turns, in random order: what loads the machine meanwhile loads all of them."""
+"""Variants take turns in random order, so that other load of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Variant:
     """One way to do the work.
 
     Attributes:
-        name: of its row in the table.
-        run: does the work once; this alone is timed.
-        before: makes ready for a turn.
-        after: ends a turn; waits until nothing of it goes on behind, which would slow the next.
+        name: title of its row in the table.
+        run: does the work once; only this is timed.
+        before: prepares a turn.
+        after: ends a turn; waits for its background work, which would slow down the next turn.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Rhythm:
 
     Attributes:
         gap: seconds of sleep before each run.
-        warm: runs at the start of a turn that do not count.
-        counted: runs that do.
+        warm: runs at the start of a turn that are not counted.
+        counted: runs of a turn that are counted.
     """
 
     gap: float
@@ -42,14 +42,14 @@ class Rhythm:
 
 
 def sample(variants: Sequence[Variant], rhythm: Rhythm, runs: int) -> dict[str, list[float]]:
-    """Give each variant turns until it has `runs` counted runs; return their seconds."""
+    """Run the variants in turns until each has `runs` counted runs; return their seconds."""
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     order = list(variants)
     for turn in range(1 + -(-runs // rhythm.counted)):
         random.shuffle(order)
         for variant in order:
             taken = _turn(variant, rhythm)
-            if turn:  # the first one fills caches and pools
+            if turn:  # the first turn fills caches and pools
                 seconds[variant.name] += taken
     return seconds
 
@@ -68,7 +68,7 @@ def _turn(variant: Variant, rhythm: Rhythm) -> list[float]:
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Return how many runs there were, their median and 95th percentile in microseconds."""
+    """Return the number of runs, and their median and 95th percentile in microseconds."""
     if len(seconds) < 2:
         raise ValueError("a median of one run says nothing")
     return {

@@ -1,9 +1,9 @@
-"""What a tool's body costs in a worker process in its call's cgroup, against other process pools.
+"""Measure a tool's body in a worker process in its call's cgroup, and in other process pools.
 
-`benchmarks.harness` has the turns in which it is measured.
+`benchmarks.harness` measures the ways to run a body in turns, in random order.
 
 - `tools`: the bodies;
-- `pools`: the ways to run one in a process;
-- `cell`: the process in which one cell of the table is measured;
-- `report`: the table.
+- `pools`: the ways to run one in another process;
+- `cell`: measures one cell of the table, in a process of its own;
+- `report`: makes the table.
 """

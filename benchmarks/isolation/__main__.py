@@ -13,7 +13,7 @@ from benchmarks.isolation.tools import TOOLS
 
 
 def main() -> None:
-    """Measure, or load what was measured; print, and save where asked to."""
+    """Measure, or load a result; print it, and save it where an option says so."""
     options = _parser().parse_args()
     REPORT.finish(options, partial(_measure, options))
 
@@ -40,12 +40,12 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.isolation",
-        description="What a tool's body costs in a worker process in its call's cgroup, against a "
-        "direct call, loky, pebble and concurrent.futures.",
+        description="Measure a tool's body in a worker process in its call's cgroup, and compare "
+        "it with a direct call, loky, pebble and concurrent.futures.",
     )
     parser.add_argument("--quick", action="store_true", help="a few runs of the smallest cells")
     parser.add_argument("--tool", choices=list(TOOLS), help="only this tool")
-    parser.add_argument("--runs", type=int, default=200, help="of each way in a cell (200)")
+    parser.add_argument("--runs", type=int, default=200, help="runs of each way in a cell (200)")
     REPORT.add_options(parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""Measures one cell of the table, in a process of its own; started by `__main__`."""
+"""Measure one cell of the table in a process of its own, which `__main__` starts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.harness.sampling import Rhythm, Variant, sample, summary
 from benchmarks.isolation.pools import Run, opened
 from benchmarks.isolation.tools import TOOLS, Tool
 
-#: Calls in a turn where nothing comes between them: what one agent may want of a tool in a row.
+#: A turn without pauses between the calls: an agent calls one tool several times in a row.
 _DENSE = Rhythm(gap=0, warm=1, counted=5)
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Return the figures of each way to run the job's tool."""
+    """Return the times of each way to run the job's tool."""
     tool = TOOLS[job["tool"]]
     gap = job["gap_ms"] / 1000
     rhythm = Rhythm(gap=gap, warm=0, counted=1) if gap else _DENSE
@@ -39,13 +39,13 @@ def _variant(name: str, run: Run, tool: Tool, session: Session) -> Variant:
     def once() -> None:
         tool.read(run(*arguments))
 
-    return Variant(name, once, after=partial(_settle, session))
+    return Variant(name, once, after=partial(_wait_ready, session))
 
 
-def _settle(session: Session) -> None:
-    """Wait until the next workers stand ready, as they do when a model has had its say."""
+def _wait_ready(session: Session) -> None:
+    """Wait until the next workers are ready, as they are after the time a model takes."""
     session._services.deferred.drain()
-    session._services.workers().settle()
+    session._services.workers().wait_born()
 
 
 def _check(session: Session) -> None:

@@ -1,7 +1,8 @@
-"""The ways to run a body in another process, each started and warm before anything is timed.
+"""The ways to run a body in another process; each is started and warm before it is measured.
 
-The others have two workers each, which serve one call after the other for ever, in the app's own
-cgroup. Ours have a cgroup for each call; "agentcgroup" also a fresh process.
+The pools of others have two workers each, which serve call after call in the app's own cgroup.
+"agentcgroup" gives each call a fresh cgroup and a fresh worker; with "reuse", one worker and its
+cgroup serve call after call.
 """
 
 from __future__ import annotations
@@ -29,32 +30,32 @@ Pool = Callable[[Tool], "contextlib.AbstractContextManager[Run]"]
 
 @contextlib.contextmanager
 def direct(tool: Tool) -> Iterator[Run]:
-    """In this process, with nothing around."""
+    """In this process: the function is called."""
     yield tool.body
 
 
 @contextlib.contextmanager
 def fresh(tool: Tool) -> Iterator[Run]:
-    """In a worker of ours that serves this one call."""
+    """In a worker that serves this one call."""
     yield agentcgroup.isolate("fresh", isolation="process")(tool.body)
 
 
 @contextlib.contextmanager
 def reused(tool: Tool) -> Iterator[Run]:
-    """In a worker of ours that serves many."""
+    """In a worker that serves call after call."""
     yield agentcgroup.isolate("reused", isolation="process", reuse=100_000)(tool.body)
 
 
 @contextlib.contextmanager
 def with_loky(tool: Tool) -> Iterator[Run]:
-    """By loky's reusable executor."""
+    """By loky's executor."""
     with loky.ProcessPoolExecutor(WORKERS) as pool:
         yield lambda *args: pool.submit(tool.body, *args).result()
 
 
 @contextlib.contextmanager
 def with_pebble(tool: Tool) -> Iterator[Run]:
-    """By pebble's pool, whose workers it can end when time is over."""
+    """By pebble's pool, which can kill a worker at a timeout."""
     with pebble.ProcessPool(WORKERS, context=multiprocessing.get_context("forkserver")) as pool:
         yield lambda *args: pool.submit(tool.body, 600, *args).result()
 
@@ -81,7 +82,7 @@ POOLS: dict[str, Pool] = {
 
 
 def opened(tool: Tool, stack: contextlib.ExitStack) -> dict[str, Run]:
-    """Return every way to run the tool, warm."""
+    """Start every way to run the tool, warm it up, and return its function."""
     runs = {name: stack.enter_context(pool(tool)) for name, pool in POOLS.items()}
     for run in runs.values():
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""The table, and the goals in it."""
+"""Make the table, with the goals in it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from benchmarks.harness import machine
 from benchmarks.harness.report import Report, Result, head, milliseconds, row
 from benchmarks.isolation.tools import TOOLS
 
-#: Microseconds that a trivial call may take more than a direct one.
+#: Microseconds that a trivial call may take longer than a direct one.
 GOAL_US = 500
 
 _HEAD = """\
-# What a body in a process costs
+# The time that a body takes in a process of its own
 
-Written by `make bench-isolation`; do not edit. The machine-readable form is in `results/`.
+`make bench-isolation` writes this file; do not edit it. `results/` has the machine-readable form.
 
-Everything within one cell was run in one process, in turns and in random order: the order of the
-rows holds, the times do not carry over to another machine. Time is from the call to the result,
-every page of it read; each turn begins with all pools warm. "dense": six calls in a row, the first
-of which is not counted.
+One process measured all rows of a cell, in turns and in random order. So the order of the rows is
+valid on other machines, the times are not. A time is from the call until every page of the result
+has been read; each turn starts with all pools warm. "dense": six calls in a row, of which the first
+does not count.
 
-- **direct**: the function is called.
-- **agentcgroup**: `isolation = "process"`: a fresh worker in a fresh cgroup for each call.
-- **agentcgroup, reuse**: the same with `reuse`: a cgroup and a worker that serve call after call,
-  counted apart.
-- **loky**, **pebble**, **futures**: pools of two workers that serve call after call, in the app's
+- **direct**: the function is called in the app's process.
+- **agentcgroup**: `isolation = "process"`: each call has a fresh worker in a fresh cgroup.
+- **agentcgroup, reuse**: the same with `reuse`: one worker and its cgroup serve call after call;
+  each call's usage is still counted separately.
+- **loky**, **pebble**, **futures**: pools of two workers that serve call after call in the app's
   own cgroup, without limits or accounting.
 """
 
@@ -69,7 +69,7 @@ def _rows(cell: dict[str, Any]) -> list[str]:
 
 
 def _verdict(cell: dict[str, Any], name: str) -> str:
-    """Say whether the goals are met: little more than direct, and faster than every other way."""
+    """Return which goals are met: at most GOAL_US above direct, and faster than the other ways."""
     if not name.startswith("agentcgroup"):
         return ""
     variants = cell["variants"]

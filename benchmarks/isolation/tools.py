@@ -1,4 +1,4 @@
-"""The bodies that are run: next to nothing, a large result, a large array there and back."""
+"""The bodies: one that does next to nothing, one with a large result, one with a large array."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ten_megabytes() -> bytes:
 
 
 def hundred_megabytes(array: Any) -> Any:
-    """Take an array of 100 MB, change all of it, and return it."""
+    """Change every item of an array of 100 MB and return it."""
     array += 1
     return array
 
@@ -32,11 +32,11 @@ class Tool:
     """A body with its arguments.
 
     Attributes:
-        title: in the table.
+        title: its name in the table.
         body: the function.
-        arguments: makes what it is called with.
-        read: looks at all of the result, so that nothing of its way back is left for later.
-        runs: which part of the runs asked for, since the large ones take long.
+        arguments: returns its arguments.
+        read: reads all of the result, so that no part of the transfer happens after the clock.
+        runs: factor for the number of runs; below 1 for bodies that take long.
     """
 
     title: str

@@ -1,6 +1,7 @@
-"""What the BPF monitor costs: processes of a call, processes of nobody's, and the calls' ends.
+"""The cost of the BPF programs for processes of a call, for other processes, and for each call.
 
-Each variant (no monitor, the default detail, the full one) takes its turn in every round, in an
-order that moves on, and is compared with the run without a monitor of the same round: what the
-machine does beside falls on all of them. The monitor lives in a process of its own, as in use.
+Every round runs each variant (no programs, the default detail, the full one) once, beginning with
+another one each time. A variant is compared with the run without programs of the same round, so
+that other load on the machine affects all of them. A process of its own holds the programs, as the
+monitor's helper does in use.
 """

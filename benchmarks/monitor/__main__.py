@@ -23,14 +23,14 @@ from benchmarks.monitor.report import REPORT, VARIANTS
 
 
 def main() -> None:
-    """Measure, or load what was measured; print, and save where asked to."""
+    """Measure, or load a saved result; print it, and save it with --save."""
     options = _parser().parse_args()
     REPORT.finish(options, partial(_measure, options))
 
 
 def _measure(options: argparse.Namespace) -> Result:
     where = machine.facts()
-    with _holder() as tell, _box() as box:
+    with _holder() as command, _box() as box:
         inode = os.stat(box.path).st_ino
         works: dict[str, Callable[[], float]] = {
             "processes of a call": lambda: _processes(box, options.processes),
@@ -42,12 +42,12 @@ def _measure(options: argparse.Namespace) -> Result:
         for at in range(options.rounds):
             first = at % len(VARIANTS)
             for variant in VARIANTS[first:] + VARIANTS[:first]:
-                tell(*(["off"] if variant == "off" else ["open", variant, inode]))
-                _processes(box, options.processes // 4)  # to load programs has cooled the caches
+                command(*(["off"] if variant == "off" else ["open", variant, inode]))
+                _processes(box, options.processes // 4)  # loading programs has evicted the caches
                 for name, work in works.items():
                     taken[name][variant].append(work())
-        tell("open", "default", inode)
-        ends = statistics.median(tell("ends", 1000) for _ in range(options.rounds))
+        command("open", "default", inode)
+        ends = statistics.median(command("ends", 1000) for _ in range(options.rounds))
     return {
         "machine": where,
         "rounds": options.rounds,
@@ -57,7 +57,7 @@ def _measure(options: argparse.Namespace) -> Result:
 
 
 def _processes(box: Cgroup, times: int) -> float:
-    """Return what it takes to start /bin/true in the call's cgroup and to wait for its end."""
+    """Return the seconds to start /bin/true in the call's cgroup and to wait for its end."""
     true = b"/bin/true"
     with _one_cpu():
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def _processes(box: Cgroup, times: int) -> float:
 
 
 def _ping_pong(trips: int) -> float:
-    """Return what a round trip of one byte takes between two processes on one CPU."""
+    """Return the seconds of a round trip of one byte between two processes on one CPU."""
     there, back = os.pipe(), os.pipe()
     try:
         with _one_cpu():
@@ -92,7 +92,7 @@ def _ping_pong(trips: int) -> float:
 
 @contextlib.contextmanager
 def _one_cpu() -> Iterator[None]:
-    """Stay on the last CPU, children too: where the scheduler puts them makes more difference."""
+    """Stay on the last CPU, with all children: a move between CPUs costs more than the programs."""
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, [max(cpus)])
     try:
@@ -102,7 +102,7 @@ def _one_cpu() -> Iterator[None]:
 
 
 def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Return each variant's median in microseconds, and that of its ratios within a round."""
+    """Return each variant's median in microseconds, and the median of its ratios within a round."""
     return {
         variant: {
             "us": round(statistics.median(found) * 1e6, 3),
@@ -117,29 +117,29 @@ def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _holder() -> Iterator[Callable[..., Any]]:
-    """Start the process that holds the monitor, and give what talks to it."""
-    command = [sys.executable, "-m", "benchmarks.monitor.holder"]
+    """Start the process that holds the programs; yield a function that sends it a command."""
+    argv = [sys.executable, "-m", "benchmarks.monitor.holder"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         questions, answers = process.stdin, process.stdout
 
-        def tell(*words: Any) -> Any:
+        def command(*words: Any) -> Any:
             print(json.dumps(words), file=questions, flush=True)
             line = answers.readline()
             if not line:
-                sys.exit("the monitor's process has ended; what it says is above")
+                sys.exit("the process that holds the programs has ended; its error is above")
             return json.loads(line)
 
-        yield tell
+        yield command
         questions.close()
 
 
 @contextlib.contextmanager
 def _box() -> Iterator[Cgroup]:
-    """Give a cgroup for the call's processes."""
+    """Make a cgroup for the call's processes."""
     place = find()
     if place.base is None:
         sys.exit("there is no cgroup to work in; `agentcgroup doctor` says why")

@@ -13,16 +13,16 @@ _GOALS = {"processes of a call": 1.02, "ping-pong of others": 1.01}
 _GOAL_ENDS_US = 10
 
 _HEAD = """\
-# What the BPF monitor costs
+# The cost of the BPF programs
 
 Written by `python -m benchmarks.monitor --save NAME`; do not edit.
 
-The ratios hold, the times do not carry over to another machine: each is the median over the rounds
-of one variant's time by that without a monitor in the same round.
+Compare ratios, not times, with another machine. A ratio is the median over the rounds of a
+variant's time divided by the time without programs in the same round.
 
 - **processes of a call**: clone3 into the call's cgroup, exec of /bin/true, its exit, wait.
-- **ping-pong of others**: a byte to and fro between two processes on one CPU, in no call.
-- **begin and end of a call**: `Monitor.add` and `Monitor.remove`, default detail.
+- **ping-pong of others**: a byte sent and returned between two processes on one CPU, in no call.
+- **begin and end of a call**: `AttachedPrograms.add` and `AttachedPrograms.remove`, default detail.
 """
 
 

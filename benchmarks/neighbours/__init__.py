@@ -1,6 +1,6 @@
-"""What one agent's calls notice of another agent that eats memory until its limit.
+"""The time of one agent's calls beside another agent that uses memory up to its limit.
 
-Needs the memory controller; without it on this machine, run it in a virtual machine:
+The benchmark needs the memory controller. This command runs it in a virtual machine:
 
     make bench-neighbours
 """

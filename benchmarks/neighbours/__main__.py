@@ -19,26 +19,28 @@ from tests.frameworks.conformance.driver import Driver, load
 
 _COLUMNS: Final = ("langchain-sync", "autogen-agent", "crewai-native")
 _LIMIT_MB: Final = 64
-#: The neighbour of each variant, by the MB that each of its calls asks for; None: there is none.
+#: MiB that each call of the neighbour allocates, by variant; None: there is no neighbour.
 _NEIGHBOURS: Final = {"alone": None, "beside a modest agent": 4, "beside a greedy agent": 500}
 _CALLS: Final = 5
 
 
 def eat(mib: int) -> str:
-    """Start a process that takes memory; whether it lives, nobody asks."""
+    """Start a process that allocates memory; return its output, "" if it was killed."""
     code = f"print(len(bytearray({mib} << 20)))"
     return subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True).stdout
 
 
 def main() -> None:
-    """Measure each framework in turns of random order, and print a table."""
+    """Measure each framework, its variants in turns of random order, and print a table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.neighbours",
-        description="How long the calls of one agent take alone, beside an agent that does the "
-        f"same, and beside one whose calls eat memory until its limit of {_LIMIT_MB} MiB.",
+        description="Measure the calls of one agent alone, beside an agent that does the same, and "
+        f"beside an agent whose calls use memory up to its limit of {_LIMIT_MB} MiB.",
     )
-    parser.add_argument("--turns", type=int, default=8, help=f"of {_CALLS} calls each (8)")
-    parser.add_argument("columns", nargs="*", metavar="PATH", help=f"of {', '.join(_COLUMNS)}")
+    parser.add_argument("--turns", type=int, default=8, help=f"turns of {_CALLS} calls each (8)")
+    parser.add_argument(
+        "columns", nargs="*", metavar="PATH", help=f"which of {', '.join(_COLUMNS)} (all)"
+    )
     options = parser.parse_args()
     times = ("calls:", "median ms:", "p95 ms:", "median ratio:")
     print("\n".join(head("path", "neighbour", *times, "its kills:")))
@@ -52,12 +54,14 @@ def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
     limits = {"agent": {"memory_max": _LIMIT_MB << 20}}
     with agentcgroup.register(driver.framework, config={"limits": limits}) as session:
         if "memory" not in session._services.cgroups.place.controllers:
-            sys.exit("this machine has no memory controller in cgroup v2: make bench-neighbours")
+            sys.exit(
+                "no memory controller in cgroup v2 on this machine; run: make bench-neighbours"
+            )
         seconds: dict[str, list[float]] = {name: [] for name in _NEIGHBOURS}
         for turn in range(1 + turns):
             for name in random.sample(list(_NEIGHBOURS), len(_NEIGHBOURS)):
                 taken = _turn(driver, session, name)
-                if turn:  # the first fills caches
+                if turn:  # the first turn fills caches
                     seconds[name] += taken
         kills = {name: _kills(session, name) for name in _NEIGHBOURS}
     figures = {name: summary(taken) for name, taken in seconds.items()}
@@ -68,22 +72,22 @@ def _measured(column: str, turns: int) -> Iterator[tuple[object, ...]]:
 
 
 def _turn(driver: Driver, session: Session, name: str) -> list[float]:
-    """Return the seconds of each of the measured agent's calls."""
+    """Run one turn; return the seconds of each call of the measured agent."""
     before = len(session.records)
-    # Never twice the same: CrewAI takes that for an agent that makes no progress.
+    # No two calls are alike: CrewAI stops an agent that repeats a call.
     calls = [[("eat", {"mib": 4 + number})] for number in range(_CALLS)]
     with _neighbour(driver, name):
         reply = driver.run(driver.build(*calls, "done", tools=[eat], name="measured"))
     assert reply.text == "done"
     records = [one for one in session.records[before:] if one.agent == "measured"]
     if [record.outcome for record in records] != ["ok"] * _CALLS:
-        sys.exit(f"a call of the measured agent did not end well: {records}")
+        sys.exit(f"a call of the measured agent failed: {records}")
     return [record.duration_s for record in records]
 
 
 @contextmanager
 def _neighbour(driver: Driver, name: str) -> Iterator[None]:
-    """Have another agent make calls, one after the other, on a thread of its own."""
+    """Run another agent on a thread of its own, which makes one call after the other."""
     mib = _NEIGHBOURS[name]
     over = threading.Event()
 
@@ -106,12 +110,12 @@ def _neighbour(driver: Driver, name: str) -> Iterator[None]:
 def _kills(session: Session, name: str) -> str:
     records = [record for record in session.records if record.agent == _agent(name)]
     if not records and _NEIGHBOURS[name] is not None:
-        sys.exit(f"{name}: it made no calls, so nothing was compared")
+        sys.exit(f"{name}: the neighbour made no calls, so there is nothing to compare")
     return f"{sum(record.outcome == 'oom' for record in records)} of {len(records)}"
 
 
 def _agent(name: str) -> str:
-    """Return what the neighbour is called: AutoGen takes identifiers only."""
+    """Return the neighbour's name as an identifier, which AutoGen requires."""
     return name.replace(" ", "_")
 
 

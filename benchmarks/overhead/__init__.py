@@ -1,10 +1,10 @@
-"""What a tool call costs with agentcgroup, without it, and with what one would use instead.
+"""The time of a tool call with agentcgroup, without it, and with the alternatives.
 
-`benchmarks.harness` has the turns in which it is measured.
+The alternatives are bubblewrap, crun and a shell wrapper. `benchmarks.harness` runs the turns.
 
-- `switch`: the package's hooks taken off and put back, so that "without" is without;
-- `inline`: a tool that starts nothing;
-- `launch`: a tool that runs /bin/true; `launchers` has the other ways to run it;
-- `worker`: the process in which one cell of the table is measured;
+- `switch`: removes and restores the package's hooks, so that "plain" calls run none of its code;
+- `inline`: a tool that starts no process;
+- `launch`: a tool that runs /bin/true; `launchers` has the alternatives;
+- `worker`: the process that measures one cell of the table;
 - `report`: the table.
 """

@@ -16,27 +16,27 @@ from benchmarks.overhead.report import REPORT
 
 _EPILOG = """\
 examples:
-  python -m benchmarks.overhead                    everything; some minutes on a quiet machine
-  python -m benchmarks.overhead --quick            does it work at all? its figures mean nothing
+  python -m benchmarks.overhead                    every cell; takes some minutes
+  python -m benchmarks.overhead --quick            a test of the benchmark; ignore its figures
   python -m benchmarks.overhead --tool launch --gaps 40 --launchers ''
-                                                   only us against nothing, calls 40 ms apart
-  python -m benchmarks.overhead --save native      also into results/native.json and RESULTS.md
+                                                   agentcgroup against plain, calls 40 ms apart
+  python -m benchmarks.overhead --save native      write results/native.json and RESULTS.md, too
 
-with every controller on, in a virtual machine (see python -m tests.lab --help):
+with every controller, in a virtual machine (see python -m tests.lab --help):
   python -m tests.lab run --kernel 7.2 --memory 4G --out /tmp/bench -- \\
       .venv/bin/python -m benchmarks.overhead --json /tmp/bench/vm.json
   python -m benchmarks.overhead --load /tmp/bench/vm.json --save vm-7.2
 
-on a machine with other work, which then stays out of the measured runs (and the ratios of calls
-that are some ms apart come out a little better than on an idle one):
+on a machine with other work: a real-time priority keeps that work out of the measured runs, and
+makes the ratios of calls that are some ms apart a little better than on an idle machine:
   chrt -f 50 .venv/bin/python -m benchmarks.overhead
 
-Read the ratios: they compare runs that took turns in one process. The times are this machine's.
+Compare ratios, not times: the variants took turns in one process, and times depend on the machine.
 """
 
 
 def main() -> None:
-    """Measure, or load what was measured; print, and save where asked to."""
+    """Measure or load a result; print it, and save it as the options ask."""
     options = _parser().parse_args()
     REPORT.finish(options, partial(_measure, options))
 
@@ -53,7 +53,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     runs, parents, gaps = options.runs, options.parents, options.gaps
     if options.quick:
         runs, parents, gaps = 10, [50], [0.0]
-    # Ten times as many of a call that takes a tenth of the time of the fastest process.
+    # Ten times as many runs: an inline call takes a tenth of the time of the fastest process.
     inline: Job = {"tool": "inline", "parent_mb": 0, "runs": 10 * runs}
     launches = [
         {"tool": "launch", "parent_mb": size, "gap_ms": gap, "runs": runs}
@@ -65,7 +65,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 
 def _prefix() -> list[str]:
-    """Show the worker cgroup v2 where crun looks for it, on a machine that has v1 there."""
+    """Return words that mount cgroup v2 where crun expects it, on a machine that has v1 there."""
     unified = "/sys/fs/cgroup/unified"
     able = os.path.ismount(unified) and os.geteuid() == 0 and shutil.which("unshare")
     if not able:
@@ -77,20 +77,20 @@ def _prefix() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.overhead",
-        description="What a tool call costs with agentcgroup, without it, and with what one would "
-        "use instead: bubblewrap, crun, a shell wrapper.",
+        description="Measure the time of a tool call with agentcgroup, without it, and with the "
+        "alternatives: bubblewrap, crun, a shell wrapper.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="a few runs of the smallest cells")
     parser.add_argument("--tool", choices=["inline", "launch"], help="only this kind of tool")
-    parser.add_argument("--runs", type=int, default=300, help="of each variant in a cell (300)")
+    parser.add_argument("--runs", type=int, default=300, help="runs of each variant per cell (300)")
     parser.add_argument(
         "--parents",
         type=_numbers(int),
         default=[50, 1024],
         metavar="MB,...",
-        help="memory that the agent's process holds beside its modules (50,1024)",
+        help="memory in MB that the agent's process holds beside its modules (50,1024)",
     )
     parser.add_argument(
         "--gaps",
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_launchers,
         default=list(LAUNCHERS),
         metavar="NAME,...",
-        help=f"what to compare with; '' for nothing ({','.join(LAUNCHERS)})",
+        help=f"the alternatives to measure; '': none ({','.join(LAUNCHERS)})",
     )
     REPORT.add_options(parser)
     return parser

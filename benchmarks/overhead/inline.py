@@ -1,4 +1,4 @@
-"""A tool that starts nothing: what the hook itself costs."""
+"""A tool that starts no process: its overhead is that of the hook alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add(a: int, b: int) -> int:
 
 
 def measure(runs: int) -> dict[str, list[float]]:
-    """Return the seconds of each call, with agentcgroup and without."""
+    """Return the seconds of each call, with agentcgroup and without it."""
     switch = Switch()
     try:
         variants = [
@@ -34,7 +34,7 @@ def measure(runs: int) -> dict[str, list[float]]:
         ]
         seconds = sample(variants, Rhythm(gap=0, warm=3, counted=20), runs)
         if len(switch.session.records) < runs:
-            raise AgentCgroupError("calls were not seen: nothing was compared")
+            raise AgentCgroupError("calls have no record: agentcgroup was not measured")
     finally:
         switch.close()
     return seconds

@@ -1,4 +1,4 @@
-"""A tool that runs /bin/true: what a place of its own costs a process, from start to result."""
+"""A tool that runs /bin/true: the cost of a cgroup for a process, from its start to the result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from benchmarks.harness.sampling import Rhythm, Variant, sample
 from benchmarks.overhead.launchers import LAUNCHERS, PROGRAM, Missing
 from benchmarks.overhead.switch import Switch
 
-#: A turn of single runs where something comes between them, of ten where nothing does: there,
-#: what a call leaves to be done behind it meets the next call of its own kind.
+#: Without a gap, a turn has ten runs, so that the background work of a call (the removal of its
+#: cgroup) slows down a call of the same variant. With a gap, a turn has one run.
 _DENSE = Rhythm(gap=0, warm=2, counted=10)
 
 
@@ -38,7 +38,7 @@ def measure(
         stack.callback(switch.close)
         variants = [
             Variant("plain", partial(_run, _plain), before=switch.off),
-            Variant("agentcgroup", partial(_run, _plain), switch.on, switch.settle),
+            Variant("agentcgroup", partial(_run, _plain), switch.on, switch.drain),
         ]
         switch.off()
         base = switch.session._services.cgroups.place.base
@@ -52,7 +52,7 @@ def measure(
         seconds = sample(variants, rhythm, runs)
         contained = [record for record in switch.session.records if record.cgroup is not None]
         if len(contained) < min(runs, switch.session._services.config.records_max):
-            raise AgentCgroupError("calls had no cgroup: nothing was compared")
+            raise AgentCgroupError("calls had no cgroup: agentcgroup was not measured")
     return seconds, missing
 
 

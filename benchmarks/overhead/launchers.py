@@ -1,6 +1,6 @@
-"""The other ways to give a command a place of its own: bubblewrap, crun, a shell wrapper.
+"""The alternatives that confine a command: bubblewrap, crun, a shell wrapper.
 
-Each in its lightest form that does the job, so that a comparison flatters them and not us.
+Each runs with the fewest options that do the job, so that the comparison favours the alternatives.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from agentcgroup.cgroup import Cgroup
 
-#: Makes the next command line.
+#: Returns the next command line.
 Launcher = Callable[[], list[str]]
 
 
 class Missing(Exception):
-    """A launcher cannot be measured here; the text says why."""
+    """Raised when a launcher cannot be measured on this machine; the text is the reason."""
 
 
 PROGRAM = "/bin/true"
@@ -31,13 +31,13 @@ _SHELL = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 
 @contextlib.contextmanager
 def bubblewrap(base: str | None) -> Iterator[Launcher]:  # noqa: ARG001 - all have one signature
-    """Give a mount namespace and nothing else; it limits nothing."""
+    """Give the command a mount namespace, without limits."""
     yield _tried(lambda: [_need("bwrap"), "--dev-bind", "/", "/", PROGRAM])
 
 
 @contextlib.contextmanager
 def crun(base: str | None) -> Iterator[Launcher]:  # noqa: ARG001
-    """Give a container with the default namespaces and a fresh cgroup without limits."""
+    """Give the command a container with the default namespaces and a new cgroup, without limits."""
     program = _need("crun")
     folder = Path(os.environ.get("TMPDIR", "/tmp"), f"agentcgroup-bench-{os.getpid()}")
     bundle = folder / "bundle"
@@ -57,7 +57,7 @@ def crun(base: str | None) -> Iterator[Launcher]:  # noqa: ARG001
 
 @contextlib.contextmanager
 def shell(base: str | None) -> Iterator[Launcher]:
-    """Give an existing cgroup without limits, which the shell enters before it becomes the tool."""
+    """Move a shell into an existing cgroup without limits; the shell then executes the command."""
     if base is None:
         raise Missing("no cgroup v2 to write to")
     with contextlib.closing(Cgroup.open(base)) as above:
@@ -69,7 +69,7 @@ def shell(base: str | None) -> Iterator[Launcher]:
         cgroup.close()
 
 
-#: Row of the table, and how to get it.
+#: Title of the row in the table, and the launcher.
 LAUNCHERS = {"bubblewrap": bubblewrap, "crun": crun, "shell wrapper": shell}
 
 
@@ -81,7 +81,7 @@ def _need(program: str) -> str:
 
 
 def _tried(launcher: Launcher) -> Launcher:
-    """Return a launcher that has shown that it works."""
+    """Run `launcher` once; return it, or raise `Missing` if its command fails."""
     done = subprocess.run(launcher(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -94,7 +94,7 @@ def _is_unified() -> bool:
 
 
 def _fill(bundle: Path) -> None:
-    """Make the root folder out of links and one bind mount, and the config fit for it."""
+    """Make a root folder of links and one bind mount, and a config.json for it."""
     root = bundle / "rootfs"
     for name in ("usr", "proc", "dev", "sys"):
         (root / name).mkdir(parents=True)

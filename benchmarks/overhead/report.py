@@ -1,4 +1,4 @@
-"""The table, and the goals in it."""
+"""The table of the results, and their goals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness import machine
 from benchmarks.harness.report import Report, Result, head, milliseconds, row
 
-#: What a call may take, in times of the same work without us.
+#: The longest time of a call, in proportion to the same call without agentcgroup.
 GOALS = {"inline": 1.05, "launch": 1.10}
 
 _HEAD = """\
@@ -16,18 +16,19 @@ _HEAD = """\
 
 Written by `make bench`; do not edit. The machine-readable form is in `results/`.
 
-Everything within one table of one machine was run in one process, in turns and in random order:
-the ratios hold, the times do not carry over to another machine. *plain* is the same call of the
-same LangChain tool in the same process with every hook of agentcgroup taken off. Time is from the
-call of the tool to its result; gc is on, as users have it.
+All variants of one tool on one machine ran in one process, in turns and in random order. Compare
+the ratios; the times do not carry over to another machine. *plain* is the same call of the same
+LangChain tool in the same process, with every hook of agentcgroup removed. The time is from the
+call of the tool to its result. Python's garbage collector is on, as it is for users.
 
-- **agentcgroup**: a cgroup of its own for each call, with the default limits, read and judged at
-  the end; removed behind the call, which counts where calls follow each other without a pause.
-- **bubblewrap**: `bwrap --dev-bind / / /bin/true`; no limits.
-- **crun**: `crun run` with the namespaces of `crun spec`, fresh cgroup (where cgroup v2 is mounted
-  at /sys/fs/cgroup or can be), no limits.
-- **shell wrapper**: `sh -c 'echo 0 > CGROUP/cgroup.procs && exec /bin/true'` into a cgroup that is
-  there already; no limits.
+- **agentcgroup**: each call has a cgroup of its own with the default limits. At the end of the call
+  agentcgroup reads the cgroup's figures. It removes the cgroup after the call, in the background;
+  where calls follow each other without a pause, this slows down the next call.
+- **bubblewrap**: `bwrap --dev-bind / / /bin/true`, without limits.
+- **crun**: `crun run` with the namespaces of `crun spec` and a new cgroup (if cgroup v2 is mounted
+  at /sys/fs/cgroup or can be mounted there), without limits.
+- **shell wrapper**: `sh -c 'echo 0 > CGROUP/cgroup.procs && exec /bin/true'` with an existing
+  cgroup, without limits.
 """
 
 
@@ -83,8 +84,8 @@ def _rows(cell: dict[str, Any]) -> list[str]:
 
 def _title(cell: dict[str, Any]) -> str:
     if cell["tool"] == "inline":
-        return "starts nothing"
-    gap = f"{cell['gap_ms']:g} ms apart" if cell["gap_ms"] else "one after the other"
+        return "starts no process"
+    gap = f"{cell['gap_ms']:g} ms apart" if cell["gap_ms"] else "without a pause"
     return f"/bin/true, parent + {cell['parent_mb']} MB, {gap}"
 
 

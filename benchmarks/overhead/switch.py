@@ -1,4 +1,4 @@
-"""agentcgroup on and off in one process; off, the functions are those of before `register`."""
+"""Turn agentcgroup on and off in one process; off restores the functions from before `register`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import agentcgroup
 from agentcgroup import Session
 from agentcgroup.calls.services import set_active
 
-#: Whatever `register` may put something of its own into that the measured work runs through.
+#: Modules and classes that the measured work uses and in which `register` may replace functions.
 _OWNERS: tuple[Any, ...] = (
     _posixsubprocess,
     os,
@@ -27,10 +27,10 @@ _OWNERS: tuple[Any, ...] = (
 
 
 class Switch:
-    """Registers, and remembers what that has changed; registered is also its first state.
+    """Registers, and keeps the functions that this replaced; it starts in the state "on".
 
-    What `register` changed is found by comparing, not by asking it, so that a hook added later is
-    taken off too.
+    It finds the hooks by comparing the owners before and after `register`. So it also removes hooks
+    that a later version adds.
     """
 
     def __init__(self) -> None:
@@ -44,22 +44,22 @@ class Switch:
         ]
         hooked = {name for _, name, _, _ in self._hooks}
         if "run" not in hooked or not any("fork_exec" in name for name in hooked):
-            raise RuntimeError(f"only {sorted(hooked)} were hooked: nothing is left to compare")
+            raise RuntimeError(f"only {sorted(hooked)} were hooked, so there is nothing to compare")
 
     def off(self) -> None:
-        """Put everything back as it was before."""
+        """Restore the original functions."""
         set_active(None)
         for owner, name, original, _ in self._hooks:
             setattr(owner, name, original)
 
     def on(self) -> None:
-        """Put the hooks in again."""
+        """Set the hooks again."""
         for owner, name, _, hook in self._hooks:
             setattr(owner, name, hook)
         set_active(self.session._services)
 
-    def settle(self) -> None:
-        """Wait until all that happens behind the calls has happened."""
+    def drain(self) -> None:
+        """Wait until the background work of all calls is done."""
         self.session._services.deferred.drain()
 
     def close(self) -> None:

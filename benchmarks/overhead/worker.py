@@ -1,4 +1,4 @@
-"""Measures one cell of the table, in a process of its own; started by `__main__`."""
+"""Measure one cell of the table; `__main__` starts a process of this module for each cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.overhead import inline, launch
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Return the figures of each variant, and why one could not be measured."""
+    """Return the figures of each variant, and the reason for each that could not be measured."""
     missing: dict[str, str] = {}
     if job["tool"] == "inline":
         seconds = inline.measure(job["runs"])

@@ -1,1 +1,1 @@
-"""The folder that `agentcgroup run` puts first on PYTHONPATH; see `sitecustomize` in it."""
+"""The folder that `agentcgroup run` puts first on PYTHONPATH; it has the `sitecustomize`."""

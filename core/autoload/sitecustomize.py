@@ -1,8 +1,8 @@
-"""Registers agentcgroup before the program's first line; started by `agentcgroup run`.
+"""Register agentcgroup before the first line of a program that `agentcgroup run` started.
 
-Python imports the first `sitecustomize` it finds, at every start. This one takes its folder out of
-PYTHONPATH, so that Python programs the app starts are left alone (they are inside a call already),
-gives the next `sitecustomize` its turn, and registers.
+Python imports the first `sitecustomize` on its path at every start. This module removes its folder
+from PYTHONPATH, so that Python programs that the app starts do not register (they run inside a call
+already). It then imports the next `sitecustomize`, and registers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _step_aside() -> None:
 
 
 def _next_sitecustomize() -> None:
-    """Import the one this folder was put before, as Python would have."""
+    """Import the `sitecustomize` that Python would have imported without this folder."""
     ours = sys.modules.pop("sitecustomize", None)
     try:
         importlib.import_module("sitecustomize")
@@ -33,7 +33,7 @@ def _next_sitecustomize() -> None:
         if error.name != "sitecustomize":
             raise
     finally:
-        # The import of ours, still going on, has to find something there.
+        # The import of this module, which has not ended yet, needs an entry in sys.modules.
         if ours is not None:
             sys.modules.setdefault("sitecustomize", ours)
 
@@ -50,9 +50,10 @@ def _register() -> None:
 
 
 def _refuse(why: str) -> None:
-    """End the process: `site` would swallow an Exception and run the program uncontained.
+    """Print `why` and end the process with status 2.
 
-    Not by SystemExit, of which Python makes a fatal error with a traceback this early.
+    `site` would catch an Exception and run the program uncontained. A SystemExit this early would
+    become a fatal error with a traceback.
     """
     print(f"agentcgroup: {why}", file=sys.stderr, flush=True)
     os._exit(2)
@@ -61,5 +62,5 @@ def _refuse(why: str) -> None:
 _step_aside()
 try:
     _next_sitecustomize()
-finally:  # an error in the other one is told by `site`, and the program goes on
+finally:  # `site` prints an error of the other `sitecustomize`, and the program goes on
     _register()

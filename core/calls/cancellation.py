@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentcgroup.scope import Started, restore, started
+from agentcgroup.scope import CallGroup, call_group, restore
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
@@ -121,15 +121,15 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
 
     A thread cannot be cancelled, but it returns once the processes that it waits for are gone.
     """
-    calls = _CallGroup(started.get())
-    token = started.set(calls)
+    calls = _CallGroup(call_group.get())
+    token = call_group.set(calls)
     try:
         return await body()
     except asyncio.CancelledError:
         calls.cancel()
         raise
     finally:
-        restore(started, token)
+        restore(call_group, token)
 
 
 async def cancelling_stream(
@@ -139,11 +139,11 @@ async def cancelling_stream(
 
     As `cancelling`, for an async generator.
     """
-    calls = _CallGroup(started.get())
+    calls = _CallGroup(call_group.get())
     stream = body()
     try:
         while True:
-            yield await step(stream.__anext__, started, calls)
+            yield await step(stream.__anext__, call_group, calls)
     except StopAsyncIteration:
         return
     except GIVEN_UP as error:
@@ -151,7 +151,7 @@ async def cancelling_stream(
             calls.stop()  # the consumer closed it with the items it wanted: later calls may run
         else:
             calls.cancel()
-        await step(stream.aclose, started, calls)
+        await step(stream.aclose, call_group, calls)
         raise
 
 
@@ -173,7 +173,7 @@ class _CallGroup:
 
     __slots__ = ("_above", "_calls", "_cancelled", "_lock")
 
-    def __init__(self, above: Started | None) -> None:
+    def __init__(self, above: CallGroup | None) -> None:
         self._above = above
         self._lock = threading.Lock()
         self._calls: list[Call] = []

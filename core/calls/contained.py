@@ -85,7 +85,7 @@ class ContainedCall:
 
     def contained(self, cgroup: Cgroup) -> None:
         """Have the monitor watch the cgroup."""
-        self._call.services.monitor.enclosed(self._call, cgroup, self._call.slot)
+        self._call.services.monitor.note_cgroup(self._call, cgroup, self._call.slot)
 
     def uncontained(self, error: OSError) -> None:
         """Refuse the call, or report that it runs uncontained, as the mode says."""

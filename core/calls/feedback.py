@@ -1,7 +1,7 @@
-"""The sentence back to the model: which limit, what was used, how long, what to try.
+"""The sentence to the model: which limit ended the call, after how long, and what to try.
 
-The same for every framework, at most about 60 words, in words that a model acts on: the paper's
-point (arXiv 2602.09345, section 6) that an agent can adapt when it is told why a call ended.
+Every framework gives the model the same sentence, of at most about 60 words. An agent adapts its
+next call when the model reads why the last one ended (arXiv 2602.09345, section 6).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OUTPUT_LENGTH = 4000
 
 
 def sentence(record: CallRecord) -> str | None:
-    """Return what to tell the model about `record`, None when there is nothing to tell."""
+    """Return the sentence for the model about `record`; None if no limit affected the call."""
     tool = _printable(record.tool)
     took = format_duration(record.duration_s)
     if record.outcome == "oom":
@@ -29,50 +29,51 @@ def sentence(record: CallRecord) -> str | None:
         return (
             f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
             f"processes were ended.{cpu} The same call will end the same way: do a smaller part "
-            "of the work per call, or a faster way."
+            "of the work per call, or use a faster way."
         )
     reason = record.reason or ""
     if reason.startswith("lost: "):
         return (
-            f"Tool {tool} was stopped after {took}: the process that it ran in was lost, through "
-            "no fault of its own. The same call may well work now."
+            f"Tool {tool} was stopped after {took}: its worker process ended because another "
+            "process was killed, through no fault of its own. The same call may succeed now."
         )
     if reason.startswith(("crashed: ", "exited: ")):
         return (
-            f"Tool {tool} was stopped after {took}: the process that it ran in {_how(reason)}. "
-            "What it had done in memory is lost. The same call will probably end the same way: "
+            f"Tool {tool} was stopped after {took}: its worker process {_how(reason)}. All data "
+            "that it held in memory is lost. The same call will probably end the same way: "
             "change its arguments, or use another tool."
         )
     if reason.startswith("unshippable: ") and record.outcome in ("rejected", "error"):
         what = reason.removeprefix("unshippable: ")
         ran = "was not run" if record.outcome == "rejected" else "has run, but gave no result"
         return (
-            f"Tool {tool} {ran}: it is to run in a process of its own, and this cannot be sent "
-            f"between processes: {what}. No change of arguments helps; use another tool."
+            f"Tool {tool} {ran}: the configuration runs it in a process of its own, and this "
+            f"cannot be sent between processes: {what}. Other arguments do not help; use another "
+            "tool."
         )
     if record.reason == "pids_max":
         limit = str(record.limits.get("pids_max"))
         ended = "and was stopped" if record.outcome == "killed" else "so that some did not start"
         return (
             f"Tool {tool} reached its limit of {limit} processes and threads (pids_max) {ended}, "
-            f"after {took}. Start fewer at once: lower its parallelism (such as -j or workers) "
+            f"after {took}. Start fewer at once: lower the parallelism (such as -j or workers) "
             "and do not start processes in an endless loop."
         )
     if record.reason == "escape":
         return (
             f"Tool {tool} was stopped after {took}: one of its processes moved itself out of the "
-            "cgroup that it is contained in. The same call will end the same way: do it without."
+            "cgroup of the call. The same call will end the same way: do the work without that."
         )
     if record.reason == "leftovers":
         return (
             f"Note: processes that tool {tool} left running in the background were ended with "
-            "the call. What must go on has to be run in the foreground of a call."
+            "the call. A process that must go on has to run in the foreground of a call."
         )
     return None
 
 
 def attach(text: str, record: CallRecord) -> str:
-    """Return `text`, a tool's own result, with the sentence after it when there is one."""
+    """Return `text`, a tool's own result, followed by the sentence if there is one."""
     told = sentence(record)
     if told is None:
         return text
@@ -80,9 +81,10 @@ def attach(text: str, record: CallRecord) -> str:
 
 
 def partial_output(error: BaseException) -> str:
-    """Return the end of what a tool had printed when it was stopped, "" when it says nothing.
+    """Return the last 4000 characters that a stopped tool printed, or "" if `error` has no output.
 
-    `subprocess.TimeoutExpired` and `CalledProcessError` carry it; a model can often go on from it.
+    `subprocess.TimeoutExpired` and `CalledProcessError` hold the output; a model can often continue
+    from it.
     """
     parts = []
     for name in ("stdout", "stderr"):
@@ -116,13 +118,13 @@ def _oom(record: CallRecord, tool: str, took: str) -> str:
 
 
 def _how(reason: str) -> str:
-    """Return the end of a worker in words, such as "crashed (SIGSEGV)"."""
+    """Return how a worker ended, in words such as "crashed (SIGSEGV)"."""
     what, _, code = reason.partition(": ")
     return f"crashed ({code})" if what == "crashed" else f"ended itself with exit status {code}"
 
 
 def _printable(name: str) -> str:
-    """Return a name that came from a model or a server fit for one line of text."""
+    """Return a name from a model or a server, made printable and short enough for one line."""
     shown = "".join(char if char.isprintable() else "?" for char in name[: _NAME_LENGTH + 1])
     if len(shown) > _NAME_LENGTH:
         shown = shown[:_NAME_LENGTH] + "..."

@@ -11,9 +11,12 @@ as does any other way to the memory; each is 0.5 % of a call by LangChain.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any, Protocol
 
-__all__ = ["Used", "read", "since"]
+__all__ = ["Metered", "Used", "metered", "read", "since"]
 
 #: CPU time of a thread in microseconds, and peak of the process in KiB; or how much of them.
 Used = tuple[int, int]
@@ -40,3 +43,28 @@ def since(begin: Used) -> Used:
     """Return what has been used since `begin` was read, by the same thread."""
     spent, peak = read()
     return spent - begin[0], peak - begin[1]
+
+
+class Metered(Protocol):
+    """A call that takes note of what its tool used inline."""
+
+    def note_inline_usage(self, used: Used) -> None:
+        """Note what the sync body used inline, measured by the thread that ran it."""
+
+
+def metered(call: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a sync `function` that notes on `call` what it uses of the thread it runs on.
+
+    For a framework that runs sync tools on a thread of an async call; for other calls `lifecycle`
+    reads the usage itself.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        begin = read()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            call.note_inline_usage(since(begin))
+
+    return run

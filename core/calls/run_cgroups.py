@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 from agentcgroup import scope
-from agentcgroup.cgroup import Cgroup, Limits
+from agentcgroup.cgroup import Cgroup, Limits, controller_of
 from agentcgroup.config.policy import Resolver
 from agentcgroup.config.tables import Config
 from agentcgroup.containment.tree import Branch, TreeOptions
@@ -202,7 +202,7 @@ class RunCgroups:
         Raises:
             OSError: mode is ``enforce``.
         """
-        names = ", ".join(sorted(k for k in keys if k.split("_")[0] in self.place.controllers))
+        names = ", ".join(sorted(k for k in keys if controller_of(k) in self.place.controllers))
         if not names:
             return
         if self._config.mode == "enforce":

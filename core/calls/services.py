@@ -40,6 +40,8 @@ logger = logging.getLogger("agentcgroup")
 _WARNINGS: Final = 1024
 #: Seconds that `close` waits for deferred jobs.
 CLOSE_WAIT: Final = 30.0
+#: Seconds that `close` waits for observers of records.
+_OBSERVERS_WAIT: Final = 5.0
 
 _active: Services | None = None
 
@@ -113,7 +115,8 @@ class Services:
         """Keep an ended call and hand its record to the observers, made on demand."""
         if self.working:
             self.finished.append(call)
-            self.bus.put(call)
+            if self.bus.subscriptions:
+                self.bus.put(call)
 
     def warn(self, message: str) -> None:
         """Log a warning, once per session."""
@@ -156,10 +159,10 @@ class Services:
         self.deferred.close(CLOSE_WAIT)
         if self._workers is not None:
             self._workers.close()
-        scope.set_seating(None)
+        scope.set_thread_tracker(None)
         self.monitor.close()
-        self.bus.close(CLOSE_WAIT)
         self.cgroups.close()
+        self.bus.close(_OBSERVERS_WAIT)
         return True
 
     def forked(self) -> None:
@@ -179,20 +182,19 @@ class Services:
 
     def _make_monitor(self) -> Monitor:
         asked, base = self.config.monitor, self.cgroups.place.base
-        monitor = Monitor(
+        return Monitor(
             "off" if base is None else asked.backend,
             asked.detail,
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
-            joins=spawn.facts().mode != "clone3",
+            joins=spawn.method().mode != "clone3",
+            holding_cgroup=self.cgroups.holding_cgroup,
+            on_ready=self._track_threads,
         )
-        monitor.harbour = self.cgroups.holding_cgroup
-        monitor.on_ready = self._watched
-        return monitor
 
-    def _watched(self) -> None:
+    def _track_threads(self, monitor: Monitor) -> None:
         if not self.closed:
-            scope.set_seating(self.monitor.seated)
+            scope.set_thread_tracker(monitor.working_for)
 
 
 class _Background:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentcgroup.cgroup.cgroup import Cgroup
-from agentcgroup.cgroup.limits import MAX, Limits, Quantity
+from agentcgroup.cgroup.limits import MAX, Limits, Quantity, controller_of
 from agentcgroup.cgroup.meter import Meter
 from agentcgroup.cgroup.stats import Events, Usage
 
@@ -15,4 +15,5 @@ __all__ = [
     "Meter",
     "Quantity",
     "Usage",
+    "controller_of",
 ]

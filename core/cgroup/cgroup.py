@@ -1,9 +1,7 @@
 """One cgroup: make, limit, read, freeze, kill, remove.
 
-Theory of operation: a `Cgroup` is one `files.Directory`; each controller module knows its own files
-and this class only puts them in order. Waiting for the kernel (a cgroup that empties, a freeze that
-takes hold) looks at cgroup.events: a few short sleeps first, because most of it is over within a
-millisecond, then poll(2), because the kernel sends at most one notification per file in 10 ms.
+Theory of operation: a `Cgroup` is one `files.Directory`. The controller modules read their own
+files, `limits` writes, `wait` waits for the kernel and `removal` removes; this class is their face.
 """
 
 from __future__ import annotations
@@ -11,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
-import signal
 import time
 from collections.abc import Iterable
 from typing import Final
 
-from agentcgroup.cgroup import cpu, cpuset, files, io, memory, pids, pressure
+from agentcgroup.cgroup import cpu, files, io, limits, memory, pids, pressure, removal, wait
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.limits import Limits
 from agentcgroup.cgroup.meter import Meter
@@ -26,11 +22,7 @@ from agentcgroup.cgroup.stats import Events, Usage
 
 __all__ = ["Cgroup"]
 
-#: Sleeps before poll(2) takes over; together about the 10 ms of one notification.
-_FIRST_SLEEPS: Final = (0.0002, 0.0004, 0.0008, 0.0016, 0.003, 0.004)
-#: A poll(2) ends after this long even without a notification, should one be missed.
-_POLL_S: Final = 0.25
-#: A task that is still being forked cannot be moved (EINVAL); it is soon done.
+#: The kernel refuses to move a task that is still being forked (EINVAL): try again.
 _JOIN_TRIES: Final = 5
 _JOIN_PAUSE_S: Final = 0.03
 
@@ -38,8 +30,8 @@ _JOIN_PAUSE_S: Final = 0.03
 class Cgroup:
     """A directory under cgroupfs. Methods raise OSError with the file and the data in question.
 
-    A Cgroup keeps one descriptor open until `close`. It may be used by several threads; removing
-    and closing are for the one that owns it.
+    A Cgroup keeps one descriptor open until `close`. Several threads may use it; only its owner
+    removes and closes it.
     """
 
     __slots__ = ("_directory",)
@@ -76,7 +68,7 @@ class Cgroup:
 
     @property
     def id(self) -> int:
-        """The kernel's number for it, as BPF programs see it: the inode of its directory."""
+        """The kernel's number of the cgroup, as BPF programs see it: the inode of its directory."""
         return os.fstat(self.fd).st_ino
 
     def close(self) -> None:
@@ -109,8 +101,8 @@ class Cgroup:
     def enable(self, controllers: Iterable[str]) -> frozenset[str]:
         """Turn controllers on for the children and return all that are on then.
 
-        One by one, so that one refusal (EBUSY: processes live right in here; or a cpu controller
-        with real-time tasks about) does not lose the others.
+        Each is one write: a refusal of one (EBUSY: processes live right in here; or real-time tasks
+        run, for the cpu controller) does not lose the others.
         """
         for controller in sorted(self.available().intersection(controllers) - self.enabled()):
             with contextlib.suppress(OSError):
@@ -118,14 +110,14 @@ class Cgroup:
         return self.enabled()
 
     def disable(self, controllers: Iterable[str]) -> frozenset[str]:
-        """Turn controllers off again where no child uses them; return what is still on."""
+        """Turn controllers off where no child uses them; return those that are still on."""
         for controller in sorted(self.enabled().intersection(controllers)):
             with contextlib.suppress(OSError):
                 self._directory.write(files.SUBTREE_CONTROL, f"-{controller}")
         return self.enabled()
 
     def why_not(self, controller: str) -> str:
-        """Try once more to turn a controller on and return what the kernel says against it."""
+        """Try once more to turn a controller on and return the kernel's error as text."""
         try:
             self._directory.write(files.SUBTREE_CONTROL, f"+{controller}")
         except OSError as error:
@@ -133,35 +125,30 @@ class Cgroup:
         return "it took a second try"
 
     def is_machine_root(self) -> bool:
-        """Say whether this is the root of the whole hierarchy, which may hold processes always."""
+        """Return whether this is the root of the hierarchy, which may always hold processes."""
         return not self._directory.has(files.TYPE)
 
-    # Limits and what became of them
+    # Limits and counters
 
-    def set(self, limits: Limits) -> frozenset[str]:
+    def set(self, wanted: Limits) -> frozenset[str]:
         """Write the limits that are set.
 
-        Lowering memory_max below what is in use OOM-kills at once, as the kernel does it.
+        The kernel OOM-kills at once where memory_max is lowered below what is in use.
 
         Returns:
-            The keys that could not be applied because this kernel has no such file or the
-            controller is not enabled here.
+            The keys that do not hold because this kernel has no such file or the controller is
+            not enabled here.
 
         Raises:
-            OSError: a value was refused, or the cgroup is gone (ENOENT).
+            OSError: the kernel refused a value, or the cgroup is gone (ENOENT).
         """
-        directory = self._directory
-        missing = [
-            key
-            for controller in (memory, cpu, pids, io, cpuset)
-            for key in controller.write(directory, limits)
-        ]
-        if missing and not directory.has(files.PROCS):
+        missing = limits.write(self._directory, wanted)
+        if missing and not self._directory.has(files.PROCS):
             raise FileNotFoundError(errno.ENOENT, "the cgroup is gone", self.path)
         return frozenset(missing)
 
     def usage(self) -> Usage:
-        """Read what the cgroup has used so far."""
+        """Read the usage of the cgroup since it was made."""
         directory = self._directory
         times = cpu.stat(directory)
         usage_us, throttled_us = times.get("usage_usec"), times.get("throttled_usec")
@@ -177,9 +164,9 @@ class Cgroup:
         )
 
     def keep_open(self, *, processes: bool = False) -> None:
-        """Keep open what `populated` and `events` read, for those who cannot wait then.
+        """Keep the files open that `populated` and `events` read, so that both are fast.
 
-        After other work a pread takes 11 us natively and 60 in a VM; open, read and close take 18
+        With cold caches a pread takes 11 us natively and 60 in a VM; open, read and close take 18
         and 245. Costs three descriptors at most until `close`; with `processes` a fourth, for
         `procs`.
         """
@@ -191,14 +178,14 @@ class Cgroup:
             self._directory.keep_open(files.PIDS_EVENTS)
 
     def meter(self) -> Meter:
-        """Return what tells apart the usage of calls that follow each other in here."""
+        """Return a meter that attributes usage to calls that follow each other in this cgroup."""
         return Meter(self._directory)
 
     def events(self) -> Events:
-        """Read what has happened to the cgroup so far."""
+        """Read the event counters of the cgroup since it was made."""
         directory = self._directory
         subtree = memory.events(directory)
-        # The local counters are at most those of the subtree: nothing there, nothing to read here.
+        # The local counters are at most those of the subtree: where these are 0, so are those.
         local = memory.local_events(directory) if subtree and any(subtree.values()) else subtree
         subtree, local = subtree or {}, local or {}
         return Events(
@@ -212,7 +199,7 @@ class Cgroup:
         )
 
     def pressure(self, resource: Resource) -> Pressure | None:
-        """Read the pressure on "cpu", "memory" or "io"; None where it is not accounted."""
+        """Read the pressure on a resource; None where the kernel does not account it."""
         return pressure.read(self._directory, resource)
 
     def pressure_trigger(self, resource: Resource, *, stall_s: float, window_s: float) -> int:
@@ -222,15 +209,15 @@ class Cgroup:
     # Processes
 
     def procs(self) -> list[int]:
-        """Return the processes right in this cgroup; 0 stands for one of another pid namespace."""
+        """Return the pids right in this cgroup; 0 stands for one of another pid namespace."""
         return list(map(int, self._directory.read(files.PROCS).split()))
 
     def note_child(self, pid: int) -> None:
         """Do nothing: the kernel knows the children that were born in here."""
 
     def populated(self) -> bool:
-        """Say whether a live process is in here or below; False too when the cgroup is gone."""
-        return self._state("populated")
+        """Return whether a live process is in here or below; False too when the cgroup is gone."""
+        return wait.state(self._directory, "populated")
 
     def join(self, pid: int = 0) -> None:
         """Move a process with all its threads in here; 0 is the calling process.
@@ -248,122 +235,37 @@ class Cgroup:
                 return
 
     def freeze(self, timeout: float = 1.0) -> bool:
-        """Stop all processes in here and below; return whether they stood still within `timeout` s.
+        """Stop all processes in here and below; return whether all stopped within `timeout` s.
 
         A process in uninterruptible sleep freezes only when it wakes.
         """
         self._directory.write(files.FREEZE, "1")
-        return self._wait("frozen", True, timeout)
+        return wait.until(self._directory, "frozen", True, timeout)
 
     def thaw(self) -> None:
-        """Let frozen processes go on."""
+        """Resume frozen processes."""
         self._directory.write(files.FREEZE, "0")
 
     def kill(self) -> None:
         """SIGKILL every process in here and below, frozen ones and those being forked too."""
-        try:
-            self._directory.write(files.KILL, "1")
-        except FileNotFoundError:
-            if self._directory.has(files.PROCS):
-                self._kill_one_by_one()
+        removal.kill(self._directory)
 
     def wait_empty(self, timeout: float) -> bool:
-        """Wait until no live process is in here or below; return whether it came to that."""
-        return self._wait("populated", False, timeout)
+        """Wait until no live process is in here or below; return whether that was so in time."""
+        return wait.until(self._directory, "populated", False, timeout)
 
     # The end
 
     def remove(self, timeout: float = 2.0) -> None:
-        """Kill what lives in here and below, and remove the cgroup with all its children.
+        """Kill the processes in here and below, and remove the cgroup with all its children.
 
-        Gone already is fine. The descriptor stays open until `close`.
+        A cgroup that is gone counts as removed. The descriptor stays open until `close`.
 
         Args:
-            timeout: seconds to wait for processes to die and the kernel to let go.
+            timeout: seconds to wait for the processes to die and for the kernel to free them.
 
         Raises:
             OSError: EBUSY, with the processes that are left, when `timeout` is over.
         """
-        if _rmdir(self.path):
-            return
-        deadline = time.monotonic() + timeout
-        pause = 0.001
-        self.kill()
-        self.wait_empty(timeout)
-        while not self._rmdir_all():
-            if time.monotonic() >= deadline:
-                left = ", ".join(map(str, self.procs()[:10])) or "none right in it"
-                raise OSError(errno.EBUSY, f"cannot be removed, processes left: {left}", self.path)
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
-            self.kill()  # whatever entered since
-
-    # Inside
-
-    def _state(self, key: str) -> bool:
-        text = self._directory.read_optional(files.EVENTS)
-        return text is not None and f"{key} 1" in text
-
-    def _wait(self, key: str, wanted: bool, timeout: float) -> bool:
-        """Wait until a key of cgroup.events has the wanted state; a cgroup that is gone has 0."""
-        deadline = time.monotonic() + timeout
-        for pause in _FIRST_SLEEPS:
-            if self._state(key) is wanted:
-                return True
-            if time.monotonic() + pause > deadline:
-                break
-            time.sleep(pause)
-        try:
-            fd = self._directory.watch(files.EVENTS)
-        except OSError:
-            return self._state(key) is wanted
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLPRI)
-            while True:
-                os.pread(fd, 256, 0)  # arms the notification, so that a change after it is seen
-                if self._state(key) is wanted:
-                    return True
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                poll.poll(min(left, _POLL_S) * 1000)
-        except OSError as error:
-            if error.errno != errno.ENODEV:  # removed while we waited
-                raise
-            return self._state(key) is wanted
-        finally:
-            os.close(fd)
-
-    def _kill_one_by_one(self) -> None:
-        """Do what cgroup.kill does, before 5.14: what is frozen cannot fork away from it."""
-        tree = [self.path, *self._directory.descendants()]
-        self.freeze(0.5)
-        try:
-            for path in tree:
-                with (
-                    contextlib.suppress(FileNotFoundError),
-                    contextlib.closing(Cgroup.open(path)) as one,
-                ):
-                    for pid in filter(None, one.procs()):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-        finally:
-            self.thaw()
-
-    def _rmdir_all(self) -> bool:
-        busy = [path for path in reversed(self._directory.descendants()) if not _rmdir(path)]
-        return not busy and _rmdir(self.path)
-
-
-def _rmdir(path: str) -> bool:
-    """Remove one cgroup; return False while it is busy. Gone already counts as removed."""
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
-    return True
+        if not removal.rmdir(self.path):
+            removal.remove(self._directory, timeout)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from agentcgroup.cgroup import files
-from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.limits import Limits
+from dataclasses import dataclass, field
 
-__all__ = ["write"]
+from agentcgroup.cgroup.forms import ID_LIST
+from agentcgroup.cgroup.limit import limit
+
+__all__ = ["CpusetLimits"]
 
 
-def write(directory: Directory, limits: Limits) -> list[str]:
-    """Write what is set; return the keys that this kernel or this cgroup has no file for.
+@dataclass(frozen=True, kw_only=True)
+class CpusetLimits:
+    """The limits of the cpuset controller.
 
-    A list wider than the parent's is accepted and narrowed (cpuset.cpus.effective).
+    The kernel takes a list wider than the parent's and narrows it (cpuset.cpus.effective).
     """
-    missing = []
-    if limits.cpuset_cpus is not None and not directory.write_optional(
-        files.CPUSET_CPUS, limits.cpuset_cpus
-    ):
-        missing.append("cpuset_cpus")
-    if limits.cpuset_mems is not None and not directory.write_optional(
-        files.CPUSET_MEMS, limits.cpuset_mems
-    ):
-        missing.append("cpuset_mems")
-    return missing
+
+    cpuset_cpus: str | None = field(
+        default=None,
+        metadata=limit("cpuset.cpus", ID_LIST, "CPUs to run on, such as '0-3,8'", example='"0-3"'),
+    )
+    cpuset_mems: str | None = field(
+        default=None,
+        metadata=limit("cpuset.mems", ID_LIST, "Memory nodes to allocate from", example='"0"'),
+    )

@@ -31,32 +31,20 @@ EVENTS: Final = "cgroup.events"
 FREEZE: Final = "cgroup.freeze"  # since 5.2
 KILL: Final = "cgroup.kill"  # since 5.14
 
-MEMORY_MIN: Final = "memory.min"
-MEMORY_LOW: Final = "memory.low"
-MEMORY_HIGH: Final = "memory.high"
+# What is read, or needed beside a limit's own row; the files of limits stand in their rows.
 MEMORY_MAX: Final = "memory.max"
-MEMORY_SWAP_MAX: Final = "memory.swap.max"  # absent without swap accounting
-MEMORY_OOM_GROUP: Final = "memory.oom.group"  # since 4.19
 MEMORY_PEAK: Final = "memory.peak"  # since 5.19
 MEMORY_EVENTS: Final = "memory.events"
 MEMORY_EVENTS_LOCAL: Final = "memory.events.local"  # since 5.2
 
-CPU_WEIGHT: Final = "cpu.weight"
-CPU_MAX: Final = "cpu.max"
 CPU_MAX_BURST: Final = "cpu.max.burst"  # since 5.14
 CPU_STAT: Final = "cpu.stat"  # usage without the controller too
 
-PIDS_MAX: Final = "pids.max"
 PIDS_PEAK: Final = "pids.peak"  # since 6.1
 PIDS_EVENTS: Final = "pids.events"
 PIDS_EVENTS_LOCAL: Final = "pids.events.local"  # since 6.11
 
-IO_WEIGHT: Final = "io.weight"  # only with the iocost policy built in
-IO_MAX: Final = "io.max"
 IO_STAT: Final = "io.stat"
-
-CPUSET_CPUS: Final = "cpuset.cpus"
-CPUSET_MEMS: Final = "cpuset.mems"
 
 # os.open adds O_CLOEXEC itself (PEP 446); O_PATH exists on Linux alone, where all this runs.
 _DIRECTORY_FLAGS: Final = (

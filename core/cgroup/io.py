@@ -1,32 +1,70 @@
-"""The io controller: io.weight, io.max, io.stat (cgroup-v2.rst, "IO")."""
+"""The io controller: io.weight, io.max, io.latency, io.stat (cgroup-v2.rst, "IO")."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.limits import Limits
+from agentcgroup.cgroup.forms import LATENCY, RATE, Bounds, PerDevice, Quantity, Weight
+from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import nested
 
-__all__ = ["totals", "write"]
+__all__ = ["IoLimits", "totals"]
+
+_BOUNDS: Final = Bounds(
+    "IoBounds",
+    "Bounds for one block device (io.max).",
+    {
+        "rbps": (RATE, "Bytes read per second."),
+        "wbps": (RATE, "Bytes written per second."),
+        "riops": (RATE, "Read operations per second."),
+        "wiops": (RATE, "Write operations per second."),
+    },
+)
 
 
-def write(directory: Directory, limits: Limits) -> list[str]:
-    """Write what is set; return the keys that this kernel or this cgroup has no file for.
+@dataclass(frozen=True, kw_only=True)
+class IoLimits:
+    """The limits of the io controller.
 
-    Raises:
-        OSError: ENODEV where io_max names a device that is not there.
+    A table by device has no hash of its own: `Limits` that differ only there are compared.
     """
-    missing = []
-    if limits.io_weight is not None and not directory.write_optional(
-        files.IO_WEIGHT, f"default {limits.io_weight}"
-    ):
-        missing.append("io_weight")
-    for device, wish in (limits.io_max or {}).items():
-        pairs = " ".join(f"{key}={value}" for key, value in wish.items())
-        if not directory.write_optional(files.IO_MAX, f"{device} {pairs}"):
-            missing.append("io_max")
-            break
-    return missing
+
+    io_weight: int | None = field(
+        default=None,
+        metadata=limit(
+            "io.weight",
+            Weight(prefix="default "),
+            "Share of contended disk time, 1 to 10000",
+            example="100",
+            needs="CONFIG_BLK_CGROUP_IOCOST",
+        ),
+    )
+    io_max: Mapping[str, Mapping[str, Quantity]] | None = field(
+        default=None,
+        hash=False,
+        metadata=limit(
+            "io.max",
+            PerDevice(_BOUNDS, {"8:0": {"rbps": "10M", "wiops": 100}}),
+            "Bounds by block device, 'MAJOR:MINOR' as lsblk shows it",
+            example='{ "8:0" = { rbps = "50M", wbps = "20M" } }',
+        ),
+    )
+    io_latency: Mapping[str, Quantity] | None = field(
+        default=None,
+        hash=False,
+        metadata=limit(
+            "io.latency",
+            PerDevice(LATENCY, {"8:0": "5ms"}),
+            "Latency target by block device, which slows cgroups with a higher one down",
+            example='{ "8:0" = "5ms" }',
+            since="4.19",
+            needs="CONFIG_BLK_CGROUP_IOLATENCY",
+        ),
+    )
 
 
 def totals(directory: Directory) -> tuple[int, int] | None:

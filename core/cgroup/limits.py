@@ -1,53 +1,62 @@
-"""The limits one cgroup can carry, in the kernel's own names with '_' for '.'."""
+"""The table of limits, and the value class made of it: what to write into one cgroup."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Final
 
-__all__ = ["MAX", "Limits", "Quantity"]
+from agentcgroup.cgroup.cpu import CpuLimits
+from agentcgroup.cgroup.cpuset import CpusetLimits
+from agentcgroup.cgroup.files import Directory
+from agentcgroup.cgroup.forms import MAX, Quantity
+from agentcgroup.cgroup.io import IoLimits
+from agentcgroup.cgroup.limit import Limit
+from agentcgroup.cgroup.memory import MemoryLimits
+from agentcgroup.cgroup.pids import PidsLimits
 
-MAX: Literal["max"] = "max"
-
-#: A number in the unit of its file, or "max" for none. None in `Limits` means: leave it alone.
-Quantity = int | Literal["max"]
+__all__ = ["CONTROLLERS", "LIMITS", "MAX", "Limits", "Quantity", "controller_of", "write"]
 
 
+# A dataclass has the fields of its last base first.
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(CpusetLimits, IoLimits, PidsLimits, CpuLimits, MemoryLimits):
     """What to write into one cgroup; a field that is None is not written.
 
-    Every name is the kernel's file name (Documentation/admin-guide/cgroup-v2.rst).
-
-    Attributes:
-        memory_min: bytes never reclaimed.
-        memory_low: bytes reclaimed last.
-        memory_high: bytes above which the kernel throttles and reclaims.
-        memory_max: bytes above which the kernel OOM-kills.
-        memory_swap_max: bytes of swap; without a bound here memory_max is none.
-        memory_oom_group: kill the whole cgroup on OOM, not one process of it.
-        cpu_weight: 1 to 10000, 100 is the kernel's default.
-        cpu_max: (quota, period) in microseconds; a quota of "max" is none.
-        cpu_max_burst: microseconds of unused quota that may be saved up.
-        pids_max: tasks (processes and threads).
-        io_weight: 1 to 10000.
-        io_max: "MAJOR:MINOR" to {"rbps", "wbps", "riops", "wiops"} of bytes or operations a second.
-        cpuset_cpus: CPU list such as "0-3,8".
-        cpuset_mems: memory node list.
+    Every name is the kernel's file name with '_' for '.'. A `Limits` is hashable: cgroups that are
+    made ahead of need are kept by their limits.
     """
 
-    memory_min: Quantity | None = None
-    memory_low: Quantity | None = None
-    memory_high: Quantity | None = None
-    memory_max: Quantity | None = None
-    memory_swap_max: Quantity | None = None
-    memory_oom_group: bool | None = None
-    cpu_weight: int | None = None
-    cpu_max: tuple[Quantity, int] | None = None
-    cpu_max_burst: int | None = None
-    pids_max: Quantity | None = None
-    io_weight: int | None = None
-    io_max: Mapping[str, Mapping[str, Quantity]] | None = field(default=None, hash=False)
-    cpuset_cpus: str | None = None
-    cpuset_mems: str | None = None
+
+#: The rows, by key, in the order in which they are shown.
+LIMITS: Final[Mapping[str, Limit]] = {
+    field.name: field.metadata["limit"] for field in fields(Limits)
+}
+#: The controllers that have rows, in the order in which they are written.
+CONTROLLERS: Final = tuple(dict.fromkeys(row.controller for row in LIMITS.values()))
+
+_IN_ORDER: Final = tuple(
+    sorted(LIMITS.items(), key=lambda item: (CONTROLLERS.index(item[1].controller), item[1].rank))
+)
+
+
+def controller_of(key: str) -> str:
+    """Return the controller of a limit, such as "memory"."""
+    return LIMITS[key].controller
+
+
+def write(directory: Directory, limits: Limits) -> list[str]:
+    """Write the limits that are set.
+
+    Returns:
+        The keys that do not hold because this kernel or this cgroup lacks the file.
+
+    Raises:
+        OSError: the kernel refused a value.
+    """
+    missing = []
+    for key, row in _IN_ORDER:
+        value = getattr(limits, key)
+        if value is not None and not row.write(directory, value, limits):
+            missing.append(key)
+    return missing

@@ -2,40 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass, field
 
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.limits import MAX, Limits
+from agentcgroup.cgroup.forms import FLAG, MEMORY, MEMORY_BOUND, Quantity
+from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import flat
 
-__all__ = ["events", "local_events", "peak", "write"]
-
-# memory.max last: lowered below what is in use it OOM-kills at once. By then memory.high has
-# reclaimed what can be reclaimed, swap is bounded, and the kill takes the group where it should.
-_ORDER: Final = (
-    ("memory_min", files.MEMORY_MIN),
-    ("memory_low", files.MEMORY_LOW),
-    ("memory_oom_group", files.MEMORY_OOM_GROUP),
-    ("memory_high", files.MEMORY_HIGH),
-    ("memory_swap_max", files.MEMORY_SWAP_MAX),
-    ("memory_max", files.MEMORY_MAX),
-)
+__all__ = ["MemoryLimits", "events", "local_events", "peak"]
 
 
-def write(directory: Directory, limits: Limits) -> list[str]:
-    """Write what is set; return the keys that this kernel or this cgroup has no file for."""
-    missing = []
-    for key, file in _ORDER:
-        value = getattr(limits, key)
-        if value is None:
-            continue
-        data = str(int(value)) if isinstance(value, bool) else str(value)
-        if not directory.write_optional(file, data) and not _satisfied_without(
-            directory, key, value
-        ):
-            missing.append(key)
-    return missing
+def _no_swap(directory: Directory) -> bool:
+    """Return whether the machine has no swap, so that a bound on swap holds without its file.
+
+    Without the controller nothing holds.
+    """
+    if not directory.has(files.MEMORY_MAX):
+        return False
+    try:
+        with open("/proc/swaps", encoding="utf-8", errors="replace") as swaps:
+            return len(swaps.readlines()) <= 1  # the first line is the heading
+    except FileNotFoundError:  # a kernel without swap
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimits:
+    """The limits of the memory controller.
+
+    memory.max is written last: lowered below what is in use it OOM-kills at once. By then
+    memory.high has reclaimed what can be reclaimed, swap is bounded, and memory.oom.group makes the
+    kill take the group where it should.
+    """
+
+    memory_min: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            "memory.min", MEMORY, "Bytes of memory that are never reclaimed", example='"64M"'
+        ),
+    )
+    memory_low: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            "memory.low", MEMORY, "Bytes of memory that are reclaimed last", example='"128M"'
+        ),
+    )
+    memory_high: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            "memory.high",
+            MEMORY_BOUND,
+            "Bytes of memory above which the kernel slows down and reclaims",
+            note=("Needs memory_max or a timeout beside it: alone it turns a failure into a hang."),
+            example='"768M"',
+            trial=192 << 20,
+            rank=1,
+        ),
+    )
+    memory_max: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            files.MEMORY_MAX,
+            MEMORY_BOUND,
+            "Bytes of memory above which the kernel kills",
+            note="A percentage is of the machine's memory, or of the container's.",
+            example='"1G"',
+            trial=256 << 20,
+            rank=3,
+        ),
+    )
+    memory_swap_max: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            "memory.swap.max",
+            MEMORY,
+            "Bytes of swap",
+            note=(
+                "Default: 0 wherever memory_max is a number, "
+                "which would be no bound on a machine with swap otherwise."
+            ),
+            example='"1G"',
+            trial=0,
+            absent="this kernel does not account swap, so a call may pass memory_max by swapping.",
+            remedy="boot with swapaccount=1, or turn swap off.",
+            rank=2,
+            holds_anyway=_no_swap,
+        ),
+    )
+    memory_oom_group: bool | None = field(
+        default=None,
+        metadata=limit(
+            "memory.oom.group",
+            FLAG,
+            "On OOM kill everything in the cgroup, not one process",
+            example="true",
+            trial=True,
+            since="4.19",
+        ),
+    )
 
 
 def peak(directory: Directory) -> int | None:
@@ -54,19 +119,3 @@ def local_events(directory: Directory) -> dict[str, int] | None:
     """Return the counters of this cgroup alone: its own limit, its own processes."""
     text = directory.read_optional(files.MEMORY_EVENTS_LOCAL)
     return None if text is None else flat(text)
-
-
-def _satisfied_without(directory: Directory, key: str, value: object) -> bool:
-    """Say whether a wish holds although its file is missing."""
-    if value == MAX or value is False:
-        return True
-    # A bound on swap holds by itself where there is none; without the controller nothing holds.
-    return key == "memory_swap_max" and directory.has(files.MEMORY_MAX) and not _machine_swaps()
-
-
-def _machine_swaps() -> bool:
-    try:
-        with open("/proc/swaps", encoding="utf-8", errors="replace") as swaps:
-            return len(swaps.readlines()) > 1  # the first line is the heading
-    except FileNotFoundError:  # a kernel without swap
-        return False

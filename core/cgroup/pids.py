@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.limits import MAX, Limits
+from agentcgroup.cgroup.forms import COUNT, Quantity
+from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import flat
 
-__all__ = ["peak", "refused", "write"]
+__all__ = ["PidsLimits", "peak", "refused"]
 
 
-def write(directory: Directory, limits: Limits) -> list[str]:
-    """Write what is set; return the keys that this kernel or this cgroup has no file for."""
-    value = limits.pids_max
-    if value is None or directory.write_optional(files.PIDS_MAX, str(value)) or value == MAX:
-        return []
-    return ["pids_max"]
+@dataclass(frozen=True, kw_only=True)
+class PidsLimits:
+    """The limits of the pids controller."""
+
+    pids_max: Quantity | None = field(
+        default=None,
+        metadata=limit(
+            "pids.max",
+            COUNT,
+            "Tasks, which are processes and threads",
+            example="256",
+            trial=64,
+        ),
+    )
 
 
 def peak(directory: Directory) -> int | None:
@@ -25,7 +36,7 @@ def peak(directory: Directory) -> int | None:
 
 
 def refused(directory: Directory) -> int | None:
-    """Return how many forks were refused for want of a pid.
+    """Return how many forks failed with EAGAIN because of pids.max.
 
     Since 6.11 `max` of pids.events.local counts how often this cgroup's own pids.max was hit.
     Before, there is no local file, and `max` of pids.events counts the forks that failed in this

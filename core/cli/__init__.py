@@ -1,8 +1,8 @@
-"""The command line: one module per command, imported when it is called for.
+"""The command line `agentcgroup`: one module per command, imported when the command is run.
 
-A module named in `COMMANDS` has ``command``, the function of the command, or ``group``, a
-`typer.Typer` with commands of its own. Errors of ours end as one message on stderr and exit status
-2, as wrong options do.
+Each module that `COMMANDS` names has either ``command``, the function of the command, or
+``group``, a `typer.Typer` with subcommands. An `AgentCgroupError` ends a command with one message
+on stderr and exit status 2, which is also the status for wrong options.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from agentcgroup.errors import AgentCgroupError
 
 __all__ = ["COMMANDS", "main"]
 
-#: What follows the first word that is no option of ours belongs to the program that is started.
+#: For a command that starts a program: every word after the program's name belongs to the program,
+#: even if the word looks like an option of the command.
 _STARTS_A_PROGRAM = {"allow_interspersed_args": False}
 
-#: The commands, which are modules of this package, in the order of ``--help``, with what click is
-#: to know about them.
+#: Each command, named like its module in this package, with its settings for click. ``--help``
+#: lists the commands in this order.
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "doctor": {},
     "run": _STARTS_A_PROGRAM,
@@ -33,30 +34,42 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "clean": {},
 }
 
+_HELP = """\
+Run every tool call of an AI agent in its own Linux cgroup.
 
-def _say_version(asked: bool) -> None:
+\b
+agentcgroup doctor                # what does this machine enforce?
+agentcgroup config init           # write a commented agentcgroup.toml
+agentcgroup run app.py            # run a program with its tool calls contained
+
+Every command exits with status 2, and one message on stderr, if an option or the
+configuration is wrong. `agentcgroup COMMAND --help` describes the other statuses.
+"""
+
+
+def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version  # slow to import, and mostly for nothing
+        from importlib.metadata import version  # a slow import that other commands do not need
 
         typer.echo(f"agentcgroup {version('agentcgroup')}")
         raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; `arguments` stand for those of the process."""
+    """Run the command line and exit; `arguments` replace those of the process."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    # The other commands need not be imported, unless to be listed.
+    # Only the help text lists all commands. Otherwise one command is imported and no other.
     commands = words[:1] if words and words[0] in COMMANDS else COMMANDS
     app = typer.Typer(
-        help="Give every tool call of an AI agent its own Linux cgroup.",
+        help=_HELP,
         add_completion=False,
         no_args_is_help=True,
-        # Plain text: rich would cost more at start-up than most commands take.
+        # Plain text: the import of rich would take longer than most commands.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={
             "help_option_names": ["-h", "--help"],
-            # https://no-color.org, which click leaves to others; None: by whether it is a terminal.
+            # Click does not implement https://no-color.org. None: colors on a terminal only.
             "color": False if os.environ.get("NO_COLOR") else None,
         },
         callback=_options,
@@ -73,12 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _options(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Take the options that stand before a command.
 
-    That it is there also keeps typer from making the only command it sees the whole program.
+    Typer needs this callback in another respect, too: without a callback, it would make an app that
+    has a single command into that command.
     """
 
 

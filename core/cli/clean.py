@@ -1,4 +1,4 @@
-"""`agentcgroup clean`: end and remove what dead runs left behind."""
+"""`agentcgroup clean`: end the processes and remove the cgroups of runs that died."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ __all__ = ["command"]
 
 
 def command(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")
+    ] = False,
     config: Annotated[
-        str | None, typer.Option(help="Configuration; default: the one a program would use.")
+        str | None,
+        typer.Option(help="Configuration file; default: the one that a program would read here."),
     ] = None,
 ) -> None:
-    """End and remove what runs have left whose own process has died.
+    """Kill the processes and remove the cgroups of runs that died.
 
     \b
     agentcgroup clean --dry-run
     agentcgroup clean
 
-    Each start does the same by itself; this is for machines where nothing starts any
-    more. Runs that are alive, and cgroups that are not ours, are never touched. Ends
-    with 1 when something could not be removed.
+    A run has died if the process that registered no longer exists. Each new run cleans
+    up in the same way when it starts; use this command where no run starts any more. It
+    never touches a run that is alive, nor a cgroup that agentcgroup did not make.
+
+    Exit status: 1 if a cgroup could not be removed, else 0.
     """
     from agentcgroup.config.loading import load
     from agentcgroup.place.place import bases, find
@@ -49,13 +54,13 @@ def command(
 
 
 def _clean(path: str, dry_run: bool) -> tuple[list[str], list[str]]:
-    """Clean below one base; returns what went, or would, and what could not."""
+    """Clean below one base; return the paths that were (or would be) removed, and the errors."""
     from agentcgroup.cgroup import Cgroup
     from agentcgroup.place.owner import orphans, reap
 
     try:
         base = Cgroup.open(path)
-    except FileNotFoundError:  # a scope that has just ended
+    except FileNotFoundError:  # a systemd scope that has just ended
         return [], []
     with contextlib.closing(base):
         if dry_run:

@@ -1,4 +1,4 @@
-"""``agentcgroup config``: check a configuration, begin one, and its JSON schema."""
+"""`agentcgroup config`: check a configuration, write a commented one, print the JSON schema."""
 
 from __future__ import annotations
 
@@ -7,48 +7,56 @@ from typing import Annotated
 
 import typer
 
-from agentcgroup.config.loading import FILE, find, load, schema
+from agentcgroup.config.discovery import FILE, find
+from agentcgroup.config.loading import load
+from agentcgroup.config.reference import limit_comments
+from agentcgroup.config.schema import schema
 from agentcgroup.errors import ConfigError
 
 __all__ = ["TEMPLATE", "group"]
 
 group = typer.Typer(
-    help="Check, begin or describe a configuration.", no_args_is_help=True, rich_markup_mode=None
+    help="Check a configuration, write a commented one, or print the JSON schema.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
-#: What `config init` writes. Every key that is commented out shows its default, or an example.
-TEMPLATE = """\
-# Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% (of the machine), "max".
-# Times: 30s, 10m, 1h30m, "none". Check this file: agentcgroup config check
-# See what holds for a call, and why:    agentcgroup explain --agent coder --tool run_tests
+#: The file that `config init` writes. A commented key shows its default value, or an example.
+TEMPLATE = f"""\
+# Limits for the tool calls of AI agents.
+# Sizes: 512M, 1.5G, 50% (of the machine's memory), "max". Times: 30s, 10m, 1h30m, "none".
+# To check this file:                agentcgroup config check
+# To print the limits of one call:   agentcgroup explain --agent coder --tool run_tests
 
-# auto: enforce what this machine can and say what it cannot; enforce: refuse to start without;
-# observe: measure and limit nothing; off: do nothing.
+# auto: enforce the limits that this machine can enforce, and log those that it cannot.
+# enforce: refuse to start unless all limits can be enforced.
+# observe: measure calls and limit nothing. off: do nothing.
 mode = "auto"
 
-# What becomes of processes that outlive their call: "kill" or "keep".
+# Processes that outlive their call: "kill" ends them with the call, "keep" with the agent.
 # background = "kill"
 
-# Append every finished call to this file, as JSON Lines, and keep so many in memory.
+# Append the record of each finished call to this file, as JSON Lines.
 # records = "agentcgroup.jsonl"
+# Keep this many records in memory (session.records).
 # records_max = 10000
 
-# Work below this cgroup instead of the one that is found.
+# Make the cgroups below this one, instead of below the one that agentcgroup finds.
 # cgroup_root = "/sys/fs/cgroup/agents"
 
-# What looks at calls from within the kernel, where that is asked for and allowed.
+# The monitor observes calls from within the kernel: docs/monitor.md
 [monitor]
 # backend = "off"           # libbpf, procs, bcc, or auto: the first of these that works here
-# detail = "default"        # full: BPF programs on the scheduler and on memory charging too
-# escape = "return"         # a process that leaves its call is brought back; kill: ends the call
+# detail = "default"        # full: also the scheduler, memory charging, files and packets
+# escape = "return"         # move a process that leaves its call back; kill: end the call
 
-# The processes that wait for the tools of isolation = "process": docs/isolation.md
+# The worker processes that run tools with isolation = "process": docs/isolation.md
 [workers]
-# min = 1                   # stay ready however long no tool has asked for one
-# max = 8                   # stand ready at most; those at work are not counted
-# idle = "1m"               # then one that nobody has asked for is ended
+# min = 1                   # idle workers that are never ended
+# max = 8                   # most idle workers; busy workers do not count
+# idle = "1m"               # end an idle worker after this time
 
-# The three levels nest: a call lives inside its agent, an agent inside the run.
+# The three levels nest: the limits of the run, of the agent and of the call hold together.
 [limits.run]              # all agents of the process together
 # memory_max = "75%"
 
@@ -57,41 +65,33 @@ mode = "auto"
 # pids_max = 4096
 
 [limits.call]             # each call; these are the defaults
-# memory_max = "50%"        # above this the kernel kills the call
-# memory_oom_group = true   # ... all of it, not one process
-# pids_max = 2048           # processes and threads
+{limit_comments(defaults=True)}
 # timeout = "10m"
 # More keys, all with the kernel's meaning:
-# memory_high = "768M"      # above this the kernel slows the call down
-# memory_swap_max = "1G"    # 0 beside a memory_max, of which swap would make none
-# cpu_max = "200%"          # of one CPU
-# cpu_weight = 100          # share of contended CPU, 1 to 10000
-# io_weight = 100
-# io_max."8:0" = { rbps = "50M", wbps = "20M" }   # device as in lsblk; bytes a second
-# cpuset_cpus = "0-3"
+{limit_comments(defaults=False)}
 
-# Rules change limits for some calls. Later rules win, key by key. Globs on any of tool, agent and
-# framework (langchain, autogen, crewai) say which calls.
+# A rule changes limits for the calls that it matches: by globs on any of tool, agent and framework
+# (langchain, autogen, crewai). A later rule overrides an earlier one, key by key.
 # [[rules]]
 # tool = "run_tests"
 # agent = "coder*"
 # memory_max = "3G"
 # timeout = "30m"
-# priority = "high"         # high, normal or low: ten times the share of CPU, the usual, a tenth
+# priority = "high"         # ten times the usual share of the CPU; low: a tenth; normal
 
 # [[rules]]
 # tool = "start_server"
-# background = "keep"       # this one is meant to outlive its call
+# background = "keep"       # its process may outlive the call
 
 # [[rules]]
 # tool = "load_csv"
-# isolation = "process"     # its own code, too, runs in the call's cgroup: docs/isolation.md
-# reuse = 1                 # calls that one worker process may serve
-# on_unshippable = "error"  # or "inline": what becomes of a tool that no other process can run
+# isolation = "process"     # run the tool's own code in a worker, too: docs/isolation.md
+# reuse = 1                 # the number of calls that one worker may serve
+# on_unshippable = "error"  # if no worker can run the tool: refuse the call, or run it "inline"
 
 # [[rules]]
 # agent = "reviewer"
-# applies_to = "agent"      # not each call: all calls of the agent together
+# applies_to = "agent"      # limits all calls of the agent together, not each call
 # memory_max = "1G"
 """
 
@@ -100,13 +100,18 @@ mode = "auto"
 def check(
     file: Annotated[
         str | None,
-        typer.Argument(help="The file to check; without it the one that a program would use."),
+        typer.Argument(help="File to check; default: the one that a program would read here."),
     ] = None,
 ) -> None:
-    """List everything wrong with a file.
+    """Check a configuration file and list all its errors.
 
     \b
     agentcgroup config check agentcgroup.toml
+
+    An error names the file, the line and the key; for an unknown key, it also names the
+    nearest valid one.
+
+    Exit status: 0 if the file has no errors, 2 if it has any.
     """
     path = file or find()
     if path is None:
@@ -118,22 +123,26 @@ def check(
 
 @group.command("schema")
 def print_schema() -> None:
-    """Print the JSON schema, for editors.
+    """Print the JSON schema of the configuration, for editors.
 
     \b
     agentcgroup config schema > agentcgroup.schema.json
+
+    Exit status: 0.
     """
     print(json.dumps(schema(), indent=2))
 
 
 @group.command()
 def init(
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a commented agentcgroup.toml here.
+    """Write a commented agentcgroup.toml into the working directory.
 
     \b
     agentcgroup config init && $EDITOR agentcgroup.toml
+
+    Exit status: 0, or 2 if the file exists already (see --force) or cannot be written.
     """
     try:
         with open(FILE, "w" if force else "x", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""`agentcgroup doctor`: what is enforced here, what is not, why, and what would change it."""
+"""`agentcgroup doctor`: test what this machine enforces, and report how to fix the rest."""
 
 from __future__ import annotations
 
@@ -23,46 +23,51 @@ __all__ = ["command"]
 
 _COLORS: dict[State, str] = {"yes": "green", "partly": "yellow", "no": "red"}
 
-#: What each controller is for, in the order of the report.
-_CONTROLLERS = {
-    "memory": "memory_max, memory_high; an OOM kill ends one call alone; peak in the record",
-    "cpu": "cpu_max, cpu_weight",
-    "pids": "pids_max",
-    "io": "io_max, io_weight; bytes in the record",
-    "cpuset": "cpuset_cpus, cpuset_mems",
+#: What a controller enforces or measures beside its limits.
+_BESIDE_LIMITS = {
+    "memory": "; an OOM kill ends one call alone; peak in the record",
+    "io": "; bytes in the record",
 }
 
 
 def command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     config: Annotated[
-        str | None, typer.Option(help="Configuration; default: the one a program would use.")
+        str | None,
+        typer.Option(help="Configuration file; default: the one that a program would read here."),
     ] = None,
     app: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE[:TOOLS]",
-            help="Look at the tools of an app instead: which can run in a process of their own.",
+            help="Instead, test which tools of an app can run in a worker process.",
         ),
     ] = None,
 ) -> None:
-    """Say what is enforced here, what is not, and what would change it.
+    """Test what this machine enforces, and report how to fix the rest.
 
     \b
     agentcgroup doctor
     agentcgroup doctor --json || echo "not everything is enforced here"
 
-    Ends with 0 when every limit can be enforced, with 1 when something cannot, so that a
-    script or the start of a container can ask.
+    It makes cgroups, writes limits, starts a process and hooks each installed framework.
+    Each line of the report begins with yes, partly or no.
 
-    With --app it imports a module and says, tool by tool, whether isolation = "process" can be
-    set for it, what is in the way (a lock, a socket, an open loop), how much is sent to a worker
-    at each call, and how long the way there and back takes. No tool is run. TOOLS is a list, a
-    dict, a tool or a function in the module; without it, all tools of frameworks that it has.
+    Exit status: 0 if everything is enforced, 1 if anything is not, 2 if the
+    configuration is wrong.
 
     \b
     agentcgroup doctor --app myapp.tools:TOOLS
     agentcgroup doctor --app myapp --json
+
+    With --app, it imports a module and reports for each tool whether isolation =
+    "process" can be set for it; if not, which object (a lock, a socket, an open
+    connection) is in the way; how many bytes each call sends to a worker; and how long
+    the round trip takes. It runs no tool. TOOLS is a list, a dict, a tool or a function
+    in the module; without it, all tools of frameworks in the module are tested.
+
+    Exit status with --app: 0 if a worker can run every tool, 1 if there is one that it
+    cannot run, 2 if the module cannot be loaded or has no tools.
     """
     if app is not None:
         from agentcgroup.cli import tools
@@ -98,16 +103,18 @@ def _findings(config: str | None) -> Iterator[Finding]:
 
 
 def _place(cgroup_root: str | None) -> Iterator[Finding]:
+    from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS
     from agentcgroup.place.place import find
 
     place = find(cgroup_root)
     if place.base is None:
-        yield Finding("cgroup v2", "no", "tools run without a cgroup of their own.")
+        yield Finding("cgroup v2", "no", "tools run without cgroups of their own.")
     else:
         yield Finding("cgroup v2", "yes", f"{place.base} ({place.kind})")
-    for name, purpose in _CONTROLLERS.items():
+    for name in CONTROLLERS:
         if name in place.controllers:
-            yield Finding(f"limits of {name}", "yes", purpose)
+            keys = ", ".join(key for key, row in LIMITS.items() if row.controller == name)
+            yield Finding(f"limits of {name}", "yes", keys + _BESIDE_LIMITS.get(name, ""))
     for problem in place.problems:
         yield Finding(problem.what, "no", problem.why, problem.fix)
 
@@ -115,13 +122,13 @@ def _place(cgroup_root: str | None) -> Iterator[Finding]:
 def _spawning() -> Finding:
     from agentcgroup import spawn
 
-    facts = spawn.facts()
-    return Finding("children born in their cgroup", facts.state, facts.detail, facts.fix)
+    method = spawn.method()
+    return Finding("children born in their cgroup", method.state, method.detail, method.fix)
 
 
 # -- the monitor ----------------------------------------------------------------------------------
 
-#: What each source sees of a call.
+#: What each backend observes in a call.
 _SEEN = {
     "libbpf": "BPF programs: processes, their ends, escapes, the kernel's counters",
     "procs": "the process connector: processes, their ends, escapes; no counters of the kernel",
@@ -130,16 +137,19 @@ _SEEN = {
 
 
 def _monitor(asked: MonitorTable) -> Iterator[Finding]:
-    """Say by trying which source there is, and what is missing in it and in those before it."""
+    """Try the configured backends; yield the one that works, its gaps, and those that failed."""
     from agentcgroup.monitor.choice import choose
 
     if asked.backend == "off":
-        detail = "off: records have the figures of the cgroup's files alone."
+        detail = "off: records have only the figures of the cgroup's own files."
         yield Finding("monitor", "yes", detail, '[monitor] backend = "auto".', enforces=False)
         return
     source, refused = choose(asked.backend, asked.detail, stop=True)
     if source is None:
-        detail = "records have the figures of the cgroup's files alone, and nothing is kept in."
+        detail = (
+            "no backend works: records have only the figures of the cgroup's own files, and "
+            "processes that leave their cgroup are not moved back."
+        )
         yield Finding("monitor", "no", detail, enforces=False)
     else:
         with contextlib.closing(source):
@@ -168,15 +178,15 @@ def _print(findings: Iterable[Finding], complete: bool) -> None:
         typer.echo(
             "\n"
             + textwrap.fill(
-                'What says "no" is not enforced here. mode = "auto" does the rest and says so; '
-                'mode = "enforce" refuses to start.',
+                'This machine does not enforce what is marked "no". mode = "auto" enforces the '
+                'rest and logs what is missing; mode = "enforce" refuses to start.',
                 width,
             )
         )
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Wrap below the second column; what somebody may want to copy is never broken."""
+    """Wrap text below the second column; break no word, so that commands can be copied."""
     return textwrap.fill(
         text,
         width,

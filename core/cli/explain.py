@@ -1,4 +1,4 @@
-"""``agentcgroup explain``: what holds for a call, and which line set each value."""
+"""`agentcgroup explain`: print the limits of a call and the line that set each of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from agentcgroup import units
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.loading import load
 from agentcgroup.config.policy import Resolver, Setting
 
@@ -19,22 +20,28 @@ __all__ = ["command"]
 def command(
     tool: Annotated[str, typer.Option(help="Name of the tool.")],
     agent: Annotated[
-        str | None, typer.Option(help="Name of the agent; without it, code outside every agent.")
+        str | None, typer.Option(help="Name of the agent; default: a call outside every agent.")
     ] = None,
     framework: Annotated[
-        str, typer.Option(help="langchain, autogen or crewai; rules may ask for one.")
+        str, typer.Option(help="langchain, autogen or crewai, for rules that name a framework.")
     ] = "",
     config: Annotated[
-        str | None, typer.Option(help="Configuration; default: the one a program would use.")
+        str | None,
+        typer.Option(help="Configuration file; default: the one that a program would read here."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the kernel's units.")] = (
-        False
-    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with values in the kernel's units.")
+    ] = False,
 ) -> None:
-    """Print what holds for a call, and which line set it.
+    """Print the limits of a call and the line that set each of them.
 
     \b
     agentcgroup explain --agent coder-1 --tool run_tests
+
+    The limits of three levels hold for a call at the same time: its own, those of its
+    agent for all calls of the agent together, and those of the run. Nothing is run.
+
+    Exit status: 0, or 2 if the configuration is wrong.
     """
     loaded = load(config)
     resolver = Resolver(loaded)
@@ -62,7 +69,7 @@ def command(
 
 
 def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
-    """Lay out what is set in columns."""
+    """Yield one line for each limit that is set: key, value and source, in columns."""
     rows = [
         (key, _format(key, setting.value), setting.source)
         for key, setting in settings.items()
@@ -77,17 +84,6 @@ def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
 
 
 def _format(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if key == "timeout":
-        return units.format_duration(value)
-    if key == "cpu_max":
-        return units.format_cpu(value)
-    if key == "cpu_max_burst":
-        return f"{value} us"
-    if key == "io_max":
-        return "; ".join(
-            " ".join([device, *(f"{name}={rate}" for name, rate in bounds.items())])
-            for device, bounds in value.items()
-        )
-    return units.format_size(value) if key.startswith("memory_") else str(value)
+    if key in LIMITS:
+        return LIMITS[key].form.show(value)
+    return units.format_duration(value) if key == "timeout" else str(value)

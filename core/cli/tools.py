@@ -206,15 +206,15 @@ def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding
 
 
 def _finding(name: str, framework: str, part: str, body: Body, session: Session | None) -> Finding:
-    from agentcgroup.isolation import pickling
+    from agentcgroup.isolation import pickling, unpicklable
 
     try:
         sent = body.sent()
         try:
-            parcel = pickling.pack((sent, (), {}, False))
+            payload = pickling.pack((sent, (), {}, False))
         except Exception as error:
-            raise pickling.blame(error, sent, (), {}) from error
-        size = pickling.weight(parcel)
+            raise unpicklable.in_call(error, sent, (), {}) from error
+        size = pickling.size(payload)
         trips = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"

@@ -15,14 +15,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
+from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.tree import Branch, discard
 
-__all__ = ["CallCgroup", "Owner"]
+__all__ = ["CallCgroup"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -34,71 +35,11 @@ _SPAWN_WAIT: Final = 30.0
 _STARTED: Final = 1024
 
 
-class Owner(Protocol):
-    """What a `CallCgroup` asks of the call whose processes it holds."""
-
-    @property
-    def stopped(self) -> str | None:
-        """The reason for which the call was stopped; None while it was not."""
-
-    @property
-    def outlived(self) -> bool:
-        """Whether the call has ended well, so that what still runs belongs to the run."""
-
-    def refuse_if_over(self) -> None:
-        """Let no process start in a call that is over.
-
-        Raises:
-            LimitExceeded: the call was stopped, or its deadline has passed.
-        """
-
-    def background_fd(self) -> int | None:
-        """Return the directory fd of the cgroup for processes of no running call."""
-
-    def before_cgroup(self) -> None:
-        """Prepare for the first process: its deadline starts before the process does."""
-
-    def locate(self) -> tuple[Branch | None, bool]:
-        """Return the branch to take a cgroup from, and whether it is an agent's branch.
-
-        An agent's branch counts its running calls: the owner calls its `leave` at the end.
-
-        Raises:
-            OSError: the branch cannot be made.
-        """
-
-    def contained(self, cgroup: Cgroup) -> None:
-        """Take note that the call has a cgroup now."""
-
-    def uncontained(self, error: OSError) -> None:
-        """Take note that the call can have no cgroup.
-
-        Raises:
-            CgroupUnavailable: the mode is ``enforce``.
-        """
-
-    def released(self, cgroup: Cgroup) -> None:
-        """Take note that the processes in `cgroup` leave it for the agent's background."""
-
-    def idle_tenants(self) -> frozenset[int] | None:
-        """Return the pids of workers in the cgroup that have answered; None: it holds no worker."""
-
-    def before_kill(self, kill: Callable[[], None]) -> None:
-        """Have `kill` called again for a worker that is still to be born in the cgroup."""
-
-    def calls_follow(self) -> bool:
-        """Return whether calls come one upon the other, so that no idle moment is near."""
-
-    def prepare(self, branch: Branch) -> None:
-        """Make what the next call with the same limits will need, ahead of it."""
-
-
 class CallCgroup:
     """Holds the processes of one call.
 
     Attributes:
-        cgroup: the call's cgroup; None before the first child, where none can be made, and when it
-            was left to the next call.
+        cgroup: None before the first child, without cgroups, and after `hand_over`.
         path: the directory of the cgroup, also when the cgroup is gone; None when there was none.
         agent_branch: the agent's branch that the cgroup came from; None in a call inside another
             call of the same agent.
@@ -107,19 +48,8 @@ class CallCgroup:
     """
 
     __slots__ = (
-        "_branch",
-        "_fresh",
-        "_left",
-        "_limits",
-        "_owner",
-        "_source",
-        "_spawning",
-        "agent_branch",
-        "cgroup",
-        "leaf",
-        "lock",
-        "path",
-        "started",
+        *("agent_branch", "cgroup", "leaf", "lock", "path", "started"),
+        *("_branch", "_fresh", "_left", "_limits", "_owner", "_source", "_spawning"),
     )
 
     def __init__(self, owner: Owner, limits: Limits) -> None:
@@ -133,7 +63,7 @@ class CallCgroup:
         self.started: deque[int] = deque(maxlen=_STARTED)
         self.cgroup: Cgroup | None = None
         self.leaf: ProcessGroup | None = None  # what the children are born in
-        self._branch: Branch | None = None
+        self._branch: Branch | None = None  # what holds the cgroups of calls inside this one
         self.path: str | None = None
         # After `hand_over`: how to read what was used, and what the kernel had counted.
         self._left: tuple[Callable[[], Usage], Events] | None = None
@@ -153,10 +83,9 @@ class CallCgroup:
                 # Another program removed the cgroup with all that was in it; the call goes on.
                 logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
                 self.cgroup = self.leaf = None
-            if self.leaf is None:
-                self.leaf = self._make_leaf()
+            leaf = self.ensure_leaf()
             self._spawning += 1
-            return self.leaf.fd
+            return leaf.fd
 
     def end_spawn(self, pid: int | None) -> None:
         """Take note that a spawn is done; see `scope.SpawnTarget`."""
@@ -193,8 +122,8 @@ class CallCgroup:
             if self._branch is None:
                 if self.cgroup is None:
                     self._take_cgroup()
-                    if self.cgroup is None:
-                        return None
+                if self.cgroup is None:
+                    return None
                 if self.leaf is self.cgroup:
                     self.leaf = self.cgroup.child("self")
                     _move(self.cgroup, self.leaf)
@@ -202,23 +131,21 @@ class CallCgroup:
                 self._branch = Branch(self.cgroup, self._source.options)
             return self._branch
 
-    def ensure_leaf(self, take: Callable[[Branch], Cgroup]) -> ProcessGroup:
-        """Return what holds the children; made, with `lock` held, by `take` from the branch."""
+    def ensure_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> ProcessGroup:
+        """Return what holds the children, made at its first use; `lock` is held.
+
+        `take` replaces the branch's own way to a cgroup, which is a spare or a new one.
+        """
         if self.leaf is None:
-            self.leaf = self._make_leaf(take)
+            if self._branch is not None:
+                self.leaf = self._branch.cgroup.child("self")
+            else:
+                self._take_cgroup(take)
+                self.leaf = self.cgroup if self.cgroup is not None else ProcessTree()
         return self.leaf
 
-    def _make_leaf(self, take: Callable[[Branch], Cgroup] | None = None) -> ProcessGroup:
-        if self._branch is not None:
-            return self._branch.cgroup.child("self")
-        self._take_cgroup(take)
-        return self.cgroup if self.cgroup is not None else ProcessTree()
-
     def _take_cgroup(self, take: Callable[[Branch], Cgroup] | None = None) -> None:
-        """Take a cgroup below the agent, or below the call this one runs in.
-
-        `take` replaces the branch's own way, which is a spare cgroup or a new one.
-        """
+        """Take a cgroup below the agent, or below the call this one runs in."""
         owner = self._owner
         owner.before_cgroup()
         try:

@@ -1,34 +1,78 @@
-"""Worker processes: where a tool's body runs under ``isolation = "process"``.
+"""Run a tool's body in a worker process: ``isolation = "process"``.
 
-Theory of operation: the app's process is never forked, since a fork of a threaded process inherits
-locks that nobody will open. A **zygote** is executed once per session: a Python of one thread that
-imports what the tools need and does nothing else. **Workers** are forks of it, each born by
-clone3(CLONE_INTO_CGROUP) in a cgroup that will be the one of a call, and wait there. A call takes
-one, sends it the pickled body over the socket that is theirs alone, and reads the result from it:
-one message each way, and nobody between them. A worker serves one call (or ``reuse`` of them) and
-is replaced behind it.
+Theory of operation. Three kinds of processes take part:
 
-In the app's process: `pool` (warm workers) > `launcher` (the zygote's handle). In the others:
-`zygote` > `worker`. In both: `carry` (what a body finds around itself, and what it says) >
-`shipping` (pickling) > `transport` (messages) > `remote` (large ones). The zygote imports no
-session and no settings: every start waits for what it imports.
+- The **app** is the agent's process. It is never forked: a fork of a process with threads inherits
+  locks that no thread of the fork can release.
+- The **fork server** is a Python process with one thread, which the app executes once per session.
+  It never runs or unpickles anything of a call; it forks workers into given cgroups and imports
+  modules that they inherit.
+- A **worker** is a fork of the fork server, which clone3(2) with CLONE_INTO_CGROUP creates in the
+  cgroup of its call. It waits for the call, runs the body and sends the result. It serves one
+  call, or up to ``reuse`` calls of one tool.
 
-No sandbox: a worker runs the user's own tool, and the app unpickles what it sends back.
+The data of one call::
+
+     app                                 fork server
+    +--------------------------+        +--------------------------+
+    | bodies                   |        |                          |
+    |   |                      |        |                          |
+    | round_trip               |        |                          |
+    |   ^ | |                  |        |                          |
+    |   | | +-- warm_workers   |   1    |                          |
+    |   | |      launcher -----|------->| fork_server, preloading  |
+    |   | |         ^          |   3    |   |                      |
+    |   | |         +----------|--------|   |                      |
+    +---|-|--------------------+        +---|----------------------+
+        | |                                 | 2
+        | |                                 v
+        | |           4         +-- cgroup of the call ------------+
+        | +-------------------->|                                  |
+        |             5         | worker: runs the body            |
+        +-----------------------|                                  |
+                                +----------------------------------+
+
+1. The app requests a worker. With the request it sends two file descriptors: the directory of the
+   cgroup, and the worker's end of a new socket. Where a ready worker is kept, this happens before
+   the call.
+2. The fork server forks the worker into the cgroup.
+3. The fork server reports the worker's pid, and at its end its wait status.
+4. The app sends changes of the environment and the pickled body over the socket, which only the app
+   and the worker hold.
+5. The worker sends output and log records as the body writes them, then the result or the
+   exception, then the names of the modules that the body has imported. The app requests that the
+   fork server imports these, too, so that later workers inherit them.
+
+Modules, each of which imports only those to its right:
+
+- app: `bodies` > `round_trip` > `warm_workers` > `launcher`; `host` is the protocol of the call
+  that they serve;
+- fork server: `fork_server` > `preloading`, `worker`;
+- worker: `worker`;
+- app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >
+  `context_variables`, `channel` > `buffers` > `remote_memory`; `substitutes` has the objects that
+  replace those that cannot be pickled; `protocol` has the kinds of messages.
+
+The fork server imports no session and no configuration, because every start waits for what it
+imports.
+
+This is no sandbox: a worker has the app's user, files and network, and the app unpickles what the
+worker sends.
 """
 
 from __future__ import annotations
 
-__all__ = ["inside", "step_inside"]
+__all__ = ["inside", "set_inside"]
 
 _inside = False
 
 
 def inside() -> bool:
-    """Return whether this is a zygote or a worker: it lives in a cgroup and makes none itself."""
+    """Return whether this process is a fork server or a worker; those make no cgroups."""
     return _inside
 
 
-def step_inside() -> None:
-    """Make this process one of those for good."""
+def set_inside() -> None:
+    """Mark this process, and every fork of it, as a fork server or a worker."""
     global _inside
     _inside = True

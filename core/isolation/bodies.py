@@ -1,10 +1,11 @@
-"""Where the body of a tool runs: in place, or in a worker in the call's cgroup.
+"""Run the body of a tool: inline, or in a worker in the call's cgroup.
 
-Theory of operation: a framework's tool is a body (a function, or a method of the tool) inside
-what the framework does with it: it validates the arguments, calls back, counts, caches. Only the
-body goes to the worker. An adapter has the framework run a `StandIn`, which is the tool in all but
-the body, for this one call; so that two calls of one tool never meet, and what the framework
-writes on the tool is written on the tool.
+Theory of operation: the **body** of a tool is the tool's own code, a function or a method of the
+tool. The framework calls it after it has validated the arguments, and wraps it in callbacks,
+counters and caches. Only the body goes to the worker. For that an adapter has the framework run a
+`StandIn` in place of the tool: it is the tool in everything but the body, and exists for one call.
+So two calls of one tool at the same time cannot mix, and what the framework writes on the tool is
+written on the tool.
 """
 
 from __future__ import annotations
@@ -18,28 +19,31 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentcgroup.calls import inline_usage
-from agentcgroup.calls.call import Call
 from agentcgroup.errors import Unshippable
+from agentcgroup.isolation.host import IsolatedCall
 from agentcgroup.isolation.substitutes import Method
 
-__all__ = ["Body", "Crossing", "StandIn", "arun", "is_a", "keep_inline", "metered", "placed", "run"]
+__all__ = ["Body", "Crossing", "StandIn", "arun", "is_a", "keep_inline", "placed", "run"]
 
-#: Takes what an argument is in the app, returns what goes to the worker in its place.
+#: Takes an argument of the body, returns what crosses to the worker in its place.
 Crossing = Callable[[Any], Any]
 
 
 class StandIn:
-    """The tool, for one call: with other methods or attributes, and the tool's for all the rest.
+    """A tool for one call: some of its attributes and methods are replaced, the rest is the tool's.
 
-    What is set on it is set on the tool. It passes `isinstance`, and `super()` works in methods
-    that are bound to it.
+    Setting an attribute sets it on the tool. `isinstance` takes it for the tool, and `super()`
+    works in methods that are bound to it.
     """
 
     def __init__(self, tool: Any, methods: Iterable[str] = (), **instead: Any) -> None:
-        """Stand in for `tool`, with `instead`, and with these of its `methods` bound to ourselves.
+        """Make a stand-in.
 
-        Others are bound to the tool, and see its attributes only.
+        Args:
+            tool: the tool.
+            methods: names of its methods that are bound to the stand-in, so that they find the
+                replacements; the others are bound to the tool.
+            instead: the replacements, by attribute name.
         """
         own = self.__dict__
         own["_agentcgroup_tool"] = tool
@@ -65,16 +69,16 @@ class Body:
     """The body of a tool.
 
     Attributes:
-        function: what the framework runs: a function, or a bound method.
-        tool: the tool that it is a method of and that goes along; None for a function.
-        left: what of the tool does not go along, with what is sent instead.
-        barred: why it cannot go to another process whatever it is made of, if so.
-        method: by what name the tool has it.
+        function: what the framework calls: a function, or a bound method.
+        tool: the tool that the method belongs to, which is sent with it; None for a function.
+        replaced: attributes of the tool that are not sent, with the values that are sent instead.
+        barred: the error that says why the body can run in no other process; None if it can.
+        method: the method's name; "" for a function.
     """
 
     function: Callable[..., Any]
     tool: Any = None
-    left: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, Any] = field(default_factory=dict)
     barred: Unshippable | None = None
     method: str = ""
 
@@ -83,49 +87,49 @@ class Body:
         cls,
         tool: Any,
         name: str,
-        left: Mapping[str, Any] = types.MappingProxyType({}),
+        replaced: Mapping[str, Any] = types.MappingProxyType({}),
         barred: Unshippable | None = None,
     ) -> Body:
-        """Return the body that is a method of the tool."""
-        return cls(getattr(tool, name), tool, left, barred, name)
+        """Return the body that is the method `name` of a tool."""
+        return cls(getattr(tool, name), tool, replaced, barred, name)
 
     @functools.cached_property
     def is_async(self) -> bool:
-        """Whether it is awaited: a coroutine function, or an object that is called like one."""
+        """Whether its result is awaited: it, or its ``__call__``, is a coroutine function."""
         function = self.function
         called = getattr(function, "__call__", None)  # noqa: B004 - not whether, but how
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
     @functools.cached_property
     def streams(self) -> bool:
-        """Whether calling it only makes a generator, which runs where it is iterated."""
+        """Whether a call of it only makes a generator, whose code runs in the iterating process."""
         function = self.function
         return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
     def sent(self) -> Callable[..., Any]:
-        """Return what is sent to the worker.
+        """Return the callable that is sent to the worker.
 
         Raises:
-            Unshippable: nothing can be.
+            Unshippable: the body can run in no other process.
         """
         if self.barred is not None:
             raise self.barred
         if self.streams:
             what = f"the result of function {self.function.__name__!r}"
-            raise Unshippable(what, "a generator", "it lives where it runs")
+            raise Unshippable(what, "a generator", "its code runs in the process that iterates it")
         if self.tool is None:
             return self.function
-        return Method(_bare(self.tool, self.left), self.method, is_async=self.is_async)
+        return Method(_copied(self.tool, self.replaced), self.method, is_async=self.is_async)
 
 
-def _bare(tool: Any, left: Mapping[str, Any]) -> Any:
-    """Return a shallow copy of a tool, with other values for what is left in the app."""
+def _copied(tool: Any, replaced: Mapping[str, Any]) -> Any:
+    """Return a shallow copy of a tool, with the replaced attributes."""
     try:
         twin = copy.copy(tool)
     except Exception as error:
         raise Unshippable(f"tool {type(tool).__name__!r}", _kind(tool), str(error)) from error
     for attributes in (vars(twin), getattr(twin, "__pydantic_private__", None) or {}):
-        attributes.update({name: value for name, value in left.items() if name in attributes})
+        attributes.update({name: value for name, value in replaced.items() if name in attributes})
     return twin
 
 
@@ -135,16 +139,16 @@ def _kind(thing: object) -> str:
 
 
 def is_a(value: object, module: str, name: str) -> bool:
-    """Say whether it is an instance of a framework's class, which may not have been imported."""
+    """Return whether a value is an instance of a class; does not import the class's module."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def placed(call: Call, body: Body, crossing: Crossing | None = None) -> Callable[..., Any]:
-    """Return what to run in place of the body of the call's tool.
+def placed(call: IsolatedCall, body: Body, crossing: Crossing | None = None) -> Callable[..., Any]:
+    """Return the function that the framework calls in place of the body.
 
-    Where the policy does not say process it is that itself. Else it has the same signature, is a
-    coroutine function if the body is one, and runs it as `run` and `arun` do.
+    It is the body's own where the policy says inline. Else it has the same signature, is a
+    coroutine function if the body is one, and does as `run` and `arun`.
     """
     if call.policy.isolation != "process":
         return body.function
@@ -165,34 +169,37 @@ def placed(call: Call, body: Body, crossing: Crossing | None = None) -> Callable
 
 
 def run(
-    call: Call,
+    call: IsolatedCall,
     body: Body,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     crossing: Crossing | None = None,
 ) -> Any:
-    """Run the sync body of the call's tool in a worker process.
+    """Run a sync body in a worker, or inline where the policy allows that for one that cannot go.
 
-    A change that the body makes to its tool is lost, which is said once. Raises as `isolation.run`.
+    What the body changes on its tool is lost; a warning names the attributes.
 
     Args:
         call: the call.
-        body: its tool's body.
-        args: its arguments.
-        kwargs: those by name.
-        crossing: takes an argument, returns what goes to the worker in its place.
+        body: the body of the call's tool.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        crossing: takes an argument, returns what crosses to the worker in its place.
+
+    Raises:
+        AgentCgroupError: as `round_trip.run`.
     """
     try:
         there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
-        returned = _isolation().run(call, body.sent(), there, named)
+        returned = _round_trip().run(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return body.function(*args, **kwargs)
-    return returned if body.tool is None else _received(call, returned)
+    return returned if body.tool is None else _result(call, returned)
 
 
 async def arun(
-    call: Call,
+    call: IsolatedCall,
     body: Body,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -201,16 +208,16 @@ async def arun(
     """As `run`, for an async body."""
     try:
         there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
-        returned = await _isolation().arun(call, body.sent(), there, named)
+        returned = await _round_trip().arun(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return await body.function(*args, **kwargs)
-    return returned if body.tool is None else _received(call, returned)
+    return returned if body.tool is None else _result(call, returned)
 
 
-@functools.cache  # the statement by itself takes 3 us, a call in a row 170
-def _isolation() -> types.ModuleType:
-    from agentcgroup.isolation import round_trip  # only who isolates pays for the import
+@functools.cache  # the import statement takes 3 us each time, a dense call 170
+def _round_trip() -> types.ModuleType:
+    from agentcgroup.isolation import round_trip  # an app that isolates nothing does not import it
 
     return round_trip
 
@@ -221,41 +228,24 @@ def _crossed(
     return tuple(map(crossing, args)), {key: crossing(arg) for key, arg in kwargs.items()}
 
 
-def metered(call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a sync `function` with what it uses inline noted in `call` (see `estimates`).
-
-    For a framework that runs sync tools in a thread of an async call: `execution.run` does it by
-    itself.
-    """
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        begin = inline_usage.read()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            call.note_inline_usage(inline_usage.since(begin))
-
-    return run
-
-
-def _received(call: Call, returned: Any) -> Any:
-    """Take a method's result; say what was changed on its tool, since that is lost."""
+def _result(call: IsolatedCall, returned: Any) -> Any:
+    """Return the result of a `Method`; warn of the attributes that it has changed on its tool."""
     result, changed = returned
     if changed:
         call.warn(
-            f"tool {call.tool!r} changed its own {', '.join(changed)} in a worker process, where "
-            f"that ends with the call ({_asked(call)}); keep what must last outside the tool, or "
-            'run it with isolation = "inline"'
+            f"tool {call.tool!r} changed its own {', '.join(changed)} in a worker process; "
+            f"such a change is lost ({_asked(call)}). Keep lasting data outside the tool, or run "
+            'the tool with isolation = "inline"'
         )
     return result
 
 
-def keep_inline(call: Call, error: Unshippable) -> None:
-    """Let the body of `call` run inline where the policy allows that; its record says so.
+def keep_inline(call: IsolatedCall, error: Unshippable) -> None:
+    """Return if the body may run inline; its record says so.
 
     Raises:
-        Unshippable: it does not, or the body has run; the text names who asked for a process.
+        Unshippable: the policy refuses that, or the body has run; the text names the line of the
+            configuration that asks for a process.
     """
     if call.policy.on_unshippable == "inline" and not error.ran:
         call.note_unshippable(error, refused=False)
@@ -263,7 +253,7 @@ def keep_inline(call: Call, error: Unshippable) -> None:
             f"tool {call.tool!r} runs inline, though {_asked(call)}: {error.what} ({error.kind}) "
             f"cannot be sent into a worker process: {error.why}"
         )
-        call.note_isolated("inline")  # where a worker has found it out, too
+        call.note_isolated("inline")  # a worker may have been tried and have found the error
         return
     call.note_unshippable(error, refused=True)
     asked = Unshippable(error.what, error.kind, f"{error.why}; {_asked(call)}", ran=error.ran)
@@ -271,5 +261,5 @@ def keep_inline(call: Call, error: Unshippable) -> None:
     raise asked from error
 
 
-def _asked(call: Call) -> str:
+def _asked(call: IsolatedCall) -> str:
     return f'{call.policy.isolation_source} asks for isolation = "process"'

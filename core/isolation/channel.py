@@ -1,19 +1,20 @@
-"""One message at a time between the app and a worker, over a socket that is theirs alone.
+"""Messages between the app and one worker, over a socket that only these two hold.
 
-Theory of operation: the socket keeps message boundaries (SOCK_SEQPACKET), so that what is small is
-one sendmsg and one recvmsg. What is not small is left where it is: the message says at which
-addresses, the receiver copies it from there (`remote`) and answers that it has, and only then the
-sender goes on. So a large result is copied once, into memory of the app, and a large argument once,
-into memory of the worker, where its limits count it. Where the kernel does not let one process read
-the other, the sender lays everything into a memfd and sends the descriptor. So does who cannot wait
-for an answer: threads and forks of a tool that say something while its result is on offer.
+Theory of operation: the socket keeps message boundaries (SOCK_SEQPACKET, unix(7)), so that a small
+message is one sendmsg(2) and one recvmsg(2). A large content stays in the sender's memory: the
+message carries its addresses (an **offer**), the receiver copies the content from there
+(`remote_memory`) and replies, and the sender waits for the reply. So a large result is copied once,
+into the app's memory, and a large argument once, into the worker's memory, where the call's limits
+count it. Where the kernel does not let one process read the other's memory, the sender writes the
+content into a memfd and sends its file descriptor. `send_one_way` always does so for a large
+content, because it waits for no reply: threads and forks of a tool print while the app copies the
+tool's result.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
-import errno
 import os
 import socket
 import struct
@@ -24,39 +25,37 @@ from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from typing import Any, ClassVar, Final
 
+from agentcgroup.isolation import buffers as out_of_band
 from agentcgroup.isolation import remote_memory
+from agentcgroup.isolation.buffers import Buffer
 
-__all__ = ["INLINE", "LARGE", "Channel", "Message", "Offer", "socket_pair"]
+__all__ = ["MESSAGE_MAX", "OUT_OF_BAND_MIN", "Channel", "Message", "Offer", "socket_pair"]
 
-#: Bytes from which a buffer goes out of band (PEP 574): below, copying it along costs less.
-LARGE: Final = 256 << 10
-#: Bytes of a pickle that a message itself carries: well below the least socket buffer.
-INLINE: Final = 64 << 10
-_LONGEST: Final = INLINE + 8192
+#: Bytes from which a buffer goes out of band (PEP 574): a smaller one costs less as a copy in the
+#: pickle.
+OUT_OF_BAND_MIN: Final = 256 << 10
+#: Bytes of a pickle that a message itself carries at most: well below the least socket buffer.
+MESSAGE_MAX: Final = 64 << 10
+_LONGEST: Final = MESSAGE_MAX + 8192
 
-#: Kind, pid of the sender, how the content comes, number of pieces; the rest are buffers.
+#: Kind, pid of the sender, where the content is, number of pieces; the content, or the segments of
+#: pieces and buffers, come behind it.
 _HEAD: Final = struct.Struct("<cicH")
-_HERE: Final = b"h"  # behind the head
-_THERE: Final = b"t"  # in the sender's memory: addresses and lengths are behind the head
-_MAPPED: Final = b"m"  # in the memfd that comes along: lengths are behind the head
-_PLACE: Final = struct.Struct("<QQ")
-# In the length of a buffer: it is read-only, it is one of a bytes object.
-_READ_ONLY: Final = 1 << 63
-_BYTES: Final = 1 << 62
-_SIZE: Final = _BYTES - 1
-#: Pieces and buffers whose addresses fit into one message.
+_IN_MESSAGE: Final = b"h"  # behind the head
+_IN_MEMORY: Final = b"t"  # in the sender's memory: the segments are behind the head
+_IN_MEMFD: Final = b"m"  # in the memfd that comes along: the lengths are behind the head
+#: Address and length of a piece; address and header of a buffer.
+_SEGMENT: Final = struct.Struct("<QQ")
+#: Pieces and buffers whose segments fit into one message.
 _MOST: Final = 400
 
-#: Answers to a message of the second kind.
+#: Replies to an offer: the content has been copied; it cannot be copied.
 _TAKEN: Final = b"+"
 _REFUSED: Final = b"-"
 
-#: What a receiver makes of an out-of-band buffer.
-Buffer = memoryview | bytes
-
 _FD: Final = array.array("i", [0]).itemsize
-#: Arguments of recvmsg, for one descriptor that comes along. Numbers: each time that enumerations
-#: are put together a dozen functions of Python run.
+#: Arguments of recvmsg, with room for one descriptor. Plain numbers: each combination of members
+#: of an enumeration runs a dozen functions of Python.
 _ROOM_FOR_FD: Final = socket.CMSG_SPACE(_FD) if sys.platform == "linux" else 0
 _WAIT: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _DO_NOT_WAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0)) | _WAIT
@@ -64,12 +63,12 @@ _DO_NOT_WAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0)) | _WAIT
 
 @dataclass(slots=True)  # not frozen, which would make it at three times the cost
 class Message:
-    """What one side tells the other.
+    """One message.
 
     Attributes:
-        kind: one byte; see `worker`.
-        pickle: the pickled content, or plain bytes, as the kind says.
-        buffers: its out-of-band buffers.
+        kind: one byte; see `protocol`.
+        pickle: the pickled content, or plain bytes, depending on the kind.
+        buffers: the out-of-band buffers of the content.
     """
 
     kind: bytes
@@ -79,7 +78,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A message whose content is still in the sender's memory."""
+    """A message whose content is still in the sender's memory.
+
+    Attributes:
+        kind: as in `Message`.
+        pid: the sender's process id.
+        pieces: where the pieces of the pickle are.
+        buffers: address and header of each out-of-band buffer.
+    """
 
     kind: bytes
     pid: int
@@ -88,9 +94,10 @@ class Offer:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two ends that keep message boundaries and wait for each other for ever.
+    """Return two connected sockets that keep message boundaries and block without a timeout.
 
-    With socket.setdefaulttimeout they would not; and not to wait is shared with the other process.
+    The app's `socket.setdefaulttimeout` would give them one. A timeout also sets O_NONBLOCK, which
+    all processes that have inherited the socket share.
     """
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in pair:
@@ -103,7 +110,7 @@ class Channel:
 
     __slots__ = ("_early", "_socket")
 
-    #: Whether the other side may read our memory, as far as we know.
+    #: Whether the process at the other end may read our memory; true until a reply refuses it.
     _readable: ClassVar[bool] = True
 
     def __init__(self, end: socket.socket) -> None:
@@ -112,7 +119,7 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
-        """Return our end, and the one to give away."""
+        """Return a channel, and the socket at its other end for another process."""
         ours, theirs = socket_pair()
         return cls(ours), theirs
 
@@ -125,96 +132,82 @@ class Channel:
     ) -> None:
         """Send one message; blocks while the other side does not read.
 
+        Only the thread that also receives on this channel may call it: a large content waits for a
+        reply.
+
         Args:
             kind: one byte.
             pieces: bytes-like objects that are the content one after the other.
             buffers: out-of-band buffers.
 
         Raises:
-            OSError: EPIPE or ECONNRESET where the other side has gone.
+            OSError: EPIPE or ECONNRESET where the other side has closed its end.
         """
         size = sum(map(len, pieces))
-        if size <= INLINE and not buffers:
-            self._socket.sendmsg((_HEAD.pack(kind, 0, _HERE, 0), *pieces))
+        if size <= MESSAGE_MAX and not buffers:
+            self._socket.sendmsg((_HEAD.pack(kind, 0, _IN_MESSAGE, 0), *pieces))
             return
         if len(pieces) + len(buffers) > _MOST:
             pieces = [b"".join(pieces)]
         raws = [buffer.raw() for buffer in buffers]
         if not (self._readable and len(raws) < _MOST and self._offer(kind, pieces, raws)):
-            self._lay_out(kind, pieces, raws)
+            self._send_memfd(kind, pieces, raws)
 
-    def tell(self, kind: bytes, content: bytes) -> None:
-        """Send one message from whatever thread or fork of this side: it waits for no answer.
+    def send_one_way(self, kind: bytes, content: bytes) -> None:
+        """Send one message without waiting for a reply, from any thread or fork of this side.
 
-        `send` is for the one thread that also receives here, since the other side answers it.
-        Raises as `send`.
+        Raises:
+            OSError: as `send`.
         """
-        if len(content) <= INLINE:
-            self._socket.sendmsg((_HEAD.pack(kind, 0, _HERE, 0), content))
+        if len(content) <= MESSAGE_MAX:
+            self._socket.sendmsg((_HEAD.pack(kind, 0, _IN_MESSAGE, 0), content))
         else:
-            self._lay_out(kind, [content], ())
+            self._send_memfd(kind, [content], ())
 
     def receive(self) -> Message | None:
-        """Wait for the next message; None when the other side has gone and all is read."""
+        """Wait for the next message; None when the other end is closed and all is read."""
         while True:
-            found = self.glance(wait=True)
+            found = self._next(_WAIT)
             if not isinstance(found, Offer):
                 return found
-            message = self.take(found)
+            message = self.accept(found)
             if message is not None:
                 return message
 
-    def glance(self, *, wait: bool = False) -> Message | Offer | None:
-        """Return the next message, or the offer of one that `take` has to copy; None as `receive`.
+    def receive_nowait(self) -> Message | Offer | None:
+        """Return the next message, or an offer for `accept`; None as `receive`.
 
         Raises:
-            BlockingIOError: there is none yet and `wait` is false.
+            BlockingIOError: no message has come yet.
         """
-        if self._early:
-            return self._early.popleft()
-        flags = _WAIT if wait else _DO_NOT_WAIT
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(_LONGEST, _ROOM_FOR_FD, flags)
-        except ConnectionResetError:  # gone with a message of ours unread
-            return None
-        if not data:
-            return None
-        kind, pid, how, pieces = _HEAD.unpack_from(data)
-        if how == _HERE:
-            return Message(kind, memoryview(data)[_HEAD.size :])
-        places = list(_PLACE.iter_unpack(memoryview(data)[_HEAD.size :]))
-        if how == _THERE:
-            return Offer(kind, pid, places[:pieces], places[pieces:])
-        fd = array.array("i", ancillary[0][2][:_FD])[0]
-        try:
-            return Message(kind, *_read(fd, [size for _, size in places]))
-        finally:
-            os.close(fd)
+        return self._next(_DO_NOT_WAIT)
 
-    def take(self, offer: Offer) -> Message | None:
-        """Copy what is offered and let the sender go on.
+    def accept(self, offer: Offer) -> Message | None:
+        """Copy the content of an offer and reply, so that the sender goes on.
 
-        None where that cannot be done: the sender then sends it in another way.
+        Returns:
+            The message; None where the content cannot be copied: the sender then sends it in a
+            memfd.
         """
-        answer = _REFUSED
+        reply = _REFUSED
         try:
             pickle = remote_memory.new_bytes(sum(size for _, size in offer.pieces))
-            remote_memory.pull(offer.pid, offer.pieces, pickle)
+            remote_memory.read(offer.pid, offer.pieces, pickle)
             buffers = []
-            for start, told in offer.buffers:
-                buffer = _room(told)
-                remote_memory.pull(offer.pid, [(start, told & _SIZE)], buffer)
-                buffers.append(_sealed(buffer, told))
-            answer = _TAKEN
+            for start, head in offer.buffers:
+                buffer = out_of_band.allocate(head)
+                remote_memory.read(offer.pid, [(start, head & out_of_band.SIZE)], buffer)
+                buffers.append(out_of_band.seal(buffer, head))
+            reply = _TAKEN
         except OSError:
             return None
         finally:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died meanwhile
-                self._socket.sendmsg((_HEAD.pack(answer, 0, _HERE, 0),))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # ended meanwhile
+                self._socket.sendmsg((_HEAD.pack(reply, 0, _IN_MESSAGE, 0),))
         return Message(offer.kind, pickle, buffers)
 
-    def shut(self) -> None:
-        """Wake whoever receives here: once what has come is read, there is no more."""
+    def shutdown(self) -> None:
+        """End `receive` in whatever thread: it returns what has come, then None."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -224,94 +217,55 @@ class Channel:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _offer(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> bool:
-        """Tell where it is and wait until it was taken; False where it cannot be."""
-        places = [_PLACE.pack(*remote_memory.address(piece)) for piece in pieces]
-        for raw in raws:
-            start, size = remote_memory.address(raw)
-            places.append(_PLACE.pack(start, size | _nature(raw)))
-        head = _HEAD.pack(kind, os.getpid(), _THERE, len(pieces))
-        self._socket.sendmsg((head, *places))
-        early: list[Message] = []  # sent before the other side has seen our offer
+    def _next(self, flags: int) -> Message | Offer | None:
+        if self._early:
+            return self._early.popleft()
         try:
-            while (answer := self.receive()) is not None:
-                if answer.kind == _TAKEN:
-                    return True
-                if answer.kind == _REFUSED:
-                    Channel._readable = False
-                    return False
-                early.append(answer)
-            return True  # gone; its end tells the rest
-        finally:
-            self._early.extend(early)
-
-    def _lay_out(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> None:
-        """Send it in a memfd."""
-        sizes = [_PLACE.pack(0, sum(map(len, pieces)))]
-        sizes += [_PLACE.pack(0, raw.nbytes | _nature(raw)) for raw in raws]
-        fd = os.memfd_create("agentcgroup", os.MFD_CLOEXEC)
+            data, ancillary, _, _ = self._socket.recvmsg(_LONGEST, _ROOM_FOR_FD, flags)
+        except ConnectionResetError:  # closed with a message of ours unread
+            return None
+        if not data:
+            return None
+        kind, pid, where, pieces = _HEAD.unpack_from(data)
+        if where == _IN_MESSAGE:
+            return Message(kind, memoryview(data)[_HEAD.size :])
+        segments = list(_SEGMENT.iter_unpack(memoryview(data)[_HEAD.size :]))
+        if where == _IN_MEMORY:
+            return Offer(kind, pid, segments[:pieces], segments[pieces:])
+        fd = array.array("i", ancillary[0][2][:_FD])[0]
         try:
-            for data in (*pieces, *raws):
-                _write(fd, memoryview(data).cast("B"))
-            head = _HEAD.pack(kind, 0, _MAPPED, 1)
-            socket.send_fds(self._socket, (head, *sizes), [fd])
+            return Message(kind, *out_of_band.read_memfd(fd, [size for _, size in segments]))
         finally:
             os.close(fd)
 
+    def _offer(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> bool:
+        """Send an offer and wait for the reply; False where the other side cannot copy it."""
+        segments = [_SEGMENT.pack(*remote_memory.address(piece)) for piece in pieces]
+        for raw in raws:
+            start, _ = remote_memory.address(raw)
+            segments.append(_SEGMENT.pack(start, out_of_band.header(raw)))
+        head = _HEAD.pack(kind, os.getpid(), _IN_MEMORY, len(pieces))
+        self._socket.sendmsg((head, *segments))
+        early: list[Message] = []  # sent before the other side has read the offer
+        try:
+            while (reply := self.receive()) is not None:
+                if reply.kind == _TAKEN:
+                    return True
+                if reply.kind == _REFUSED:
+                    Channel._readable = False
+                    return False
+                early.append(reply)
+            return True  # closed: the next message cannot be sent either
+        finally:
+            self._early.extend(early)
 
-def _write(fd: int, data: memoryview) -> None:
-    while data:  # one write takes 2 GB at most
-        data = data[os.write(fd, data) :]
-
-
-def _nature(raw: memoryview) -> int:
-    """Return what the receiver has to know of a buffer beside its length."""
-    of_bytes = type(raw.obj) is bytes and raw.nbytes == len(raw.obj)
-    return (_READ_ONLY if raw.readonly else 0) | (_BYTES if of_bytes else 0)
-
-
-def _room(told: int) -> Buffer:
-    """Return what is to be filled with a buffer of that length and nature."""
-    size = told & _SIZE
-    return remote_memory.new_bytes(size) if told & _BYTES else remote_memory.room(size)
-
-
-def _sealed(buffer: Buffer, told: int) -> Buffer:
-    """Return a filled buffer as read-only as it was."""
-    if isinstance(buffer, bytes) or not told & _READ_ONLY:
-        return buffer
-    return buffer.toreadonly()
-
-
-def _read(fd: int, told: Sequence[int]) -> tuple[bytes, list[Buffer]]:
-    """Return the pickle and the buffers that a memfd holds one after the other."""
-    os.lseek(fd, 0, os.SEEK_SET)
-    pickle = _read_bytes(fd, told[0])
-    buffers: list[Buffer] = []
-    for one in told[1:]:
-        if one & _BYTES:
-            buffers.append(_read_bytes(fd, one & _SIZE))
-            continue
-        view = remote_memory.room(one & _SIZE)
-        filled = 0
-        while filled < len(view):
-            got = os.readv(fd, [view[filled:]])
-            if not got:
-                raise _cut_short()
-            filled += got
-        buffers.append(_sealed(view, one))
-    return pickle, buffers
-
-
-def _read_bytes(fd: int, size: int) -> bytes:
-    data = os.read(fd, size)
-    while len(data) < size:  # one read takes 2 GB at most
-        more = os.read(fd, size - len(data))
-        if not more:
-            raise _cut_short()
-        data += more
-    return data
-
-
-def _cut_short() -> OSError:
-    return OSError(errno.EBADMSG, "a message of a worker is shorter than it says")
+    def _send_memfd(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> None:
+        """Send the content in a memfd."""
+        segments = [_SEGMENT.pack(0, sum(map(len, pieces)))]
+        segments += [_SEGMENT.pack(0, out_of_band.header(raw)) for raw in raws]
+        fd = out_of_band.write_memfd((*pieces, *raws))
+        try:
+            head = _HEAD.pack(kind, 0, _IN_MEMFD, 1)
+            socket.send_fds(self._socket, (head, *segments), [fd])
+        finally:
+            os.close(fd)

@@ -1,13 +1,8 @@
-"""The zygote: a Python of one thread that forks workers and does nothing else.
+"""The code of the fork server: a Python process with one thread that forks workers.
 
-It is executed, not forked, so that it has none of the app's locks, threads and descriptors; and it
-runs none of a call's code and unpickles nothing of it: what it is asked for is a cgroup to fork a
-worker into, and modules to import by name, so that the workers have them from their birth.
-
-A module may be unfit for that: it starts threads, or opens what forks must not share. So a fork
-tries modules first, and only what leaves one thread and no new descriptor is imported here. Some
-libraries keep threads that they end before a fork and start again at need (OpenBLAS): a real
-fork() lets them, after which the workers can be made by clone3, which runs no handlers of theirs.
+The app executes it and does not fork it, so that it has none of the app's locks, threads and file
+descriptors. It never runs or unpickles anything of a call: a request names a cgroup to fork a
+worker into, or modules to import, which later workers inherit.
 """
 
 from __future__ import annotations
@@ -15,33 +10,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Final, NoReturn
 
 from agentcgroup import isolation
+from agentcgroup.isolation import preloading
 from agentcgroup.isolation.channel import Channel
+from agentcgroup.isolation.protocol import BORN, ENDED, REFUSED, REPORT, SPAWN
 from agentcgroup.isolation.worker import serve
 
-__all__ = ["BORN", "ENDED", "PRELOAD", "REFUSED", "REPORT", "SPAWN", "main"]
-
-#: Requests: a worker (with the number, its folder, its end of the channel and a cgroup), modules.
-SPAWN: Final = b"S"
-PRELOAD: Final = b"P"
-#: A report: what, of which worker, and the pid, the wait status or the errno.
-REPORT: Final = struct.Struct("<cqq")
-BORN: Final = b"b"
-ENDED: Final = b"e"
-REFUSED: Final = b"r"
+__all__ = ["main"]
 
 _LONGEST: Final = 128 << 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -55,48 +41,54 @@ _libc = ctypes.CDLL(None)
 
 
 def main(fd: int, parent: int, folder: str) -> NoReturn:
-    """Serve the app at the other end of the socket `fd` until it has gone.
+    """Serve requests of the app until it closes its end of the socket `fd`.
 
     Args:
-        fd: a socket that keeps message boundaries.
+        fd: file descriptor of a socket that keeps message boundaries.
         parent: pid of the app.
-        folder: where the workers' folders stand; removed at the end.
+        folder: the folder that holds the workers' folders; removed at the end.
     """
-    isolation.step_inside()
-    os.setsid()  # what the terminal tells the app, the app tells the workers
+    isolation.set_inside()
+    os.setsid()  # signals of the terminal go to the app, which ends its workers itself
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an app that waits for signals blocks them
-    zygote = _Zygote(socket.socket(fileno=fd))
-    signal.signal(signal.SIGTERM, zygote.leave)
+    server = ForkServer(socket.socket(fileno=fd))
+    signal.signal(signal.SIGTERM, server.stop)
     _die_with_parent(parent, signal.SIGTERM)
     try:
-        zygote.serve()
+        server.serve()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # may well come on top of the closed socket
-        zygote.end()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come after the closed socket, too
+        server.end()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
 
 def _die_with_parent(parent: int, how: int) -> None:
-    """Get a signal when the parent ends; for good measure, since a socket may have been copied."""
+    """Have the kernel send the signal `how` to this process when its parent ends.
+
+    The closed socket alone does not suffice: another process may hold a copy of the app's end.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 
 
-class _Zygote:
+class ForkServer:
+    """Serves requests of one app; `launcher.Launcher` is the app's handle for it."""
+
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._workers: dict[int, int] = {}  # number by pid
-        # By the pid of the fork that tries them: modules, and where it tells how many are fit.
+        # By pid of a trial: the modules, and the pipe that it writes the number of fit ones to.
         self._trials: dict[int, tuple[list[str], int]] = {}
-        self._asked: set[str] = set()
+        self._tried: set[str] = set()
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_write = wake
 
     def serve(self) -> None:
+        """Serve requests and reap children until the app closes the socket."""
         gc.disable()
         gc.freeze()
         poll = select.poll()
@@ -111,25 +103,31 @@ class _Zygote:
                 elif not self._take_request():
                     return
 
-    def leave(self, _number: int, _frame: FrameType | None) -> None:
-        """Have `serve` return, on a signal: an exception can be lost, as in a hook of a fork."""
-        with contextlib.suppress(OSError):  # the app was faster
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Have `serve` return; a signal handler.
+
+        It raises no exception, which could be lost: Python only prints those that are raised while
+        a hook of os.fork() runs.
+        """
+        with contextlib.suppress(OSError):  # the app has closed it already
             self._control.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
-        """End what is left."""
+        """Kill and reap the children that are left."""
         for pid in (*self._workers, *self._trials):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # Not for others, of which there is one where the end came between its birth and our note:
-        # it dies with us.
+        # Not every child: a signal between the fork and the note of its pid leaves one that is not
+        # noted; it dies with this process.
         for pid in (*self._workers, *self._trials):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
     def _take_request(self) -> bool:
+        """Carry out the next request; False when the app has closed the socket."""
         data, fds, _, _ = socket.recv_fds(self._control, _LONGEST, 2)
-        for fd in fds:  # whoever has the channel, as a program that a tool runs, can answer for it
+        # A program that the tool executes must not inherit the channel: it could answer the call.
+        for fd in fds:
             os.set_inheritable(fd, False)
         if not data:
             return False
@@ -137,16 +135,17 @@ class _Zygote:
         if data[:1] == SPAWN:
             self._spawn(request["number"], request["folder"], fds)
         else:
-            self._try(request)
+            self._preload(request)
         return True
 
     def _report(self, what: bytes, number: int, value: int) -> None:
-        with contextlib.suppress(OSError):  # the app has gone; the next read says so
+        with contextlib.suppress(OSError):  # the app has closed the socket; the next read says so
             self._control.send(REPORT.pack(what, number, value))
 
     # -- workers ------------------------------------------------------------------------------
 
     def _spawn(self, number: int, folder: str, fds: Sequence[int]) -> None:
+        """Fork a worker, with its end of the channel and maybe the directory of a cgroup in fds."""
         here = os.getpid()
         try:
             pid = _fork_into(fds[1]) if len(fds) > 1 else os.fork()
@@ -168,12 +167,12 @@ class _Zygote:
             self._close()
             for fd in fds[1:]:
                 os.close(fd)
-            serve(Channel(socket.socket(fileno=fds[0])), folder, self._asked.union(sys.modules))
+            serve(Channel(socket.socket(fileno=fds[0])), folder, self._tried.union(sys.modules))
         finally:
             os._exit(1)
 
     def _close(self) -> None:
-        """Let go, in a fork, of what is the zygote's."""
+        """Close, in a fork, the file descriptors and signal handlers of the fork server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -184,6 +183,7 @@ class _Zygote:
             os.close(result)
 
     def _reap(self) -> None:
+        """Reap children that have ended: report workers, use the results of trials."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -196,14 +196,14 @@ class _Zygote:
                 self._report(ENDED, number, status)
             trial = self._trials.pop(pid, None)
             if trial is not None:
-                self._adopt(*trial)
+                self._finish_trial(*trial)
 
     # -- modules ------------------------------------------------------------------------------
 
-    def _try(self, names: list[str]) -> None:
-        """Have a fork see which of these modules are fit to be imported here."""
-        new = [name for name in names if name not in self._asked and name not in sys.modules]
-        self._asked.update(new)
+    def _preload(self, names: list[str]) -> None:
+        """Import the modules that are fit for it; see `preloading`."""
+        new = [name for name in names if name not in self._tried and name not in sys.modules]
+        self._tried.update(new)
         if new:
             self._start_trial(new)
 
@@ -215,62 +215,25 @@ class _Zygote:
             try:
                 _die_with_parent(here, signal.SIGKILL)
                 self._close()
-                os.write(write, b"%d" % _count_fit(names))
+                os.write(write, b"%d" % preloading.count_fit(names))
             finally:
                 os._exit(0)
         os.close(write)
         self._trials[pid] = names, read
 
-    def _adopt(self, names: list[str], result: int) -> None:
-        """Import what a trial has found fit, and try what comes behind the first unfit one."""
+    def _finish_trial(self, names: list[str], result: int) -> None:
+        """Import the modules that a trial has found fit, and try those behind the unfit one."""
         with open(result, "rb") as file:
             fit = int(file.read() or b"0")
-        _import(names[:fit])
-        _let_libraries_end_threads()
+        preloading.import_modules(names[:fit])
         gc.freeze()
-        if fit < len(names):
-            within = f"{names[fit]}."
-            rest = [name for name in names[fit + 1 :] if not name.startswith(within)]
-            if rest:
-                self._start_trial(rest)
-
-
-def _count_fit(names: Sequence[str]) -> int:
-    """Import modules until one starts threads or opens something; return how many did not."""
-    open_before = _descriptors()
-    for count, name in enumerate(names):
-        _import([name])
-        _let_libraries_end_threads()
-        if _threads() > 1 or _descriptors() != open_before:
-            return count
-    return len(names)
-
-
-def _import(names: Iterable[str]) -> None:
-    for name in names:
-        with contextlib.suppress(Exception):  # only to be had where it was imported, say
-            importlib.import_module(name)
-
-
-def _let_libraries_end_threads() -> None:
-    """Fork once for those who end their threads before a fork, and start them again at need."""
-    if _threads() > 1:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+        rest = preloading.without_unfit(names, fit)
+        if rest:
+            self._start_trial(rest)
 
 
 def _fork_into(cgroup: int) -> int:
-    """Fork with the child in the cgroup; it moves there by itself where clone3 is refused."""
+    """Fork with the child in the cgroup; the child moves itself there where clone3 is refused."""
     if _native is not None and _native.spawn_mode()[0] == "clone3":
         return _native.fork_into(cgroup)
     procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
@@ -284,17 +247,3 @@ def _fork_into(cgroup: int) -> int:
         return pid
     finally:
         os.close(procs)
-
-
-def command(fd: int, folder: str) -> list[str]:
-    """Return the command that starts a zygote, with this process's import path."""
-    import subprocess
-
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
-    path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over others
-    code = (
-        f"import sys; sys.path[:] = {path!r}; "
-        "from agentcgroup.isolation.fork_server import main; "
-        f"main({fd}, {os.getpid()}, {folder!r})"
-    )
-    return [sys.executable, *flags, "-c", code]

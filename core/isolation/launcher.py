@@ -1,8 +1,9 @@
-"""The zygote as the app sees it: it starts one, asks it for workers, and hears how they end.
+"""The app's handle for the fork server: it starts it, requests workers, and reads its reports.
 
-One thread of ours starts the zygote and then reads its reports; it lives as long as the zygote,
-because the zygote ends with the thread that has started it (PR_SET_PDEATHSIG). Requests need not
-wait for anything: they, and a call for a worker that is not born yet, stand in the sockets.
+One thread of the app starts the fork server and then reads its reports. The thread lives as long as
+the fork server, because the kernel ends the fork server with the thread that has started it
+(PR_SET_PDEATHSIG, prctl(2)). No request waits for a reply: requests, and the call for a worker that
+is not born yet, wait in the buffers of the sockets.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,43 +26,48 @@ from typing import Final
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Meter
-from agentcgroup.isolation import fork_server
 from agentcgroup.isolation.channel import Channel, socket_pair
-from agentcgroup.isolation.environment import Baggage, Surroundings
+from agentcgroup.isolation.environment import Changes, Snapshot
+from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SPAWN
 
 __all__ = ["Launcher", "Worker"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Characters of names in one request; a message of the socket takes more.
+#: Characters of module names in one request; the longest message of the socket is longer.
 _LONGEST_REQUEST: Final = 60_000
 
 
 class Worker:
-    """One worker process.
+    """The app's handle for one worker process.
 
     Attributes:
-        channel: our end of the socket to it.
-        cgroup: the cgroup made for it, None when it was born in another's or in none.
-        pid: None until it is known.
-        how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where that was
-            none of its doing; None while it lives.
+        number: identifies the worker in requests and reports.
+        channel: the app's end of the socket to it.
+        folder: its folder for temporary files; it makes the folder, the app removes it.
+        snapshot: the environment that it has inherited from the fork server.
+        cgroup: the cgroup made for it; None where it was born in an existing one or in none.
+        pid: None until the fork server has reported it.
+        how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where the fork
+            server's end has ended it; None while it lives.
         ended: set when `how` is.
-        at_birth: called once it is born, None for nothing: its call may be over by then.
-        done: it has answered all it was asked.
-        calls: how many it has been given.
+        born: set when `pid` is, or when it has ended.
+        at_birth: called when its birth is reported, None for nothing: its call may be over by then.
+        done: it has answered every call that it was sent.
+        calls: number of calls that it was given.
         stays: it waits for another call after the present one.
-        meter: tells apart what they used, where it serves more than one.
-        settle: reads what its last call has used, where that has not been done.
-        pids_max: forks that had been refused before its present call.
-        worn: the surroundings that its last call came with.
+        meter: divides the usage of its cgroup among its calls, where it serves more than one.
+        read_usage: reads the usage of its last call; None where it has served none, or may serve
+            only one.
+        pids_max: forks that the kernel had refused before its present call.
+        applied: changes of the environment that it has applied for its last call.
     """
 
-    def __init__(self, number: int, channel: Channel, folder: str, surroundings: Surroundings):
+    def __init__(self, number: int, channel: Channel, folder: str, snapshot: Snapshot):
         self.number = number
         self.channel = channel
         self.folder = folder
-        self.surroundings = surroundings
+        self.snapshot = snapshot
         self.cgroup: Cgroup | None = None
         self.pid: int | None = None
         self.how: str | None = None
@@ -71,27 +78,36 @@ class Worker:
         self.calls = 0
         self.stays = False
         self.meter: Meter | None = None
-        self.settle: Callable[[], object] | None = None
+        self.read_usage: Callable[[], object] | None = None
         self.pids_max = 0
-        self.worn: Baggage = {}
+        self.applied: Changes = {}
 
     def end(self, how: str) -> None:
-        """Note how it ended, and wake who waits for its answer."""
+        """Note how it has ended, and wake the thread that waits for its answer."""
         self.how = how
         self.born.set()
         self.ended.set()
-        self.channel.shut()
+        self.channel.shutdown()
 
 
 class Launcher:
-    """Starts the zygote at the first need, and again should it end."""
+    """Starts the fork server at the first request, and another one when that has ended.
 
-    def __init__(self, home: scope.SpawnTarget, pause: float, on_pause: Callable[[], None]) -> None:
-        """Hold `home`, which says in what cgroup the zygote itself is born.
+    Safe to use from many threads.
+    """
 
-        `on_pause` is called every `pause` seconds.
+    def __init__(
+        self, target: scope.SpawnTarget, pause: float, on_pause: Callable[[], None]
+    ) -> None:
+        """Hold what later requests need.
+
+        Args:
+            target: the fork server itself is born in its cgroup.
+            pause: seconds between two calls of `on_pause`.
+            on_pause: called on the thread that reads the reports; what it raises ends that thread
+                and the fork server.
         """
-        self._home = home
+        self._target = target
         self._pause = pause
         self._on_pause = on_pause
         self._paused = time.monotonic()
@@ -100,30 +116,34 @@ class Launcher:
         self._control: socket.socket | None = None
         self._living: dict[int, Worker] = {}
         self._folder = ""
-        self._surroundings = Surroundings("", (0, 0), {}, [])
-        self._known: set[str] = set()
+        self._snapshot = Snapshot("", (0, 0), {}, [])
+        self._preloaded: set[str] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def spawn(self, cgroup: int | None) -> Worker:
-        """Ask for a worker in the cgroup whose directory this is; returns before it is born.
+        """Request a worker; returns before it is born.
+
+        Args:
+            cgroup: file descriptor of the cgroup's directory; None for the fork server's cgroup.
 
         Raises:
-            OSError: the zygote takes no requests.
+            OSError: the fork server cannot be started or takes no requests.
         """
         with self._lock:
             try:
-                return self._ask(cgroup)
+                return self._request(cgroup)
             except (BrokenPipeError, ConnectionResetError):
-                # It has just ended, with requests unread perhaps; its keeper will say so.
+                # The fork server has just ended, maybe with requests unread; the thread that reads
+                # its reports logs that.
                 self._control = None
-                return self._ask(cgroup)
+                return self._request(cgroup)
 
     def preload(self, names: Iterable[str]) -> None:
-        """Have modules imported where later workers have them from their birth."""
+        """Request that the fork server imports modules, for later workers to inherit."""
         with self._lock:
-            new = [name for name in names if name not in self._known]
-            self._known.update(new)
+            new = [name for name in names if name not in self._preloaded]
+            self._preloaded.update(new)
             if self._control is None:
                 return
             with contextlib.suppress(OSError):
@@ -132,10 +152,10 @@ class Launcher:
                     while new and size < _LONGEST_REQUEST:
                         part.append(new.pop(0))
                         size += len(part[-1]) + 4
-                    self._control.send(fork_server.PRELOAD + json.dumps(part).encode())
+                    self._control.send(PRELOAD + json.dumps(part).encode())
 
     def close(self) -> None:
-        """End the zygote and with it every worker."""
+        """End the fork server, and with it every worker; waits for 10 s at most."""
         with self._lock:
             self._closed = True
             control, self._control = self._control, None
@@ -148,16 +168,16 @@ class Launcher:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _ask(self, cgroup: int | None) -> Worker:
+    def _request(self, cgroup: int | None) -> Worker:
         control = self._running()
         ours, theirs = Channel.pair()
         number = next(self._numbers)
-        worker = Worker(number, ours, f"{self._folder}/{number}", self._surroundings)
+        worker = Worker(number, ours, f"{self._folder}/{number}", self._snapshot)
         request = json.dumps({"number": number, "folder": worker.folder}).encode()
         fds = [theirs.fileno()] if cgroup is None else [theirs.fileno(), cgroup]
         self._living[number] = worker
         try:
-            socket.send_fds(control, [fork_server.SPAWN, request], fds)
+            socket.send_fds(control, [SPAWN, request], fds)
         except OSError:
             del self._living[number]
             ours.close()
@@ -167,48 +187,48 @@ class Launcher:
         return worker
 
     def _running(self) -> socket.socket:
-        """Return the socket to the zygote, which is started where there is none."""
+        """Return the socket to the fork server; start one where there is none."""
         if self._closed:
             raise OSError("the session is closed")
         if self._control is None:
             ours, theirs = socket_pair()
             self._folder = tempfile.mkdtemp(prefix="agentcgroup-")
-            self._surroundings = Surroundings.now()
+            self._snapshot = Snapshot.take()
             self._control = ours
             self._living = {}
-            self._known = set()
+            self._preloaded = set()
             folder, living = self._folder, self._living
             self._thread = scope.start_thread(
-                lambda: self._keep(ours, theirs, folder, living), "workers"
+                lambda: self._supervise(ours, theirs, folder, living), "workers"
             )
         return self._control
 
-    def _keep(
+    def _supervise(
         self, ours: socket.socket, theirs: socket.socket, folder: str, living: dict[int, Worker]
     ) -> None:
-        """Start a zygote and hear its reports until it ends."""
+        """Start a fork server and read its reports until it ends; runs on a thread of its own."""
         process = None
         try:
-            scope.current.set(self._home)
+            scope.current.set(self._target)
             process = subprocess.Popen(
-                fork_server.command(theirs.fileno(), folder),
+                _command(theirs.fileno(), folder),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
             scope.current.set(None)
             theirs.close()
-            ours.settimeout(self._pause)  # of both directions; requests are far from filling it
+            ours.settimeout(self._pause)  # for sends, too; requests never fill the buffer
             while report := self._next_report(ours):
-                what, number, value = fork_server.REPORT.unpack(report)
-                self._hear(what, number, value, living)
+                what, number, value = REPORT.unpack(report)
+                self._note(what, number, value, living)
         except Exception:
-            logger.exception("agentcgroup: the process that makes workers cannot be kept")
+            logger.exception("agentcgroup: the process that makes workers is ended after a fault")
         theirs.close()
         with self._lock:
             expected = self._closed
             if self._control is ours:
                 self._control = None
-        ours.close()  # which ends it where the fault was ours
+        ours.close()  # which ends the fork server where the exception was ours
         status = process.wait() if process is not None else None
         for worker in list(living.values()):
             worker.end("lost: the process that makes workers ended")
@@ -221,36 +241,38 @@ class Launcher:
             )
 
     def _next_report(self, control: socket.socket) -> bytes:
+        """Return the next report, b"" at the end; calls `on_pause` in between."""
         while True:
             if time.monotonic() - self._paused >= self._pause:
                 self._paused = time.monotonic()
                 self._on_pause()
             try:
-                return control.recv(fork_server.REPORT.size)
+                return control.recv(REPORT.size)
             except TimeoutError:
                 continue
             except ConnectionResetError:  # ended with a request of ours unread
                 return b""
 
-    def _hear(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
+    def _note(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
+        """Note a report on the worker that it is about."""
         worker = living.get(number)
         if worker is None:
             return
-        if what == fork_server.BORN:
+        if what == BORN:
             worker.pid = value
             worker.born.set()
             if worker.at_birth is not None:
-                with contextlib.suppress(OSError):  # its cgroup is gone, and it with it
+                with contextlib.suppress(OSError):  # its cgroup is gone, and so is the worker
                     worker.at_birth()
             return
         del living[number]
-        if what == fork_server.REFUSED:
+        if what == REFUSED:
             worker.end(f"not started: {os.strerror(value)}")
         else:
-            worker.end(_told(value))
+            worker.end(_in_words(value))
 
 
-def _told(status: int) -> str:
+def _in_words(status: int) -> str:
     """Return a wait status in words."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -259,3 +281,15 @@ def _told(status: int) -> str:
         return f"crashed: {signal.Signals(-code).name}"
     except ValueError:  # a real-time signal
         return f"crashed: signal {-code}"
+
+
+def _command(fd: int, folder: str) -> list[str]:
+    """Return the command that executes `fork_server.main` with this process's import path."""
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over others
+    code = (
+        f"import sys; sys.path[:] = {path!r}; "
+        "from agentcgroup.isolation.fork_server import main; "
+        f"main({fd}, {os.getpid()}, {folder!r})"
+    )
+    return [sys.executable, *flags, "-c", code]

@@ -1,7 +1,8 @@
-"""Memory of another process, copied straight into our own: one copy, nothing in between.
+"""Copy memory of another process into this one with a single copy.
 
-process_vm_readv(2) asks for the right to trace the other process, which the kernel, a security
-module or a sandbox may refuse; `pull` then raises, and the caller has to have another way.
+process_vm_readv(2) needs the permission to trace the other process (ptrace(2), "Ptrace access mode
+checking"). The kernel, a security module or a sandbox may refuse it; `read` then raises OSError and
+its caller needs another way.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-__all__ = ["Segment", "address", "new_bytes", "pull", "room"]
+__all__ = ["Segment", "address", "new_buffer", "new_bytes", "read"]
 
-#: Address and length.
+#: Address and length in bytes.
 Segment = tuple[int, int]
 
 #: IOV_MAX of Linux.
@@ -23,7 +24,7 @@ _SIMPLE = 0  # PyBUF_SIMPLE
 
 
 class _Buffer(ctypes.Structure):
-    """Py_buffer, as CPython has laid it out since 3.0."""
+    """Py_buffer, in the layout that CPython has had since 3.0."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -58,7 +59,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def address(thing: Any) -> Segment:
-    """Return where the bytes of an object with a contiguous buffer are, as long as it lives."""
+    """Return where an object with a contiguous buffer has its bytes; valid while it lives."""
     buffer = _Buffer()
     _get_buffer(thing, ctypes.byref(buffer), _SIMPLE)
     try:
@@ -67,8 +68,8 @@ def address(thing: Any) -> Segment:
         _release_buffer(ctypes.byref(buffer))
 
 
-def room(size: int) -> memoryview:
-    """Return fresh writable memory, in huge pages where there are any."""
+def new_buffer(size: int) -> memoryview:
+    """Return `size` bytes of new writable memory, in huge pages where the kernel has them."""
     block = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         block.madvise(mmap.MADV_HUGEPAGE)
@@ -76,16 +77,19 @@ def room(size: int) -> memoryview:
 
 
 def new_bytes(size: int) -> bytes:
-    """Return a bytes object that nobody else has, to be filled."""
+    """Return a bytes object of `size` uninitialised bytes, for the caller to fill.
+
+    The caller must hold the only reference to it until it is filled.
+    """
     made: bytes = _new_bytes(None, size)
     return made
 
 
-def pull(pid: int, sources: Sequence[Segment], target: Any) -> None:
-    """Fill `target` with the memory of another process, one segment after the other.
+def read(pid: int, sources: Sequence[Segment], target: Any) -> None:
+    """Fill `target` with segments of the memory of process `pid`, one after the other.
 
     Raises:
-        OSError: EPERM or ENOSYS where that is not allowed; ESRCH where the process has gone.
+        OSError: EPERM or ENOSYS where that is not allowed; ESRCH where the process has ended.
     """
     at, left = address(target)
     sources = [segment for segment in sources if segment[1]]
@@ -93,7 +97,7 @@ def pull(pid: int, sources: Sequence[Segment], target: Any) -> None:
         part = sources[first : first + _MOST_SEGMENTS]
         remaining = sum(length for _, length in part)
         done = 0
-        while done < remaining:  # one call moves 2 GB at most
+        while done < remaining:  # one call copies 2 GB at most
             vectors = _vectors(part, done)
             local = _Vector(at, left)
             moved = _libc.process_vm_readv(
@@ -106,7 +110,7 @@ def pull(pid: int, sources: Sequence[Segment], target: Any) -> None:
 
 
 def _vectors(segments: Sequence[Segment], skip: int) -> ctypes.Array[_Vector]:
-    """Return the segments as the kernel wants them, without their first `skip` bytes."""
+    """Return the segments as an array of struct iovec, without their first `skip` bytes."""
     rest = []
     for start, length in segments:
         if skip < length:

@@ -1,7 +1,7 @@
-"""A tool's body in a worker process: ``isolation = "process"``.
+"""One body on its way to a worker and back.
 
-`run` and `arun` send a function to a worker in the call's cgroup and wait for what comes of it: the
-sync one by blocking its own thread and no other, the async one on its event loop.
+`run` and `arun` send a function to a worker in the call's cgroup and wait for its answer: `run`
+blocks the thread that calls it, `arun` waits on its event loop.
 """
 
 from __future__ import annotations
@@ -12,93 +12,99 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from agentcgroup import isolation
-from agentcgroup.calls.call import Call
 from agentcgroup.errors import Unshippable, WorkerDied
-from agentcgroup.isolation import environment, pickling
-from agentcgroup.isolation.channel import INLINE, Channel, Message, Offer
+from agentcgroup.isolation import failures, output, pickling, unpicklable
+from agentcgroup.isolation.channel import MESSAGE_MAX, Channel, Message, Offer
+from agentcgroup.isolation.host import IsolatedCall
 from agentcgroup.isolation.launcher import Worker
-from agentcgroup.isolation.worker import BAGGAGE, CALL, FAILURE, LAST_CALL, RESULT, UNSHIPPABLE
+from agentcgroup.isolation.protocol import (
+    CALL,
+    ENVIRONMENT,
+    FAILURE,
+    LAST_CALL,
+    RESULT,
+    UNSHIPPABLE,
+)
 
 __all__ = ["arun", "run"]
 
-#: Seconds in which the end of a worker is told by the process that made it, which may be at an
-#: import that takes long.
-_TOLD_WITHIN: Final = 30.0
+#: Seconds to wait for the fork server's report on a worker; it may be importing a large module.
+_REPORT_WAIT: Final = 30.0
 
 
 def run(
-    call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    call: IsolatedCall, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Run `function` in a worker process in the cgroup of `call`.
+    """Run `function` in a worker in the cgroup of `call`.
 
-    Returns what it returns and raises what it raises, with the worker's traceback as the cause.
-    State that it changes in its closure, in its instance or in a module is lost.
+    Returns what the function returns and raises what it raises, with the worker's traceback as the
+    cause. What it changes in its closure, in its instance or in a module is lost.
 
     Raises:
         Unshippable: the function, an argument or the result cannot be pickled.
-        WorkerDied: the worker ended before the body did; the call's record says of what.
-        LimitExceeded: the call is over already.
+        WorkerDied: the worker ended before the function did; the call's record has the reason.
+        LimitExceeded: the call was stopped, or its time is over.
         CgroupUnavailable: no worker can be made.
     """
     if isolation.inside():
         return function(*args, **kwargs)
-    visit = _Visit(call, function, args, kwargs, is_async=False)
-    visit.begin()
+    trip = _RoundTrip(call, function, args, kwargs, is_async=False)
+    trip.take_worker()
     try:
-        visit.send()
-        visit.sent()
+        trip.send()
+        call.restock()  # while the body runs
         while True:
-            message = visit.worker.channel.receive()
+            message = trip.worker.channel.receive()
             if message is None:
-                visit.worker.ended.wait(_TOLD_WITHIN)
-                raise visit.died()
-            if visit.is_answer(message):
-                return visit.answer(message)
+                trip.worker.ended.wait(_REPORT_WAIT)
+                raise trip.died()
+            if trip.is_answer(message):
+                return trip.result(message)
     except BaseException:
-        visit.abandon()
+        trip.abandon()
         raise
 
 
 async def arun(
-    call: Call,
+    call: IsolatedCall,
     function: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """As `run` for a coroutine function: the worker runs it in a fresh event loop.
+    """As `run` for a coroutine function, which the worker runs in a new event loop.
 
-    A cancellation of the await ends the worker.
+    Cancelling the await kills the worker.
     """
     if isolation.inside():
         return await function(*args, **kwargs)
-    visit = _Visit(call, function, args, kwargs, is_async=True)
-    visit.begin()
+    trip = _RoundTrip(call, function, args, kwargs, is_async=True)
+    trip.take_worker()
     try:
-        if visit.size() > INLINE:  # waits until the worker has it
-            await asyncio.to_thread(visit.send)
+        if trip.size() > MESSAGE_MAX:  # blocks until the worker has copied it
+            await asyncio.to_thread(trip.send)
         else:
-            visit.send()
-        visit.sent()
-        message = await _answer_of(visit)
+            trip.send()
+        call.restock()  # while the body runs
+        message = await _answer(trip)
         if message is None:
-            await _told(visit.worker)
-            raise visit.died()
-        return visit.answer(message)
+            await _wait_ended(trip.worker)
+            raise trip.died()
+        return trip.result(message)
     except BaseException:
-        visit.abandon()
+        trip.abandon()
         raise
 
 
-class _Visit:
+class _RoundTrip:
     """One body on its way to a worker and back."""
 
-    __slots__ = ("_baggage", "_call", "_parcel", "worker")
+    __slots__ = ("_call", "_changes", "_payload", "worker")
 
     worker: Worker
 
     def __init__(
         self,
-        call: Call,
+        call: IsolatedCall,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -106,113 +112,114 @@ class _Visit:
         is_async: bool,
     ) -> None:
         try:
-            self._parcel = pickling.pack_call(function, args, kwargs, is_async=is_async)
+            self._payload = pickling.pack_call(function, args, kwargs, is_async=is_async)
         except Exception as error:
-            raise pickling.blame(error, function, args, kwargs) from error
+            raise unpicklable.in_call(error, function, args, kwargs) from error
         self._call = call
 
     def size(self) -> int:
-        """Return how many bytes are to be sent."""
-        return pickling.weight(self._parcel)
+        """Return the bytes of the pickled call."""
+        return pickling.size(self._payload)
 
-    def begin(self) -> None:
-        """Take a worker."""
+    def take_worker(self) -> None:
+        """Take a worker and find out which changes of the environment it needs."""
         self.worker = self._call.worker()
         self._call.note_isolated("process")
         self.worker.done = False
-        self._baggage = self.worker.surroundings.baggage(self.worker.worn)
-        self.worker.worn = self._baggage
+        self._changes = self.worker.snapshot.changes(self.worker.applied)
+        self.worker.applied = self._changes
 
     def send(self) -> None:
-        """Send it the body; one that has gone meanwhile is found out by its silence."""
+        """Send the environment and the call.
+
+        A worker that has ended is no error here: waiting for its answer finds that out.
+        """
         channel = self.worker.channel
         try:
-            if self._baggage:
-                channel.send(BAGGAGE, *pickling.pack(self._baggage))
-            channel.send(CALL if self.worker.stays else LAST_CALL, *self._parcel)
+            if self._changes:
+                channel.send(ENVIRONMENT, *pickling.pack(self._changes))
+            channel.send(CALL if self.worker.stays else LAST_CALL, *self._payload)
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def sent(self) -> None:
-        """Use the time in which the body runs."""
-        self._call.restock()
-
     def is_answer(self, message: Message) -> bool:
-        """Say whether this is the last word; what the body prints and logs is passed on."""
+        """Return whether a message is the answer; pass on output and log records of the body."""
         if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
             return True
         try:
-            said = environment.relay(message)
-        except Exception as error:  # of a handler, say, or a stream that is closed
+            is_output = output.relay(message)
+        except Exception as error:  # such as of a handler, or of a closed stream
             self._call.warn(
                 f"what tool {self._call.tool!r} prints or logs cannot be shown: {error!r}"
             )
             return False
-        if not said:
-            self._call.learn(message)  # told behind the last call
+        if not is_output:
+            self._call.learn(message)  # which a worker sends after its previous answer
         return False
 
-    def answer(self, message: Message) -> Any:
-        """Return the result, or raise what the body raised."""
-        if self.worker.pid is None:  # an answer may overtake the news of its sender's birth
-            self.worker.born.wait(_TOLD_WITHIN)
+    def result(self, message: Message) -> Any:
+        """Return the result in an answer, or raise the exception in it."""
+        if self.worker.pid is None:  # the answer may come before the report of the worker's birth
+            self.worker.born.wait(_REPORT_WAIT)
         self.worker.done = True
         if message.kind == RESULT:
             try:
                 return pickling.unpack(message.pickle, buffers=message.buffers)
-            except Exception as error:  # many that pickle do not come back
+            except Exception as error:  # many objects pickle and do not unpickle
                 why = f"it does not unpickle: {type(error).__name__}: {error}"
                 raise Unshippable("the result", "an object", why, ran=True) from error
-        raise environment.revived(message.pickle)
+        raise failures.unpack(message.pickle)
 
     def died(self) -> WorkerDied:
         """Return the exception for a worker that has ended without an answer."""
         how = self.worker.how or "ended"
-        self._call.note_worker_died(how)
+        if self._call.stopped is None:
+            self._call.note_worker_died(how)
         return WorkerDied(how)
 
     def abandon(self) -> None:
-        """End the worker when nobody waits for its answer any more."""
+        """Kill the worker if it has not answered, because nothing waits for its answer now."""
         if not self.worker.done:
             self.worker.done = True
             self._call.kill_worker()
 
 
-async def _answer_of(visit: _Visit) -> Message | None:
-    """Return the answer; None when there will be none."""
-    channel = visit.worker.channel
+async def _answer(trip: _RoundTrip) -> Message | None:
+    """Return the answer; None when the worker has ended without one."""
+    channel = trip.worker.channel
     while True:
-        found = await _glimpse(channel)
-        if isinstance(found, Offer):  # large; copied where it holds up no loop
-            found = await asyncio.to_thread(channel.take, found)
+        found = await _next_message(channel)
+        if isinstance(found, Offer):  # large: copied on a thread, so that the loop goes on
+            found = await asyncio.to_thread(channel.accept, found)
             if found is None:
                 continue
-        if found is None or visit.is_answer(found):
+        if found is None or trip.is_answer(found):
             return found
 
 
-async def _glimpse(channel: Channel) -> Message | Offer | None:
-    """Return what comes next."""
+async def _next_message(channel: Channel) -> Message | Offer | None:
+    """As `Channel.receive_nowait`, but wait on the event loop."""
     loop = asyncio.get_running_loop()
     while True:
         try:
-            return channel.glance()
+            return channel.receive_nowait()
         except BlockingIOError:
             pass
         readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(channel.fileno(), _wake, readable)
+        loop.add_reader(channel.fileno(), _set_readable, readable)
         try:
             await readable
         finally:
             loop.remove_reader(channel.fileno())
 
 
-def _wake(readable: asyncio.Future[None]) -> None:
+def _set_readable(readable: asyncio.Future[None]) -> None:
     if not readable.done():
         readable.set_result(None)
 
 
-async def _told(worker: Worker) -> None:
-    deadline = time.monotonic() + _TOLD_WITHIN
+async def _wait_ended(worker: Worker) -> None:
+    """Wait until the fork server has reported the worker's end."""
+    deadline = time.monotonic() + _REPORT_WAIT
     while not worker.ended.is_set() and time.monotonic() < deadline:
         await asyncio.sleep(0.002)

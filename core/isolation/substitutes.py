@@ -1,6 +1,6 @@
-"""What goes along with a tool's body to a worker, and stands there for what cannot.
+"""Objects that go to a worker in place of objects that cannot be pickled.
 
-Imported by the worker, so it imports next to nothing.
+The worker unpickles them, so this module imports next to nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Final
 
 __all__ = ["Absent", "Afresh", "Method", "silent"]
 
-#: Values that nobody can change: kept as they are to be compared later.
+#: Immutable types: two values of them are compared as they are.
 _PLAIN: Final = (bool, bytes, float, int, str, types.NoneType)
-#: Bytes of an instance beyond which looking for a change would cost more than it tells.
-_LOOKED_AT: Final = 1 << 20
+#: Bytes of pickled attributes beyond which a tool is not searched for changes.
+_COMPARED_MAX: Final = 1 << 20
 
 
 class Method:
-    """A method of a tool, with the tool: as a body it returns its result and what it has changed.
+    """A method of a tool as a body, sent with the tool.
 
-    The second is the names of those attributes of the tool that were different afterwards, which
-    the app's tool never gets.
+    It returns a pair: the method's result, and the names of the tool's attributes that the method
+    has changed. Such a change is lost, because the app keeps its own tool.
     """
 
     def __init__(self, tool: Any, method: str, *, is_async: bool) -> None:
@@ -33,21 +33,23 @@ class Method:
         self.__name__ = f"{type(tool).__name__}.{method}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it; a coroutine where the app awaits one."""
-        before = _looks(self.tool)
+        """Run the method; return an awaitable where the app awaits one."""
+        before = _fingerprints(self.tool)
         result = getattr(self.tool, self.method)(*args, **kwargs)
         if self.is_async:
-            return self._later(before, result)
-        if inspect.iscoroutine(result):  # the app would have run it, which is in another process
+            return self._awaited(before, result)
+        if inspect.iscoroutine(
+            result
+        ):  # the framework would await it, but no coroutine leaves a process
             result = asyncio.run(result)
-        return result, _changed(before, _looks(self.tool))
+        return result, _changed(before, _fingerprints(self.tool))
 
-    async def _later(self, before: dict[str, Any], result: Awaitable[Any]) -> Any:
-        return await result, _changed(before, _looks(self.tool))
+    async def _awaited(self, before: dict[str, Any], result: Awaitable[Any]) -> Any:
+        return await result, _changed(before, _fingerprints(self.tool))
 
 
 class Afresh:
-    """Stands for an object that cannot go along: the worker makes one of its own."""
+    """Replaces an object that the worker can make for itself: it unpickles as ``make()``."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -57,14 +59,15 @@ class Afresh:
 
 
 class Absent:
-    """Stands for an object that lives in the app alone: using it says so."""
+    """Replaces an object that only the app can have: any use of it in the worker raises."""
 
     def __init__(self, what: str) -> None:
+        """Make a substitute for `what`, the words by which the error names the object."""
         self.__dict__["_what"] = what
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # asked by copy, pickle and the like
+            raise AttributeError(name)  # copy, pickle and the like look for these
         raise RuntimeError(
             f"{self.__dict__['_what']} is not to be had in a worker process, only in the app. Fix: "
             'read it before the tool, or run the tool with isolation = "inline".'
@@ -75,23 +78,26 @@ class Absent:
 
 
 def silent(*_args: object, **_kwargs: object) -> None:
-    """Do nothing, in place of a function that would speak to the app."""
+    """Do nothing; replaces a function that would send something to the app."""
 
 
-def _looks(tool: Any) -> dict[str, Any]:
-    """Return what each attribute looks like, good for one comparison in this process."""
+def _fingerprints(tool: Any) -> dict[str, Any]:
+    """Return a value for each attribute that differs once the attribute has changed.
+
+    Such values are only comparable in this process. The dict is empty for a tool that is too large.
+    """
     attributes = {**vars(tool), **(getattr(tool, "__pydantic_private__", None) or {})}
-    looks: dict[str, Any] = {}
-    left = _LOOKED_AT
+    found: dict[str, Any] = {}
+    left = _COMPARED_MAX
     for name, value in attributes.items():
-        looks[name] = look = _look(value)
-        left -= len(look) if isinstance(look, bytes) else 0
+        found[name] = one = _fingerprint(value)
+        left -= len(one) if isinstance(one, bytes) else 0
         if left < 0:
             return {}
-    return looks
+    return found
 
 
-def _look(value: Any) -> Any:
+def _fingerprint(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, type | types.FunctionType):
@@ -105,8 +111,10 @@ def _look(value: Any) -> Any:
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the sorted names of the attributes that have changed."""
     if not before or not after:
         return []
     names = before.keys() | after.keys()
-    looks = ((name, before.get(name), after.get(name)) for name in names)
-    return sorted(name for name, old, new in looks if old is not new and old != new)  # NaN is not
+    pairs = ((name, before.get(name), after.get(name)) for name in names)
+    # By identity first: NaN is not equal to itself.
+    return sorted(name for name, old, new in pairs if old is not new and old != new)

@@ -101,13 +101,13 @@ class Tenancy:
             assert taken.cgroup is not None
             if self._tool is not None and taken.meter is None:
                 taken.meter = taken.cgroup.meter()
-            if taken.settle is not None:
-                taken.settle()
+            if taken.read_usage is not None:
+                taken.read_usage()
             return taken.cgroup
 
         leaf = self._group.ensure_leaf(with_cgroup)
         if taken is None:
-            taken = self._workers.visitor(leaf.fd)
+            taken = self._workers.worker_in(leaf.fd)
         taken.calls += 1
         taken.stays = taken.meter is not None and taken.calls < self._reuse and self._outermost
         return taken
@@ -158,7 +158,7 @@ class Tenancy:
         if not self._group.hand_over(read_usage, events):
             return False
         worker.pids_max += events.pids_max or 0
-        worker.settle = read_usage
+        worker.read_usage = read_usage
         self.tenants = []
         self._workers.give_back(worker, branch, self._limits, self._tool)
         return True

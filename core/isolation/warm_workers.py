@@ -1,11 +1,12 @@
-"""Warm workers: forked ahead of need, each in the cgroup that its call will have.
+"""Warm workers: forked before a call needs them, each in the cgroup that its call will have.
 
-Theory of operation: a worker that stands ready has been born in a fresh cgroup below the branch of
-an agent, with the limits of a kind of call written; taking it is taking it off a **shelf** (one per
-branch and set of limits), and nothing of the kernel is asked. What was taken is put back behind the
-calls. A call that finds its shelf empty waits for a fork (some milliseconds). Whoever leaves one
-empty has it made larger by one, so that a burst finds what the last one lacked; shelves that nobody
-asks for shrink.
+Theory of operation: workers are kept ready per **kind** of call, that is, per branch of the cgroup
+tree, set of limits and, where a worker may serve a tool again, tool. A ready worker has been born
+in a fresh cgroup with the limits written, so that a call takes it without asking the kernel for
+anything. While a call runs, or after it, its worker is replaced. A call whose kind has no ready
+worker waits for a fork (some milliseconds). A call that takes the last ready worker of its kind
+raises the number wanted by one, so that the next burst finds more; kinds that no call has asked for
+lately lose theirs.
 """
 
 from __future__ import annotations
@@ -24,31 +25,42 @@ from agentcgroup.config.tables import Workers
 from agentcgroup.containment.tree import Branch, discard
 from agentcgroup.isolation.channel import Message
 from agentcgroup.isolation.launcher import Launcher, Worker
-from agentcgroup.isolation.worker import LEARNED
+from agentcgroup.isolation.protocol import LEARNED
 
 __all__ = ["WarmWorkers"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: The tool is there for workers that have served it and may do so again.
+#: The tool is None for workers that have served no call.
 _Kind = tuple[Branch, Limits, str | None]
 
 
-class _Shelf:
-    """The workers that stand ready for one kind of call."""
+class _Ready:
+    """The ready workers of one kind.
 
-    __slots__ = ("asked", "coming", "ready", "wanted")
+    Attributes:
+        workers: the one that was used last at the right.
+        starting: number of workers that are being made for it.
+        wanted: number of workers that it should have.
+        asked: when a call has last asked for one, by the monotonic clock.
+    """
+
+    __slots__ = ("asked", "starting", "wanted", "workers")
 
     def __init__(self) -> None:
-        self.ready: deque[Worker] = deque()
-        self.coming = 0
+        self.workers: deque[Worker] = deque()
+        self.starting = 0
         self.wanted = 1
         self.asked = time.monotonic()
 
     def take(self, dead: list[Worker]) -> Worker | None:
-        """Return the one that was used last, which is warmest; add to `dead` who has died here."""
-        while self.ready:
-            worker = self.ready.pop()
+        """Return the worker that was used last, whose caches are warmest; add dead ones to `dead`.
+
+        Returns:
+            None where no worker is left.
+        """
+        while self.workers:
+            worker = self.workers.pop()
             if worker.how is None:
                 return worker
             dead.append(worker)
@@ -56,20 +68,28 @@ class _Shelf:
 
 
 class WarmWorkers:
-    """Workers by branch and limits; safe to use from many threads."""
+    """The ready workers of a session; safe to use from many threads."""
 
-    def __init__(self, home: scope.SpawnTarget, settings: Workers) -> None:
-        """Hold `home`, where the process lives that makes the workers."""
-        self._launcher = Launcher(home, settings.idle / 2, self.sweep)
-        self._settings = settings
+    def __init__(self, target: scope.SpawnTarget, config: Workers) -> None:
+        """Start nothing yet.
+
+        Args:
+            target: the fork server is born in its cgroup.
+            config: the table ``[workers]``.
+        """
+        self._launcher = Launcher(target, config.idle / 2, self.sweep)
+        self._config = config
         self._lock = threading.Lock()
-        self._shelves: dict[_Kind, _Shelf] = {}
+        self._ready: dict[_Kind, _Ready] = {}
         self._closed = False
 
     def take(self, branch: Branch, limits: Limits, tool: str | None = None) -> Worker:
-        """Return a worker in a cgroup of its own with these limits, ready or soon to be.
+        """Return a worker in a cgroup of its own with these limits; it may not be born yet.
 
-        With `tool` rather one that has served this tool before (see `give_back`).
+        Args:
+            branch: the cgroup is made below it.
+            limits: limits of the cgroup.
+            tool: prefer a worker that `give_back` has put back for this tool.
 
         Raises:
             OSError: no cgroup, or no worker, can be made.
@@ -77,31 +97,34 @@ class WarmWorkers:
         dead: list[Worker] = []
         with self._lock:
             worker = None
-            if tool is not None and (branch, limits, tool) in self._shelves:
-                worker = self._shelf((branch, limits, tool)).take(dead)
+            if tool is not None and (branch, limits, tool) in self._ready:
+                worker = self._of((branch, limits, tool)).take(dead)
             if worker is None:
-                shelf = self._shelf((branch, limits, None))
-                worker = shelf.take(dead)
-                if not shelf.ready:  # one call more at this moment would have had to wait
-                    shelf.wanted = min(shelf.wanted + 1, self._settings.max)
-        for one in dead:  # killed, or a zygote's that has ended
-            self.drop(one)
+                ready = self._of((branch, limits, None))
+                worker = ready.take(dead)
+                if not ready.workers:  # one more call at this moment would have had to wait
+                    ready.wanted = min(ready.wanted + 1, self._config.max)
+        for one in dead:  # killed, or ended with their fork server
+            self._discard(one)
         return worker if worker is not None else self._make(branch, limits)
 
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
-        """Put a worker where the next call of the same tool finds it, cgroup and all."""
-        dropped: Worker | None = worker
+        """Keep a worker with its cgroup ready for the next call of the same tool."""
+        discarded: Worker | None = worker
         with self._lock:
             if not self._closed:
-                shelf = self._shelf((branch, limits, tool))
-                shelf.ready.append(worker)
-                crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
-                dropped = self._pop_oldest(but=shelf) if crowd > self._settings.max else None
-        if dropped is not None:
-            self.drop(dropped)
+                ready = self._of((branch, limits, tool))
+                ready.workers.append(worker)
+                total = sum(len(one.workers) + one.starting for one in self._ready.values())
+                discarded = self._pop_oldest(but=ready) if total > self._config.max else None
+        if discarded is not None:
+            self._discard(discarded)
 
-    def visitor(self, cgroup: int | None) -> Worker:
-        """Return a worker that is born in somebody else's cgroup, or in none.
+    def worker_in(self, cgroup: int | None) -> Worker:
+        """Return a worker that is born in an existing cgroup.
+
+        Args:
+            cgroup: file descriptor of the cgroup's directory; None for the fork server's cgroup.
 
         Raises:
             OSError: no worker can be made.
@@ -109,12 +132,13 @@ class WarmWorkers:
         return self._launcher.spawn(cgroup)
 
     def restock(self, branch: Branch, limits: Limits, most: int = sys.maxsize) -> None:
-        """Fill the shelf of one kind of call again, by as many workers at most.
+        """Make the workers that one kind lacks, but `most` at most.
 
         Raises:
-            OSError: a worker cannot be made; the next call tries for itself, and says why not.
+            OSError: a worker cannot be made; the next call tries again and reports the error.
         """
-        while most > 0 and (shelf := self._reserve((branch, limits, None))) is not None:
+        kind = (branch, limits, None)
+        while most > 0 and (ready := self._reserve(kind)) is not None:
             most -= 1
             worker: Worker | None = None
             try:
@@ -123,81 +147,78 @@ class WarmWorkers:
                     worker.cgroup.keep_open(processes=True)
             finally:
                 with self._lock:
-                    shelf.coming -= 1
-                    there = self._shelves.get((branch, limits, None)) is shelf
-                    if worker is not None and there and not self._closed:
-                        shelf.ready.append(worker)
+                    ready.starting -= 1
+                    is_kept = self._ready.get(kind) is ready
+                    if worker is not None and is_kept and not self._closed:
+                        ready.workers.append(worker)
                         worker = None
                 if worker is not None:
-                    self.drop(worker)
+                    self._discard(worker)
 
     def bare(self, branch: Branch, limits: Limits) -> bool:
-        """Say whether the next call of this kind would have to wait for a fork."""
-        shelf = self._shelves.get((branch, limits, None))
-        return shelf is None or not shelf.ready
+        """Return whether the next call of this kind would have to wait for a fork."""
+        ready = self._ready.get((branch, limits, None))
+        return ready is None or not ready.workers
 
     def learn(self, message: Message) -> None:
-        """Have the modules that a worker has imported ready in those to come."""
+        """Have the modules that a worker has imported imported by the fork server, too.
+
+        Args:
+            message: from a worker; ignored where its kind is not LEARNED.
+        """
         if message.kind == LEARNED:
             self._launcher.preload(bytes(message.pickle).decode().split("\n"))
 
-    def settle(self) -> None:
-        """Wait until every worker that has been asked for is born; for measurements."""
+    def wait_born(self) -> None:
+        """Wait until every ready worker is born; for measurements and tests."""
         with self._lock:
-            ready = [worker for shelf in self._shelves.values() for worker in shelf.ready]
-        for worker in ready:
+            workers = [worker for ready in self._ready.values() for worker in ready.workers]
+        for worker in workers:
             worker.born.wait()
 
     def leave(self, worker: Worker) -> None:
-        """Let go of a worker after its call; hear first what modules its body has imported."""
-        with contextlib.suppress(Exception):  # a tool may have said anything on its way out
-            while isinstance(message := worker.channel.glance(), Message):
+        """Close a worker's channel and remove its folder, after its last call.
+
+        The worker sends the names of the modules that it has imported after its answer; they are
+        read first.
+        """
+        with contextlib.suppress(Exception):  # a tool may have sent anything
+            while isinstance(message := worker.channel.receive_nowait(), Message):
                 self.learn(message)
         worker.channel.close()
         if worker.meter is not None:
             worker.meter.close()
         shutil.rmtree(worker.folder, ignore_errors=True)
 
-    def drop(self, worker: Worker) -> None:
-        """End a worker that stands ready, and remove its cgroup."""
-        if worker.settle is not None:
-            worker.settle()
-        try:
-            if worker.cgroup is not None:
-                discard(worker.cgroup)
-        except OSError as error:
-            logger.warning("agentcgroup: a worker that was not needed is left over: %s", error)
-        self.leave(worker)
-
     def sweep(self) -> None:
-        """End workers that have stood ready for longer than the settings say."""
-        horizon = time.monotonic() - self._settings.idle
+        """End workers whose kind no call has asked for within the configured time."""
+        horizon = time.monotonic() - self._config.idle
         self._forget_empty(horizon)
         while True:
             with self._lock:
-                standing = sum(len(shelf.ready) for shelf in self._shelves.values())
-                if not self._shelves or standing <= self._settings.min:
+                total = sum(len(ready.workers) for ready in self._ready.values())
+                if not self._ready or total <= self._config.min:
                     return
                 kind, oldest = self._by_age()[0]
                 if oldest.asked > horizon:
                     return
-                worker = oldest.ready.popleft() if oldest.ready else None
+                worker = oldest.workers.popleft() if oldest.workers else None
                 oldest.wanted = max(1, oldest.wanted - 1)
-                if not oldest.ready:
-                    del self._shelves[kind]
+                if not oldest.workers:
+                    del self._ready[kind]
             if worker is not None:
-                self.drop(worker)
+                self._discard(worker)
 
     def close(self) -> None:
-        """End every worker and what makes them."""
+        """End every worker and the fork server."""
         with self._lock:
             self._closed = True
         self._launcher.close()
         with self._lock:
-            ready = [worker for shelf in self._shelves.values() for worker in shelf.ready]
-            self._shelves.clear()
-        for worker in ready:
-            self.drop(worker)
+            workers = [worker for ready in self._ready.values() for worker in ready.workers]
+            self._ready.clear()
+        for worker in workers:
+            self._discard(worker)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -211,44 +232,63 @@ class WarmWorkers:
         worker.cgroup = cgroup
         return worker
 
-    def _reserve(self, kind: _Kind) -> _Shelf | None:
-        """Return the shelf of this kind when another worker is to stand on it, having made room."""
-        with self._lock:
-            shelf = self._shelves.get(kind)
-            if self._closed or shelf is None or len(shelf.ready) + shelf.coming >= shelf.wanted:
-                return None
-            crowd = sum(len(one.ready) + one.coming for one in self._shelves.values())
-            dropped = self._pop_oldest(but=shelf) if crowd >= self._settings.max else None
-            if dropped is None and crowd >= self._settings.max:
-                return None
-            shelf.coming += 1
-        if dropped is not None:
-            self.drop(dropped)
-        return shelf
+    def _discard(self, worker: Worker) -> None:
+        """End a worker that serves no call, and remove its cgroup."""
+        if worker.read_usage is not None:
+            worker.read_usage()
+        try:
+            if worker.cgroup is not None:
+                discard(worker.cgroup)
+        except OSError as error:
+            logger.warning(
+                "agentcgroup: the cgroup of an unused worker cannot be removed: %s", error
+            )
+        self.leave(worker)
 
-    def _shelf(self, kind: _Kind) -> _Shelf:
-        shelf = self._shelves.get(kind)
-        if shelf is None:
-            shelf = self._shelves[kind] = _Shelf()
-        shelf.asked = time.monotonic()
-        return shelf
+    def _reserve(self, kind: _Kind) -> _Ready | None:
+        """Return the ready workers of a kind if another one is to be made for them.
+
+        Where the configured number of workers is reached, one of the kind that calls have asked for
+        the longest ago is ended in exchange.
+        """
+        with self._lock:
+            ready = self._ready.get(kind)
+            if self._closed or ready is None or len(ready.workers) + ready.starting >= ready.wanted:
+                return None
+            total = sum(len(one.workers) + one.starting for one in self._ready.values())
+            discarded = self._pop_oldest(but=ready) if total >= self._config.max else None
+            if discarded is None and total >= self._config.max:
+                return None
+            ready.starting += 1
+        if discarded is not None:
+            self._discard(discarded)
+        return ready
+
+    def _of(self, kind: _Kind) -> _Ready:
+        """Return the ready workers of a kind that a call asks for; call it with the lock."""
+        ready = self._ready.get(kind)
+        if ready is None:
+            ready = self._ready[kind] = _Ready()
+        ready.asked = time.monotonic()
+        return ready
 
     def _forget_empty(self, horizon: float) -> None:
-        """Drop shelves on which nothing stands: of agents and calls that may never come again."""
+        """Forget kinds without workers, whose agents and calls may never come again."""
         with self._lock:
-            for kind, shelf in list(self._shelves.items()):
-                if shelf.asked <= horizon and not shelf.ready and not shelf.coming:
-                    del self._shelves[kind]
+            for kind, ready in list(self._ready.items()):
+                if ready.asked <= horizon and not ready.workers and not ready.starting:
+                    del self._ready[kind]
 
-    def _by_age(self) -> list[tuple[_Kind, _Shelf]]:
-        """Return the shelves, those first that nobody has asked for the longest."""
-        return sorted(self._shelves.items(), key=lambda item: item[1].asked)
+    def _by_age(self) -> list[tuple[_Kind, _Ready]]:
+        """Return the kinds, the one that calls have asked for the longest ago first."""
+        return sorted(self._ready.items(), key=lambda item: item[1].asked)
 
-    def _pop_oldest(self, but: _Shelf) -> Worker | None:
-        for kind, shelf in self._by_age():
-            if shelf is not but and shelf.ready:
-                oldest = shelf.ready.popleft()
-                if not shelf.ready and not shelf.coming:
-                    del self._shelves[kind]
+    def _pop_oldest(self, but: _Ready) -> Worker | None:
+        """Remove and return a worker of the oldest kind that has one, and is not `but`."""
+        for kind, ready in self._by_age():
+            if ready is not but and ready.workers:
+                oldest = ready.workers.popleft()
+                if not ready.workers and not ready.starting:
+                    del self._ready[kind]
                 return oldest
         return None

@@ -1,7 +1,8 @@
-"""A worker: waits for a call, runs the tool's body, sends back what came of it.
+"""The code of a worker process: it waits for a call, runs the tool's body, sends the result.
 
-It runs on in the zygote's fork, in the cgroup of the call from its birth on, and knows nothing of
-either. Its end is `os._exit`: what the zygote had imported has nothing to tidy up in a copy.
+It runs in a fork of the fork server, which is in the call's cgroup from its birth, and has no code
+for cgroups or limits. It ends by `os._exit`: the exit handlers of modules that the fork server has
+imported belong to the fork server.
 """
 
 from __future__ import annotations
@@ -20,64 +21,62 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any, Final, NoReturn
 
-from agentcgroup.isolation import environment, pickling
+from agentcgroup.isolation import (
+    context_variables,
+    environment,
+    failures,
+    output,
+    pickling,
+    unpicklable,
+)
 from agentcgroup.isolation.channel import Channel, Message
+from agentcgroup.isolation.protocol import (
+    CALL,
+    ENVIRONMENT,
+    FAILURE,
+    LAST_CALL,
+    LEARNED,
+    RESULT,
+    UNSHIPPABLE,
+)
 
-__all__ = [
-    "BAGGAGE",
-    "CALL",
-    "FAILURE",
-    "LAST_CALL",
-    "LEARNED",
-    "RESULT",
-    "UNSHIPPABLE",
-    "serve",
-]
+__all__ = ["serve"]
 
-# Kinds of messages. To a worker: its surroundings; a call; a call after which it may go.
-BAGGAGE: Final = b"B"
-CALL: Final = b"c"
-LAST_CALL: Final = b"C"
-# From a worker, beside those of `carry`: a result, an exception, what cannot be shipped, and the
-# modules that the body has imported.
-RESULT: Final = b"R"
-FAILURE: Final = b"E"
-UNSHIPPABLE: Final = b"U"
-LEARNED: Final = b"M"
-
-#: When the zygote began, which imports this.
-_BEGAN: Final = time.time()
-#: Milliseconds from an answer to the worker's end: less than the janitor waits before it clears up.
-_ASIDE_MS: Final = 8
+#: When the fork server started, which imports this module.
+_STARTED: Final = time.time()
+#: Milliseconds from the last answer to the worker's exit: less than the app's janitor waits before
+#: it removes the call's cgroup.
+_EXIT_DELAY_MS: Final = 8
 
 
 def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
-    """Serve calls until the last one, or until the app has gone.
+    """Serve calls until the last one, or until the app closes its end.
 
     Args:
         channel: to the app.
-        folder: for temporary files, made here and removed by the app.
-        known: modules that the zygote has, or will have.
+        folder: for temporary files; made here and removed by the app.
+        known: names of the modules that the fork server has imported or has tried to.
     """
     here = os.getpid()
     try:
-        environment.speak_through(channel)
-        _keep_temporary_files_in(folder)
+        output.redirect(channel)
+        _use_temporary_folder(folder)
         _warm_up()
         gc.enable()
         modules = len(sys.modules)
         while (message := channel.receive()) is not None:
-            if message.kind == BAGGAGE:
-                environment.dress(pickling.unpack(message.pickle))
+            if message.kind == ENVIRONMENT:
+                environment.apply(pickling.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
                 continue
-            channel.send(*_outcome(message, here))
-            # The app wakes up on this processor, if the others rest, once we have left it.
+            channel.send(*_answer(message, here))
+            # Where the other processors sleep, the scheduler wakes the app on this one: the app
+            # reads the answer only when this process blocks, so little may follow.
             if len(sys.modules) != modules:
-                _tell_learned(channel, known)
+                _send_learned(channel, known)
                 modules = len(sys.modules)
             if message.kind == LAST_CALL:
-                _step_aside(channel)
+                _delay_exit(channel)
                 break
     finally:
         os._exit(0)
@@ -87,41 +86,41 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
 _Answer = tuple[bytes, Sequence[bytes], Sequence[PickleBuffer]]
 
 
-def _outcome(message: Message, here: int) -> _Answer:
-    """Run one call and return what came of it."""
+def _answer(message: Message, here: int) -> _Answer:
+    """Run the body of one call and return the answer to it."""
     try:
         function, args, kwargs, is_async = pickling.unpack(message.pickle, buffers=message.buffers)
-    except Exception as error:  # of a module that the app alone can import, say
-        return UNSHIPPABLE, [environment.failure(pickling.blame_arrival(error))], ()
+    except Exception as error:  # such as of a module that only the app can import
+        return UNSHIPPABLE, [failures.pack(unpicklable.in_worker(error))], ()
     try:
-        context = contextvars.copy_context()  # which the next call has no part in
-        if environment.waiting:
-            context.run(environment.put_on_context)
+        context = contextvars.copy_context()  # the next call has another copy
+        if context_variables.pending:
+            context.run(context_variables.apply_pending)
         if is_async:
             result = context.run(asyncio.run, _await(function, args, kwargs))
         else:
             result = context.run(function, *args, **kwargs)
     except BaseException as error:
-        _leave_forks(here)
+        _exit_in_fork(here)
         _flush()
-        return FAILURE, [environment.failure(error)], ()
-    _leave_forks(here)
+        return FAILURE, [failures.pack(error)], ()
+    _exit_in_fork(here)
     _flush()
     try:
         return RESULT, *pickling.pack(result)
     except Exception as error:
-        return UNSHIPPABLE, [environment.failure(pickling.blame_result(error, result))], ()
+        return UNSHIPPABLE, [failures.pack(unpicklable.in_result(error, result))], ()
 
 
-def _step_aside(channel: Channel) -> None:
-    """Wait a moment with the end: to take a process apart holds up the calls of a burst."""
+def _delay_exit(channel: Channel) -> None:
+    """Wait a moment before the exit: the kernel's work for it delays other calls of a burst."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
-    poll.poll(_ASIDE_MS)
+    poll.poll(_EXIT_DELAY_MS)
 
 
-def _leave_forks(here: int) -> None:
-    """End a fork that the tool has let run on: the result is the worker's to give."""
+def _exit_in_fork(here: int) -> None:
+    """End a fork of this worker that has returned from the body: only the worker answers."""
     if os.getpid() != here:
         os._exit(0)
 
@@ -136,11 +135,11 @@ def _flush() -> None:
         try:
             stream.flush()
         except Exception:
-            continue  # closed, or something of the tool's own
+            continue  # closed, or an object of the tool's
 
 
-def _tell_learned(channel: Channel, known: set[str]) -> None:
-    """Name the modules that the next workers had better have from the start."""
+def _send_learned(channel: Channel, known: set[str]) -> None:
+    """Send the names of modules that the fork server should import for later workers."""
     new = [name for name in list(sys.modules) if name not in known]
     known.update(new)
     learned = [name for name in new if _is_older(name)]
@@ -149,23 +148,24 @@ def _tell_learned(channel: Channel, known: set[str]) -> None:
 
 
 def _is_older(name: str) -> bool:
-    """Say whether a module was there before the zygote, and so is none that a tool has written.
+    """Return whether a module's file is older than the fork server, so that no tool wrote it.
 
-    Of such a one the next call may write another; and to run it is for the call, with its limits.
+    The fork server must not run a module that a tool has written: its code is to run in the call,
+    with the call's limits, and the next call may write another module of that name.
     """
     try:
         spec = sys.modules[name].__spec__
-        if spec is None:  # put together in memory
+        if spec is None:  # made in memory
             return False
-        return not spec.has_location or os.stat(spec.origin or "").st_ctime < _BEGAN
-    except Exception:  # the file has gone, or what stands there for a module is none
+        return not spec.has_location or os.stat(spec.origin or "").st_ctime < _STARTED
+    except Exception:  # the file is gone, or the entry is no module
         return False
 
 
-def _keep_temporary_files_in(folder: str) -> None:
+def _use_temporary_folder(folder: str) -> None:
     try:
         os.mkdir(folder, 0o700)
-    except FileNotFoundError:  # what clears old files away has had the one above
+    except FileNotFoundError:  # a cleaner of old temporary files has removed the one above
         with contextlib.suppress(FileExistsError):  # another worker was faster
             os.mkdir(os.path.dirname(folder), 0o700)
         os.mkdir(folder, 0o700)
@@ -174,16 +174,16 @@ def _keep_temporary_files_in(folder: str) -> None:
 
 
 def _nothing() -> None:
-    """Do what a call is warmed up with."""
+    """Do nothing; the body of the call by which a worker warms up."""
 
 
 def _warm_up() -> None:
-    """Touch now what a call will touch: after a fork, each first write to a page copies it."""
+    """Run a call before the first one: after a fork, the first write to each page copies it."""
     near, end = Channel.pair()
     far = Channel(end)
     near.send(CALL, *pickling.pack((_nothing, (), {}, False)))
     message = far.receive()
     assert message is not None
-    far.send(*_outcome(message, os.getpid()))
+    far.send(*_answer(message, os.getpid()))
     near.close()
     far.close()

@@ -1,10 +1,10 @@
-"""Programs compiled on the spot by BCC, for kernels without BTF: fork, exec and exit of processes.
+"""BPF programs that BCC compiles at the start, for kernels without BTF: the life of processes.
 
-Needs the Python module of the BPF Compiler Collection, which comes with the distribution
-(python3-bpfcc) and not from the Python package index, and the headers of the running kernel. Our
-interpreter, that of a virtualenv, does not see the distribution's modules, and should not: the one
-is imported by its path, in a process of its own (`compiler`), of which the descriptors of what it
-has attached are all that stays.
+The source needs the headers of the running kernel and the Python module of the BPF Compiler
+Collection, which comes with the distribution (python3-bpfcc) and not from the Python package index.
+The interpreter of a virtualenv does not find the distribution's modules, and should not: a process
+of its own (`compiler`) imports this one module by its path, attaches the programs, sends their
+descriptors and ends.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from typing import Final, Literal
 from agentcgroup.bpf import bpf_syscall
 from agentcgroup.bpf.ring import Ring
 from agentcgroup.monitor import compiler
-from agentcgroup.monitor.source import OfAll, Raw, Unavailable
+from agentcgroup.monitor.source import KernelEvent, MachineWideSource, Unavailable
 
 __all__ = ["Bcc"]
 
-#: Where distributions have it: Debian and Ubuntu; Fedora, Arch and Alpine.
+#: Folders of the module: on Debian and Ubuntu; on Fedora, Arch and Alpine.
 _PLACES: Final = (
     "/usr/lib/python3/dist-packages/bcc",
     "/usr/lib/python3*/site-packages/bcc",
 )
 _INSTALL: Final = "apt-get install python3-bpfcc (elsewhere python3-bcc, python-bcc or py3-bcc)."
-#: Seconds that compiling may take: one where nothing else runs, a minute in an emulated machine.
+#: Seconds that compiling may take: 1 s on an idle machine, a minute in an emulated one.
 _PATIENCE: Final = 300
 #: The inode number of the first pid namespace: PROC_PID_INIT_INO (linux/proc_ns.h).
 _FIRST_PIDS: Final = 0xEFFFFFFC
@@ -50,14 +50,14 @@ _NO_RIGHTS: Final = (
 _MAP_CREATE: Final = 0
 _RING_BUFFER: Final = 27
 
-#: struct event of `compiler`; behind it, in an exec, is the path of the program.
+#: struct event of `compiler`; in an exec the path of the program follows.
 _EVENT: Final = struct.Struct("=QQIIIIi")
-#: What the map `lost` holds.
+#: The value of the map `lost`.
 _COUNT: Final = struct.Struct("=Q")
 _KINDS: Final[tuple[Literal["fork", "exec", "exit", "oom"], ...]] = ("fork", "exec", "exit", "oom")
 
 
-class Bcc(OfAll):
+class Bcc(MachineWideSource):
     """The life cycle of processes, by BCC."""
 
     name = "bcc"
@@ -69,8 +69,8 @@ class Bcc(OfAll):
         """Compile and attach the programs, which takes seconds.
 
         Raises:
-            Unavailable: not allowed, not in the kernel, not in the first pid namespace, no module
-                of BCC, or no headers of the kernel.
+            Unavailable: the kernel has no BPF ring buffer or refuses BPF to this process, this is
+                not the first pid namespace, or BCC or the kernel's headers are not installed.
         """
         _check_kernel()
         self.fd, lost, *self._links = _attached(_module())
@@ -79,17 +79,17 @@ class Bcc(OfAll):
         os.close(lost)
         self._lost = 0
 
-    def read(self) -> Sequence[Raw]:
-        """Return what has happened since the last time."""
+    def read(self) -> Sequence[KernelEvent]:
+        """Return the events since the last call."""
         found = [_decoded(record) for record in self._ring.drain()]
         (lost,) = _COUNT.unpack_from(self._shared)
         if lost != self._lost:
             self._lost = lost
-            found.append(Raw("lost", 0.0))
+            found.append(KernelEvent("lost", 0.0))
         return found
 
     def close(self) -> None:
-        """Take the programs off."""
+        """Detach the programs."""
         self._ring.close()
         self._shared.close()
         for fd in (self.fd, *self._links):
@@ -97,10 +97,10 @@ class Bcc(OfAll):
 
 
 def _check_kernel() -> None:
-    """Ask the kernel before the compiler: it is quick to say no."""
+    """Raise `Unavailable` where the kernel refuses: faster than to find out by compiling."""
     if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PIDS:
         raise Unavailable(
-            "BCC tells process ids of the machine's first pid namespace, which are others here",
+            "BCC reports process ids of the machine's first pid namespace, and this is another one",
             "run outside of a container, or with its --pid=host.",
         )
     try:
@@ -114,7 +114,7 @@ def _check_kernel() -> None:
 
 
 def _module() -> str:
-    """Return the folder of BCC's module; nothing is imported to find it."""
+    """Return the folder of BCC's module, found without importing anything."""
     found = [folder for place in _PLACES for folder in glob.glob(place)]
     with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec("bcc")
@@ -132,7 +132,7 @@ def _module() -> str:
 
 
 def _attached(module: str) -> list[int]:
-    """Return the descriptors of the ring buffer, of the lost, and of what is attached."""
+    """Return the descriptors of the maps `events` and `lost`, and of the attached programs."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-I", "-S", compiler.__file__, module, str(theirs.fileno())]
@@ -140,7 +140,7 @@ def _attached(module: str) -> list[int]:
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,  # BCC complains on both
+                stdout=subprocess.PIPE,  # BCC writes its errors to both
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 timeout=_PATIENCE,
@@ -155,25 +155,25 @@ def _attached(module: str) -> list[int]:
     return fds
 
 
-def _explained(told: str) -> Unavailable:
+def _explained(output: str) -> Unavailable:
     release = platform.release()
-    if "Unable to find kernel headers" in told:
+    if "Unable to find kernel headers" in output:
         return Unavailable(
             f"BCC compiles, and finds no headers of this kernel, {release}",
             f"apt-get install linux-headers-{release} (elsewhere kernel-devel or linux-headers).",
         )
-    if "super-user privileges" in told:
+    if "super-user privileges" in output:
         return Unavailable(*_NO_RIGHTS)
-    last = told.strip().rpartition("\n")[2]
+    last = output.strip().rpartition("\n")[2]
     if "libbcc.so" in last:
         return Unavailable(f"the library of BCC cannot be loaded: {last}", _INSTALL)
-    lines = [line for line in told.splitlines() if "error:" in line] or [last]
+    lines = [line for line in output.splitlines() if "error:" in line] or [last]
     return Unavailable(f"BCC cannot load our programs: {lines[0].strip()}")
 
 
-def _decoded(record: bytes) -> Raw:
+def _decoded(record: bytes) -> KernelEvent:
     time, cgroup, kind, pid, parent, thread, status = _EVENT.unpack_from(record)
-    return Raw(
+    return KernelEvent(
         _KINDS[kind],
         time / 1e9,
         pid,
@@ -186,5 +186,5 @@ def _decoded(record: bytes) -> Raw:
 
 
 def _text(name: bytes) -> str | None:
-    """Return a path as text that every reader of a record can take."""
+    """Return a path as text; bytes that are not UTF-8 are escaped."""
     return name.partition(b"\0")[0].decode("utf-8", "backslashreplace") or None

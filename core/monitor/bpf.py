@@ -1,17 +1,18 @@
 """The BPF programs of `agentcgroup.bpf` as a source.
 
-Theory of operation: every call's cgroup has a slot of its own, which is what its events and
-counters go by. The helper lends the host slots and the kernel's map of cgroups, and the host itself
-enters a cgroup there as it is made, before anything can be born in it.
+Every call's cgroup has a counter slot of its own, by which the kernel counts and reports. The
+helper gives the app counter slots and the kernel's map of cgroups, and the app itself enters a
+cgroup there when it makes the cgroup, before anything can be born in it.
 
-The run's cgroup has a slot too, which the kernel hands down to whatever is made below. So a cgroup
-for which the host has none left, or which it may not enter, is followed as well, once the helper
-has heard of it: what was born before is seen under the run's slot and told by the id of the cgroup
-that it is in. The counters lack it, and are not given.
+The run's cgroup has a counter slot too, which the kernel passes on to every cgroup that is made
+below. So the helper also follows a cgroup for which the app has no slot left, or which the app may
+not enter, once the app has announced it: the kernel reports what was born before under the run's
+slot, with the id of the cgroup it is in. The slot's counters lack it, and the record has none.
 
-A thread of the host that is in a call lends its doings to the slot of its seat (`board`): the
-kernel then knows a child that it makes, wherever that is born. The host itself switches such a slot
-on as a call begins in the thread, and off as it ends, in the memory that it shares with the kernel.
+Each thread slot of the app (`thread_board`) has a counter slot as well. While a thread is in a
+call, the kernel attributes to that slot what the thread does, so the source reports a child that
+the thread starts, wherever the child is born. The app itself switches the slot on when a call
+begins in the thread and off when it ends, in memory that it shares with the kernel.
 """
 
 from __future__ import annotations
@@ -23,21 +24,28 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
-from agentcgroup.bpf import Announcer, BpfUnavailable, Counters, Event, bpf_syscall, layout
-from agentcgroup.bpf import Monitor as Programs
+from agentcgroup.bpf import (
+    Announcer,
+    AttachedPrograms,
+    BpfEvent,
+    BpfUnavailable,
+    Counters,
+    bpf_syscall,
+    layout,
+)
 from agentcgroup.bpf.programs import PROGRAMS, absent_counters
-from agentcgroup.monitor.source import Raw, Unavailable
+from agentcgroup.monitor.source import KernelEvent, Unavailable
 
-__all__ = ["Bpf", "Lent"]
+__all__ = ["AppSlots", "Bpf"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Threads of the host that can be in calls at once, as far as the kernel knows.
-_SEATS: Final = 512
-#: Slots that the host gives to cgroups by itself: calls at once, and cgroups made ahead of need.
-_HOMES: Final = 2048
-#: Cgroups of their slots: ids that no cgroup has (kernfs counts them from 1).
-_NOWHERE: Final = 1 << 63
+#: Counter slots for threads of the app: threads that the kernel can attribute at once.
+_FOR_THREADS: Final = 512
+#: Counter slots that the app gives to cgroups by itself: of calls at once, and made ahead of need.
+_FOR_CGROUPS: Final = 2048
+#: First of the ids that stand for the cgroups of threads' slots: kernfs counts its ids from 1.
+_NO_CGROUP: Final = 1 << 63
 #: Words of one call's counters; the first one is its slot, 0 while nothing counts there.
 _WORDS: Final = layout.CALL.size // 8
 _CHARGED: Final = 1 + layout.COUNTERS.index("memory_charged_bytes")
@@ -53,19 +61,23 @@ _KINDS: Final[Mapping[str, Literal["fork", "exec", "exit", "oom", "outside", "mo
 
 
 class Bpf:
-    """The programs, attached."""
+    """The programs, attached, as a `Source`."""
 
     name = "libbpf"
-    sweeps = False
+    needs_sweeps = False
 
     def __init__(self, detail: str, *, stop: bool) -> None:
-        """Load and attach them; with `stop` what is born outside stands still.
+        """Load and attach the programs.
+
+        Args:
+            detail: "default" or "full".
+            stop: stop a process that is born outside, where the kernel can do that.
 
         Raises:
-            Unavailable: nothing can run here.
+            Unavailable: the programs that are always needed cannot be loaded or attached.
         """
         try:
-            self._programs = Programs.open(
+            self._programs = AttachedPrograms.open(
                 detail="full" if detail == "full" else "default", stop=stop
             )
         except BpfUnavailable as error:
@@ -74,11 +86,14 @@ class Bpf:
         self.missing: Mapping[str, str] = _missing(self._programs.programs, detail)
         self._slots: dict[int, int] = {}  # by cgroup
         self._cgroups: dict[int, int] = {}  # by slot
-        self._seats = {self._programs.add(_NOWHERE + seat): seat for seat in range(_SEATS)}
-        self._homes = self._programs.lend(_HOMES)
+        self._for_threads = {
+            self._programs.add(_NO_CGROUP + thread_slot): thread_slot
+            for thread_slot in range(_FOR_THREADS)
+        }
+        self._for_cgroups = self._programs.reserve(_FOR_CGROUPS)
 
-    def read(self) -> Iterator[Raw]:
-        """Return what has happened since the last time."""
+    def read(self) -> Iterator[KernelEvent]:
+        """Return the events since the last call."""
         return (
             self._translated(event, kind)
             for event in self._programs.poll(0)
@@ -93,18 +108,18 @@ class Bpf:
             else:
                 slot = self._programs.add(cgroup)
         except BpfUnavailable:
-            return  # of more calls at once nothing is known
+            return  # more calls at once than can be watched: this one gets no figures
         self._slots[cgroup] = slot
         self._cgroups[slot] = cgroup
 
     def remove(self, cgroup: int) -> None:
-        """Stop following it."""
+        """Stop following a cgroup."""
         slot = self._slots.pop(cgroup, None)
         if slot is not None:
             del self._cgroups[slot]
             self._programs.remove(slot)
 
-    def enroll(self, run: str) -> None:
+    def follow_run(self, run: str) -> None:
         """Follow the run's cgroup, and those below that are there already."""
         top = os.stat(run).st_ino
         self.add(top)
@@ -113,103 +128,103 @@ class Bpf:
             return
         for folder, below, _ in os.walk(run):
             for name in below:
-                # One that is removed meanwhile, or more than can be followed: of it we do not tell.
+                # A cgroup that is removed meanwhile, or beyond the most that can be followed.
                 with contextlib.suppress(OSError):
                     cgroup = os.stat(os.path.join(folder, name)).st_ino
                     if cgroup not in self._slots:
-                        # The host may have given it a slot meanwhile, which it keeps.
+                        # The app may have given it a slot meanwhile, which it keeps.
                         self._programs.add_child(slot, cgroup)
         self._programs.watch_network(run)
 
     def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:
-        """Return what the kernel has counted; nothing for a cgroup that is not followed."""
+        """Return the kernel's counters; none for a cgroup that is not followed."""
         slot = self._slots.get(cgroup)
         found = None if slot is None else self._programs.read(slot, living=living)
-        return {} if found is None else _figures(found)
+        return {} if found is None else _as_mapping(found)
 
-    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the slots of seats and those for cgroups, and the maps, all for `Lent`."""
+    def for_app(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the counter slots for threads and for cgroups, and the maps, for `AppSlots`."""
         programs = self._programs
         fds = [programs.counters_fd, programs.threads_fd, programs.cgroups_fd]
-        return [*self._seats, *self._homes], fds
+        return [*self._for_threads, *self._for_cgroups], fds
 
     def close(self) -> None:
-        """Take the programs off."""
+        """Detach the programs."""
         self._programs.close()
 
     def _translated(
-        self, event: Event, kind: Literal["fork", "exec", "exit", "oom", "outside", "moved"]
-    ) -> Raw:
+        self, event: BpfEvent, kind: Literal["fork", "exec", "exit", "oom", "outside", "moved"]
+    ) -> KernelEvent:
         code = 0 if event.exit_code is None else event.exit_code << 8
-        return Raw(
+        return KernelEvent(
             kind,
             event.time_ns / 1e9,
             event.pid,
             parent=event.ppid,
-            seat=self._seats.get(event.slot),
+            thread_slot=self._for_threads.get(event.slot),
             status=event.signal or code,
             program=None if event.filename is None else _text(event.filename),
-            home=self._cgroups.get(event.slot, 0),
+            entry=self._cgroups.get(event.slot, 0),
             cgroup=event.cgroup_id,
             stopped=event.stopped,
         )
 
 
-class Lent:
-    """The host's side: slots of its threads and of its cgroups, in memory shared with the kernel.
+class AppSlots:
+    """The counter slots of the app's threads and cgroups, in memory shared with the kernel.
 
-    It is the `board.Switches`, too.
+    Implements `thread_board.KernelSwitches` and `announced.CounterSlots`.
     """
 
     def __init__(self, slots: Sequence[int], fds: Sequence[int], *, charges: bool) -> None:
-        """Take over what `Bpf.lent` returned; all switches are off then.
+        """Take what `Bpf.for_app` returned, and turn all switches off.
 
         Args:
-            slots: of seats and for cgroups.
-            fds: of the maps.
+            slots: those for threads, then those for cgroups.
+            fds: of the maps; this object closes them.
             charges: the kernel counts what memory is charged to a thread.
         """
         self._charges = charges
         self._warned = False
         calls, self._threads, cgroups = fds
-        self._announcer = Announcer(slots[_SEATS:], calls, cgroups)
+        self._announcer = Announcer(slots[_FOR_THREADS:], calls, cgroups)
         memory = bpf_syscall.map_shared(calls, layout.CALLS_BYTES, writable=True)
         os.close(calls)
         self._words = memoryview(memory).cast("Q")
-        self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots[:_SEATS]]
-        self._homes: dict[int, int] = {}
+        self._slots = [(slot % layout.MAX_CALLS * _WORDS, slot) for slot in slots[:_FOR_THREADS]]
+        self._by_cgroup: dict[int, int] = {}
         for at, _ in self._slots:
             self._words[at] = 0
 
     def follow(self, cgroup: int) -> int:
-        """Have what will be born in a cgroup counted for it; returns its slot, 0 for none."""
+        """Have the kernel count what is born in a cgroup; returns its counter slot, 0 for none."""
         try:
             slot = self._announcer.add(cgroup)
-        except OSError:  # no rights any more, or closed
+        except OSError:  # the process has given up its rights, or this is closed
             return 0
         if slot is None:
             return 0
-        self._homes[cgroup] = slot
+        self._by_cgroup[cgroup] = slot
         return slot
 
     def forget(self, cgroup: int) -> None:
-        """Use the slot of a cgroup again, which the helper has stopped following."""
-        slot = self._homes.pop(cgroup, None)
+        """Use the counter slot of a cgroup again, which the helper has stopped following."""
+        slot = self._by_cgroup.pop(cgroup, None)
         if slot is not None:
             self._announcer.give_back(slot)
 
-    def lend(self, seat: int, thread: int) -> None:
-        """Make a slot that of a thread."""
-        if seat < len(self._slots) and self._threads >= 0:
+    def assign(self, slot: int, thread: int) -> None:
+        """Assign the counter slot of a thread slot to a thread."""
+        if slot < len(self._slots) and self._threads >= 0:
             try:
-                bpf_syscall.update(self._threads, thread, self._slots[seat][1])
+                bpf_syscall.update(self._threads, thread, self._slots[slot][1])
             except OSError as error:
                 self._warn(error)
 
-    def take_back(self, seat: int, thread: int) -> None:
-        """The thread has ended."""
-        if seat < len(self._slots) and self._threads >= 0:
-            with contextlib.suppress(OSError):  # no rights any more, or closed
+    def unassign(self, slot: int, thread: int) -> None:
+        """Undo `assign`: the thread has ended."""
+        if slot < len(self._slots) and self._threads >= 0:
+            with contextlib.suppress(OSError):  # as in `follow`
                 bpf_syscall.delete(self._threads, thread)
 
     def _warn(self, error: OSError) -> None:
@@ -221,27 +236,27 @@ class Lent:
                 error,
             )
 
-    def switch(self, seat: int, on: bool) -> None:
-        """Let the kernel take what the thread does for a call's, or for nobody's."""
-        if seat < len(self._slots):
-            at, slot = self._slots[seat]
-            self._words[at] = slot if on else 0
+    def switch(self, slot: int, on: bool) -> None:
+        """Have the kernel attribute what the thread does to its slot, or to nothing."""
+        if slot < len(self._slots):
+            at, counter_slot = self._slots[slot]
+            self._words[at] = counter_slot if on else 0
 
-    def charged(self, seat: int) -> int | None:
+    def charged(self, slot: int) -> int | None:
         """Return the bytes of memory charged to a thread in calls so far; None: not counted."""
-        if not self._charges or seat >= len(self._slots):
+        if not self._charges or slot >= len(self._slots):
             return None
-        return self._words[self._slots[seat][0] + _CHARGED]
+        return self._words[self._slots[slot][0] + _CHARGED]
 
     def close(self) -> None:
-        """Close the descriptors; the memory lives on while there are seats."""
+        """Close the descriptors; the memory stays mapped while threads have slots."""
         threads, self._threads = self._threads, -1
         os.close(threads)
         self._announcer.close()
 
 
 def _missing(programs: Mapping[str, str | None], detail: str) -> dict[str, str]:
-    """Return the counters that nothing fills although they were asked for, and why."""
+    """Return the counters that were configured and that no program fills, and why."""
     absent = absent_counters([name for name, why in programs.items() if why is None])
     return {
         counter: why
@@ -254,11 +269,11 @@ def _missing(programs: Mapping[str, str | None], detail: str) -> dict[str, str]:
 
 
 def _text(name: str) -> str:
-    """Return a name as text that every reader of a record can take."""
+    """Return a path as text; bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _figures(counters: Counters) -> dict[str, int | None]:
+def _as_mapping(counters: Counters) -> dict[str, int | None]:
     return {
         field.name: getattr(counters, field.name)
         for field in dataclasses.fields(counters)

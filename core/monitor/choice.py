@@ -1,9 +1,10 @@
-"""Which source is taken, and why not the ones before it.
+"""The choice of a source, and why the ones before it do not work here.
 
-The order of "auto" is that of what they tell and cost. BPF programs that are compiled already tell
-the most. The process connector tells the life cycle at no cost at all, so it comes before BCC,
-which has the same to tell and first compiles for seconds, with more than 100 MB: that is for where
-neither can be had, as without BTF and without CAP_NET_ADMIN, and for who asks for it by name.
+"auto" tries the source first that reports most for its cost. BPF programs that are compiled already
+report the most. The process connector reports the life cycle of processes at no cost at all, so it
+comes before BCC, which reports the same and first compiles for seconds, with more than 100 MB. BCC
+serves machines where neither of the others works, as without BTF and without CAP_NET_ADMIN, and
+users who configure it by name.
 """
 
 from __future__ import annotations
@@ -56,12 +57,15 @@ def order(backend: str) -> tuple[str, ...]:
 def choose(
     backend: str, detail: str, *, stop: bool
 ) -> tuple[Source | None, list[tuple[str, str, str | None]]]:
-    """Open the first source that can be had; also (name, reason, fix) of those that cannot.
+    """Open the first source that works; returns it with (name, reason, fix) of those before it.
 
     Args:
         backend: as configured.
         detail: as configured.
-        stop: a process that is born outside is to stand still, where the source can do that.
+        stop: stop a process that is born outside, where the source can do that.
+
+    Returns:
+        The source, None where none works; and the sources that were tried and do not work.
     """
     refused: list[tuple[str, str, str | None]] = []
     for name in order(backend):

@@ -1,13 +1,13 @@
-"""A process that has BCC compile our programs, hands over what it made of them, and ends.
+"""A process that compiles BPF programs with BCC, attaches them, sends their descriptors, and ends.
 
-Run as a file by `bcc`, with the folder of BCC's module and the descriptor of a socket. It is a
-process of its own because BCC brings a compiler along, which takes seconds and more than 100 MB,
-and tells stdout and stderr what it thinks of its input: all of that is gone with it. What it has
-attached stays as long as somebody has the descriptors.
+`bcc` runs this file with the folder of BCC's module and the descriptor of a socket. It is a process
+of its own because BCC loads a compiler, which takes seconds and more than 100 MB, and writes
+messages to stdout and stderr. The programs stay attached as long as a process has their
+descriptors.
 
-The programs sit on raw tracepoints, which take neither types in the kernel (BTF) nor trampolines
-nor tracefs. Where a field lies BCC knows from the kernel's headers, and it makes each access a
-checked one, which is why the code can follow pointers as the kernel's own would.
+The programs use raw tracepoints, which need no types in the kernel (BTF), no trampolines and no
+tracefs. BCC finds the offset of a field in the kernel's headers, and makes each access through a
+pointer a checked read, so the code can follow pointers as the kernel's own code does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 __all__ = ["PAGES", "TRACEPOINTS"]
 
-#: Of the ring buffer: room for the events of some 2600 processes that run one program each.
+#: Pages of the ring buffer: room for the events of 2600 processes that run one program each.
 PAGES: Final = 256
 TRACEPOINTS: Final = (
     "sched_process_fork",
@@ -36,27 +36,27 @@ _SOURCE: Final = """
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 
-/* `bcc.py` knows their numbers, and the layout of the event. */
+/* bcc.py has the same numbers, and the same layout of the event. */
 enum { FORK, EXEC, EXIT, OOM };
 
 struct event {
 	u64 time_ns;
-	u64 cgroup;	/* that a newborn is in */
+	u64 cgroup;	/* of a newborn */
 	u32 kind;
 	u32 pid;
 	u32 parent;
-	u32 thread;	/* of the parent, that forked */
-	s32 status;	/* at the exit, as wait(2) tells it */
+	u32 thread;	/* the parent's, which forked */
+	s32 status;	/* at the exit, as in wait(2) */
 	char program[256];
 };
 
 #define WITHOUT_PROGRAM offsetof(struct event, program)
 
 BPF_RINGBUF_OUTPUT(events, PAGES);
-/* How many events found no room, in memory that the reader shares. */
+/* Number of events that found no room, in memory that the reader shares. */
 BPF_F_TABLE("array", int, u64, lost, 1, BPF_F_MMAPABLE);
 
-static inline void tell(struct event *event, u32 size)
+static inline void report(struct event *event, u32 size)
 {
 	int only = 0;
 
@@ -76,9 +76,9 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 		return 0; /* a thread */
 	event.parent = forking >> 32;
 	event.thread = forking;
-	/* It is final here, CLONE_INTO_CGROUP included. */
+	/* The child's cgroup is final here, CLONE_INTO_CGROUP included. */
 	event.cgroup = child->cgroups->dfl_cgrp->kn->id;
-	tell(&event, WITHOUT_PROGRAM);
+	report(&event, WITHOUT_PROGRAM);
 	return 0;
 }
 
@@ -90,11 +90,11 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 
 	event.pid = bpf_get_current_pid_tgid() >> 32;
 	bpf_probe_read_kernel_str(event.program, sizeof(event.program), program);
-	tell(&event, sizeof(event));
+	report(&event, sizeof(event));
 	return 0;
 }
 
-/* Several threads that end together may each find that no other one lives: the reader bears it. */
+/* Threads that end together may each be the last: the reader takes a second exit. */
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	struct task_struct *task = (struct task_struct *)ctx->args[0];
@@ -104,16 +104,16 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	if (process->live.counter)
 		return 0;
 	event.pid = bpf_get_current_pid_tgid() >> 32;
-	/* One status for all threads when one of them ended all. */
+	/* All threads have one status when one of them ended all. */
 	if (process->flags & SIGNAL_GROUP_EXIT)
 		event.status = process->group_exit_code;
 	else
 		event.status = task->group_leader->exit_code;
-	tell(&event, WITHOUT_PROGRAM);
+	report(&event, WITHOUT_PROGRAM);
 	return 0;
 }
 
-/* It brings the process's id up to 6.8, and the process itself since. */
+/* Its argument is the process's id up to 6.8, and the task since 6.9. */
 RAW_TRACEPOINT_PROBE(mark_victim)
 {
 	struct task_struct *victim = (struct task_struct *)ctx->args[0];
@@ -123,25 +123,25 @@ RAW_TRACEPOINT_PROBE(mark_victim)
 		event.pid = victim->tgid;
 	else
 		event.pid = (u64)victim;
-	tell(&event, WITHOUT_PROGRAM);
+	report(&event, WITHOUT_PROGRAM);
 	return 0;
 }
 """
 
 
 def main() -> None:
-    """Compile, attach, and send the descriptors of both maps and of what is attached."""
+    """Compile, attach, and send the descriptors of both maps and of the attached programs."""
     module = _load(sys.argv[1])
     programs = module.BPF(text=_SOURCE, cflags=[f"-DPAGES={PAGES}", "-w"])
     links = [programs.raw_tracepoint_fds[name.encode()] for name in TRACEPOINTS]
     with socket.socket(fileno=int(sys.argv[2])) as reader:
         maps = [programs[name].map_fd for name in ("events", "lost")]
         socket.send_fds(reader, [b"."], [*maps, *links])
-    os._exit(0)  # not by way of what BCC does at the end: it takes off what it has attached
+    os._exit(0)  # skips BCC's exit handlers, which detach the programs
 
 
 def _load(folder: str) -> Any:
-    """Import BCC's module from where it is, and nothing else that lies there."""
+    """Import BCC's module by its path, and nothing else of that folder."""
     path = os.path.join(folder, "__init__.py")
     spec = importlib.util.spec_from_file_location("bcc", path)
     assert spec is not None

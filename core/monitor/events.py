@@ -1,4 +1,4 @@
-"""What happens in calls, as it happens."""
+"""Events: what processes of calls do, reported while it happens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 __all__ = ["Event", "Stream"]
 
-#: Events that a stream keeps for a reader that does not come; then the oldest are lost.
+#: Events that a stream keeps until they are read; further ones push out the oldest.
 _KEPT: Final = 10_000
 
 
@@ -19,16 +19,16 @@ class Event:
     """One thing that a process of a call did, or that was done to it.
 
     Attributes:
-        kind: ``fork``: it began; ``exec``: it runs another program; ``exit``: it ended; ``oom``:
-            the kernel kills it for memory; ``escape``: it was found outside of its call's cgroup
-            and brought in.
+        kind: ``fork``: the process began; ``exec``: it executed another program; ``exit``: it
+            ended; ``oom``: the kernel's OOM killer kills it; ``escape``: it was found outside of
+            its call's cgroup and moved back in.
         time: Unix time in seconds.
-        call: id of the call, as in its `CallRecord`; None where that is over already.
+        call: id of the call, as in its `CallRecord`; None where the call is over already.
         pid: the process.
-        ppid: the one that began it, None but for ``fork``.
-        program: what it runs, for ``exec``, as in `records.Program`.
-        exit_code: with which it ended, None when a signal ended it, for ``exit``.
-        signal: by which it was ended, None else.
+        ppid: for ``fork`` the process that forked, else None.
+        program: for ``exec`` the path of the program, as in `records.Program`, else None.
+        exit_code: for ``exit`` the exit code, None when a signal ended the process.
+        signal: for ``exit`` the signal that ended the process, else None.
     """
 
     kind: Literal["fork", "exec", "exit", "oom", "escape"]
@@ -42,14 +42,14 @@ class Event:
 
 
 class Stream:
-    """Events for one reader: iterate it in a thread of your own; it ends when it is closed.
+    """Events for one reader: iterate over it in a thread of your own; it ends when it is closed.
 
     Attributes:
-        lost: events that were not fetched in time.
+        lost: events that were dropped because the reader was more than 10 000 events behind.
     """
 
     def __init__(self, on_close: Callable[[Stream], None]) -> None:
-        """Begin empty; `on_close` hears of the end."""
+        """Begin empty; `close` calls `on_close` with the stream."""
         self.lost = 0
         self._on_close = on_close
         self._events: deque[Event] = deque()
@@ -57,7 +57,7 @@ class Stream:
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Add an event; never waits."""
+        """Append an event; never waits."""
         with self._changed:
             if len(self._events) >= _KEPT:
                 self._events.popleft()
@@ -66,13 +66,17 @@ class Stream:
             self._changed.notify()
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """Return the next event; None when none came in `timeout` seconds, or it is closed."""
+        """Return the next event, oldest first; None at the timeout and at the end of the stream.
+
+        Args:
+            timeout: seconds to wait, None for no bound.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._closed, timeout)
             return self._events.popleft() if self._events else None
 
     def close(self) -> None:
-        """End the iteration behind the events that are there already."""
+        """End the iteration behind the events that are in the stream already."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

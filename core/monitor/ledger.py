@@ -1,9 +1,9 @@
-"""The books of the helper: which process belongs to which call, what it ran, how it ended.
+"""The ledger of the helper: which process belongs to which call.
 
-Theory of operation: a `CallEntry` is one call's cgroup. A process is a member of the home in whose
-cgroup it was born, or in which its parent is a member: whatever it does to its session, its parent
-or its cgroup afterwards, it stays one until it has exited. So what leaves a call's cgroup is known
-for an escape, and so is a child that was never in it.
+A process is a member of the entry in whose cgroup it was born, or in which its parent is a member.
+Whatever the process does to its session, its parent or its cgroup afterwards, it stays a member
+until it has exited. So the helper recognises a process that leaves its call's cgroup as an escape,
+and a child that was never in the cgroup too.
 """
 
 from __future__ import annotations
@@ -11,227 +11,95 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from agentcgroup.monitor.source import Raw
+from agentcgroup.monitor.call_entry import CallEntry, program_of
+from agentcgroup.monitor.source import KernelEvent
 
-__all__ = ["CallEntry", "Ledger"]
+__all__ = ["Ledger"]
 
-#: Programs that a home remembers, and characters of a program's path.
-PROGRAMS: Final = 64
-_NAME: Final = 256
-#: Children of the host that are remembered when it is not known whose they were.
-_STRAYS: Final = 1024
-
-
-class CallEntry:
-    """One call's cgroup and what its processes did.
-
-    Attributes:
-        id, path: of the cgroup.
-        whole: nothing of it was missed.
-        started: processes that began in it, those of calls inside too.
-        programs: what they ran and how that ended, the first of them.
-        left_out: programs beyond.
-        escapes: stays of its processes outside: each from when it is found there until it is seen
-            back in.
-        outside: processes that were found outside, and not seen back in yet.
-        born_outside: those of its escapes that were so at birth; the host may say at the end that
-            it has placed them itself.
-        counted: the source's counters have all of it.
-        counters: of calls inside that are over; with `count` its own too.
-        released: its processes may go elsewhere.
-        members: pid -> what it is running, of those that live.
-    """
-
-    __slots__ = (
-        "born_outside",
-        "counted",
-        "counters",
-        "escapes",
-        "id",
-        "left_out",
-        "members",
-        "outside",
-        "path",
-        "programs",
-        "released",
-        "started",
-        "whole",
-    )
-
-    def __init__(self, cgroup: int, path: str) -> None:
-        self.id = cgroup
-        self.path = path
-        self.whole = True
-        self.started = 0
-        self.programs: list[dict[str, Any]] = []
-        self.left_out = 0
-        self.escapes = 0
-        self.outside: set[int] = set()
-        self.born_outside: set[int] = set()
-        self.counted = True
-        self.counters: dict[str, int | None] = {}
-        self.released = False
-        self.members: dict[int, _Running] = {}
-
-    def holds(self, path: str) -> bool:
-        """Say whether a cgroup is this one or below."""
-        return path == self.path or path.startswith(self.path + "/")
-
-    def missed(self, pid: int) -> bool:
-        """Note a process that is found outside; say whether that is news."""
-        known = pid in self.outside
-        if not known:
-            self.escapes += 1
-            self.outside.add(pid)
-        return not known
-
-    def missed_birth(self, pid: int) -> None:
-        """Note a process that was born outside."""
-        self.missed(pid)
-        self.born_outside.add(pid)
-
-    def placed(self, pids: Iterable[int]) -> None:
-        """Take back the escapes of processes that the host has placed: after a real fork.
-
-        Such a child joins its cgroup by itself, as its first act, and may be seen before.
-        """
-        self.escapes -= len(self.born_outside.intersection(pids))
-        self.born_outside.clear()
-
-    def begin(self, pid: int, parent: int) -> None:
-        """Note a process, which runs what its parent does."""
-        self.started += 1
-        above = self.members.get(parent)
-        self.members[pid] = _Running(None if above is None else above.program)
-
-    def execute(self, pid: int, program: str) -> None:
-        """Note a program; a process may run several, one after the other."""
-        self._list(pid, self.members[pid], program)
-
-    def program(self, pid: int) -> str | None:
-        """Return what a member runs, None when that is not known."""
-        running = self.members.get(pid)
-        return None if running is None else running.program
-
-    def end(self, pid: int, status: int) -> None:
-        """Note how a process ended, on the last program it ran."""
-        running = self.members[pid]
-        if not running.executed:  # it was forked, and does what its parent did
-            self._list(pid, running, running.program or _program(pid))
-        if running.entry is not None:
-            how = ("signal", status & 0x7F) if status & 0x7F else ("exit_code", status >> 8 & 0xFF)
-            running.entry.update([how])
-        del self.members[pid]
-        self.outside.discard(pid)
-
-    def _list(self, pid: int, running: _Running, program: str) -> None:
-        running.program = program
-        running.executed = True
-        if len(self.programs) < PROGRAMS:
-            running.entry = {"program": program, "pid": pid}
-            self.programs.append(running.entry)
-        else:
-            running.entry = None
-            self.left_out += 1
-
-    def absorb(self, inner: CallEntry) -> None:
-        """Take over what the processes of a call inside this one did."""
-        self.started += inner.started
-        self.escapes += inner.escapes
-        self.born_outside |= inner.born_outside
-        self.whole = self.whole and inner.whole
-        self.counted = self.counted and inner.counted
-        self.count(inner.counters)
-        room = PROGRAMS - len(self.programs)
-        self.programs += inner.programs[:room]
-        self.left_out += inner.left_out + max(0, len(inner.programs) - room)
-
-    def count(self, counters: Mapping[str, int | None]) -> None:
-        """Add up counters; what is not known of a part is not known of the whole."""
-        for name, count in counters.items():
-            before = self.counters.get(name, 0)
-            self.counters[name] = None if count is None or before is None else before + count
-
-
-class _Running:
-    """What a process is running, and its line in the list."""
-
-    __slots__ = ("entry", "executed", "program")
-
-    def __init__(self, program: str | None) -> None:
-        self.program = program
-        self.executed = False
-        self.entry: dict[str, Any] | None = None
+#: Children of the app that are kept while it is not known which call they belong to.
+_UNATTRIBUTED: Final = 1024
 
 
 class Ledger:
-    """Homes and members."""
+    """The entries of all calls, and their members."""
 
-    def __init__(self, host: int, run: str, where: Callable[[int], str | None]) -> None:
-        """Keep books for the process `host`.
+    def __init__(
+        self,
+        app: int,
+        run: str,
+        where: Callable[[int], str | None],
+        *,
+        on_unknown: Callable[[], None],
+        on_outside: Callable[[KernelEvent], CallEntry | None],
+    ) -> None:
+        """Begin without entries.
 
         Args:
-            host: its pid.
-            run: path of its run's cgroup: what is in there was put there.
-            where: gives the cgroup of a pid; see `CgroupLocator.of_newborn`.
+            app: pid of the app's process.
+            run: path of the run's cgroup; only the app places processes there.
+            where: returns the cgroup of a pid; see `CgroupLocator.of_newborn`.
+            on_unknown: called when a child is seen in a cgroup without an entry, to `add` the
+                cgroups that were announced meanwhile.
+            on_outside: called with a fork of the app whose child is outside of the run; returns
+                the entry that the child belongs to, None where it is no call's.
         """
-        self._host = host
+        self._app = app
         self._run = run + "/"
         self.where = where
-        self.on_unknown: Callable[[], None] = _ignore
-        self.on_outside: Callable[[Raw], CallEntry | None] = _no_home
-        self._homes: dict[int, CallEntry] = {}
+        self._on_unknown = on_unknown
+        self._on_outside = on_outside
+        self._entries: dict[int, CallEntry] = {}
         self._by_path: dict[str, CallEntry] = {}
         self._members: dict[int, CallEntry] = {}
-        self._strays: OrderedDict[int, CallEntry] = OrderedDict()
-        self._servants: set[int] = set()
+        self._unattributed: OrderedDict[int, CallEntry] = OrderedDict()
+        #: Processes in the run and in no call's cgroup, such as a fork server.
+        self._of_run: set[int] = set()
 
     def __iter__(self) -> Iterator[CallEntry]:
-        return iter(tuple(self._homes.values()))
+        return iter(tuple(self._entries.values()))
 
     def add(self, cgroup: int, path: str, present: Iterable[int]) -> CallEntry:
-        """Open the books for a cgroup in which `present` live already, seen too late to count."""
-        home = CallEntry(cgroup, path)
-        self._homes[cgroup] = self._by_path[path] = home
+        """Add an entry for a cgroup; `present` are processes that are in it already."""
+        entry = CallEntry(cgroup, path)
+        self._entries[cgroup] = self._by_path[path] = entry
         for pid in present:
-            home.whole = False
-            home.members[pid] = _Running(None)
-            self._members[pid] = home
-        return home
+            entry.note_present(pid)
+            self._members[pid] = entry
+        return entry
 
     def remove(
         self, cgroup: int, started: Sequence[int], counters: Mapping[str, int | None]
     ) -> CallEntry | None:
-        """Close the books; what is still alive is forgotten.
+        """Remove an entry and return it; members that live belong to no call afterwards.
 
         Args:
             cgroup: its id.
-            started: processes that the host has placed in it.
-            counters: what the source has counted for it alone.
+            started: processes that the app has placed in it.
+            counters: what the source has counted for this cgroup alone.
         """
-        home = self._homes.pop(cgroup, None)
-        if home is None:
+        entry = self._entries.pop(cgroup, None)
+        if entry is None:
             return None
-        home.count(counters)
+        entry.count(counters)
         for pid in started:
-            self.settle(pid, home)
-        home.placed(started)
-        self._by_path.pop(home.path, None)
-        for pid in home.members:
+            self.attribute(pid, entry)
+        entry.note_placed(started)
+        self._by_path.pop(entry.path, None)
+        for pid in entry.members:
             self._members.pop(pid, None)
-        above = self.at(os.path.dirname(home.path))
+        above = self.at(os.path.dirname(entry.path))
         if above is not None:
-            above.absorb(home)
-        return home
+            above.absorb(entry)
+        return entry
 
     def get(self, cgroup: int) -> CallEntry | None:
-        """Return the home with this id."""
-        return self._homes.get(cgroup)
+        """Return the entry of a cgroup, by id."""
+        return self._entries.get(cgroup)
 
     def at(self, path: str) -> CallEntry | None:
-        """Return the innermost home that holds a cgroup."""
+        """Return the entry of a cgroup or of the nearest one above it, by path."""
         while path not in self._by_path:
             above = os.path.dirname(path)
             if above == path:
@@ -240,133 +108,113 @@ class Ledger:
         return self._by_path[path]
 
     def of(self, pid: int) -> CallEntry | None:
-        """Return the home that a process is a member of."""
+        """Return the entry that a process is a member of."""
         return self._members.get(pid)
 
     @property
-    def homes(self) -> Collection[int]:
-        """The ids of all cgroups whose books are open."""
-        return self._homes.keys()
+    def entries(self) -> Collection[int]:
+        """The ids of all cgroups that have an entry."""
+        return self._entries.keys()
 
     @property
     def members(self) -> Collection[int]:
-        """The processes of all homes."""
+        """The processes of all entries."""
         return self._members.keys()
 
-    def take(self, event: Raw) -> CallEntry | None:
-        """Enter one event; returns the home it belongs to, None where it is no call's."""
+    def take(self, event: KernelEvent) -> CallEntry | None:
+        """Write one event into its entry; returns the entry, None where it is no call's."""
         if event.kind == "exit":
-            self._servants.discard(event.pid)
+            self._of_run.discard(event.pid)
         if event.kind == "fork":
             return self._fork(event)
         if event.kind == "lost":
-            for each in self._homes.values():
+            for each in self._entries.values():
                 each.whole = False
             return None
-        home = self.of(event.pid)
-        if home is None:
+        entry = self.of(event.pid)
+        if entry is None:
             return None
         if event.kind == "exec":
-            home.execute(event.pid, event.program or _program(event.pid))
+            entry.execute(event.pid, event.program or program_of(event.pid))
         elif event.kind == "exit":
-            home.end(event.pid, event.status)
+            entry.end(event.pid, event.status)
             del self._members[event.pid]
-        return home
+        return entry
 
-    def adopt(self, home: CallEntry, pid: int, parent: int = 0) -> None:
-        """Count a process as one of this home."""
-        home.begin(pid, parent)
-        self._members[pid] = home
+    def adopt(self, entry: CallEntry, pid: int, parent: int = 0) -> None:
+        """Make a process a member of an entry."""
+        entry.begin(pid, parent)
+        self._members[pid] = entry
 
-    def stray(self, pid: int) -> CallEntry:
-        """Open books for a child of the host of which it is not known whose it is."""
-        stray = self._strays[pid] = CallEntry(0, "")
-        if len(self._strays) > _STRAYS:
-            self._strays.popitem(last=False)
-        return stray
+    def add_unattributed(self, pid: int) -> CallEntry:
+        """Add an entry for a child of the app of which it is not known which call it belongs to."""
+        entry = self._unattributed[pid] = CallEntry(0, "")
+        if len(self._unattributed) > _UNATTRIBUTED:
+            self._unattributed.popitem(last=False)
+        return entry
 
-    def settle(self, pid: int, home: CallEntry | None) -> list[int] | None:
-        """Enter a stray in the books of its home; returns the living, None when it is unknown.
+    def attribute(self, pid: int, entry: CallEntry | None) -> list[int] | None:
+        """Attribute an unattributed child, with its descendants, to an entry.
 
-        Without a home they are only listed, and what they start yet is still entered with them.
+        Returns:
+            Those of them that live; None when `pid` is not unattributed. With None for `entry`
+            they stay unattributed, and so does what they start yet.
         """
-        stray = self._strays.get(pid)
-        if stray is None:
+        known = self._unattributed.get(pid)
+        if known is None:
             return None
-        living = [*stray.members]
-        if home is not None:
-            del self._strays[pid]
-            home.absorb(stray)
-            home.members |= stray.members
-            home.outside |= stray.outside
+        living = [*known.members]
+        if entry is not None:
+            del self._unattributed[pid]
+            entry.absorb(known)
+            entry.members |= known.members
+            entry.outside |= known.outside
             for member in living:
-                self._members[member] = home
+                self._members[member] = entry
         return living
 
-    def _fork(self, event: Raw) -> CallEntry | None:
-        home = self.kin(event)
-        ours = event.parent == self._host or event.parent in self._servants
-        if home is None and event.home is None and ours:
-            home = self._of_host(event)
-        if home is not None:
-            self.adopt(home, event.pid, event.parent)
-        return home
+    def _fork(self, event: KernelEvent) -> CallEntry | None:
+        entry = self.entry_of_newborn(event)
+        ours = event.parent == self._app or event.parent in self._of_run
+        if entry is None and event.entry is None and ours:
+            entry = self._entry_of_child(event)
+        if entry is not None:
+            self.adopt(entry, event.pid, event.parent)
+        return entry
 
-    def kin(self, event: Raw) -> CallEntry | None:
-        """Return the home that a newborn belongs to, as far as the source or its descent tell."""
-        told = self._homes.get(event.home or 0)
+    def entry_of_newborn(self, event: KernelEvent) -> CallEntry | None:
+        """Return the entry of a newborn, as far as the source or the newborn's parent show it."""
+        reported = self._entries.get(event.entry or 0)
         if event.cgroup is None:
-            return told or self._members.get(event.parent)
-        if event.cgroup not in self._homes:
-            self.on_unknown()
-        home = self._homes.get(event.cgroup) or told or self._members.get(event.parent)
-        if home is not None and home is not told:
-            # Announced too late: the source has counted it for whatever is above.
-            home.counted = False
-        return home
+            return reported or self._members.get(event.parent)
+        if event.cgroup not in self._entries:
+            self._on_unknown()
+        entry = self._entries.get(event.cgroup) or reported or self._members.get(event.parent)
+        if entry is not None and entry is not reported:
+            # Announced too late: the source has counted the newborn for a cgroup above.
+            entry.counted = False
+        return entry
 
     def in_run(self, path: str) -> bool:
-        """Say whether a cgroup is one of the run: what is in there was put there."""
+        """Return whether a cgroup is below the run's; only the app places processes there."""
         return path.startswith(self._run)
 
     def is_elsewhere(self, pid: int) -> bool:
-        """Say whether a process is neither in the run nor beside the host, where forks are born."""
+        """Return whether a process is neither in the run nor in the app's cgroup, as forks are."""
         path = self.where(pid)
-        return path is not None and path != self.where(self._host) and not self.in_run(path)
+        return path is not None and path != self.where(self._app) and not self.in_run(path)
 
-    def _of_host(self, event: Raw) -> CallEntry | None:
-        """Return the home that a child of the host was born in, None where it is no call's."""
+    def _entry_of_child(self, event: KernelEvent) -> CallEntry | None:
+        """Return the entry that a child of the app was born in, None where it is no call's."""
         path = self.where(event.pid)
         if path is None:
-            # It is gone, and only the host knows whose it was; `remove` hears of it.
-            return self.stray(event.pid)
-        home = self.at(path)
-        if home is None and self.in_run(path):
-            self.on_unknown()
-            home = self.at(path)
-            if home is None:
-                self._servants.add(event.pid)  # it may start others for calls, as we do
-            return home
-        return home if home is not None else self.on_outside(event)
-
-
-def _ignore() -> None:
-    pass
-
-
-def _no_home(_event: Raw) -> CallEntry | None:
-    return None
-
-
-def _program(pid: int) -> str:
-    """Return the path of what a process runs; of one that is a zombie only the name is left."""
-    try:
-        name = os.readlink(f"/proc/{pid}/exe".encode())
-    except OSError:
-        try:
-            with open(f"/proc/{pid}/comm", "rb") as file:
-                name = file.read().rstrip(b"\n")
-        except OSError:
-            return "?"
-    # Whatever the bytes: text that every reader of the record can take.
-    return name[:_NAME].decode("utf-8", "backslashreplace")
+            # The child has ended; the app names it in `started` at the end of its call.
+            return self.add_unattributed(event.pid)
+        entry = self.at(path)
+        if entry is None and self.in_run(path):
+            self._on_unknown()
+            entry = self.at(path)
+            if entry is None:
+                self._of_run.add(event.pid)  # it may start processes for calls, as the app does
+            return entry
+        return entry if entry is not None else self._on_outside(event)

@@ -1,9 +1,9 @@
 """The process connector: fork, exec and exit of every process on the machine, over netlink.
 
-Documented in Documentation/driver-api/connector.rst and uapi/linux/cn_proc.h. Needs CAP_NET_ADMIN
-(not since 6.6) in the first user and pid namespaces; the fork event has the thread that forked.
-A classic BPF filter on the socket drops in the kernel what is not for us: threads, and changes of
-ids and names.
+Documented in Documentation/driver-api/connector.rst and uapi/linux/cn_proc.h. The connector needs
+CAP_NET_ADMIN (not since 6.6) in the first user and pid namespaces; its fork event has the thread
+that forked. A classic BPF filter on the socket drops in the kernel the events of threads, and
+changes of ids and names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from agentcgroup.monitor.source import OfAll, Raw, Unavailable
+from agentcgroup.monitor.source import KernelEvent, MachineWideSource, Unavailable
 
 __all__ = ["Connector"]
 
@@ -43,11 +43,11 @@ _UNION_AT: Final = _EVENT_AT + 16
 
 #: Room for some 8000 events while this process waits for the CPU: a message takes 512 bytes there.
 _BUFFER: Final = 4 << 20
-#: Seconds to wait for the kernel's answer, which is made within the system call.
+#: Seconds to wait for the kernel's answer, which the kernel sends within the system call.
 _ANSWER: Final = 1.0
 
 
-class Connector(OfAll):
+class Connector(MachineWideSource):
     """The process connector as a source."""
 
     name = "procs"
@@ -56,7 +56,7 @@ class Connector(OfAll):
         """Subscribe.
 
         Raises:
-            Unavailable: not allowed, not in the kernel, or not in the first namespaces.
+            Unavailable: the kernel has no connector, or refuses it to this process.
         """
         try:
             self._socket = _subscribed()
@@ -64,9 +64,9 @@ class Connector(OfAll):
             raise _explained(error) from error
         self.fd = self._socket.fileno()
 
-    def read(self) -> Sequence[Raw]:
-        """Return what has happened since the last time."""
-        found: list[Raw] = []
+    def read(self) -> Sequence[KernelEvent]:
+        """Return the events since the last call."""
+        found: list[KernelEvent] = []
         while True:
             try:
                 message = self._socket.recv(4096)
@@ -75,7 +75,7 @@ class Connector(OfAll):
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found.append(Raw("lost", 0.0))
+                found.append(KernelEvent("lost", 0.0))
                 continue
             event = _decoded(message)
             if event is not None:
@@ -109,10 +109,10 @@ def _subscribed() -> socket.socket:
 
 
 def _await_answer(subscribed: socket.socket, number: int) -> None:
-    """Wait for the kernel's word; outside the first namespaces it says nothing (cn_proc.c).
+    """Wait for the kernel's answer; outside the first namespaces there is none (cn_proc.c).
 
-    Events may come before it, and answers to others: all who listen get them. Ours acknowledges
-    the number that we have sent, by the next one.
+    Events may come before the answer, and answers to other processes: every subscriber gets them.
+    The answer to this process acknowledges the number that it has sent, plus one.
     """
     poll = select.poll()
     poll.register(subscribed, select.POLLIN)
@@ -137,7 +137,7 @@ def _explained(error: OSError) -> Unavailable:
         )
     if isinstance(error, TimeoutError):
         return Unavailable(
-            "the process connector tells nothing outside the machine's first pid and user"
+            "the process connector reports nothing outside the machine's first pid and user"
             " namespaces",
             "run outside of a container, or with its --pid=host.",
         )
@@ -156,10 +156,10 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 
 def _filter() -> bytes:
-    """Let through every exec, and the forks and exits of processes: there id and group are one.
+    """Return a filter that passes every exec, and forks and exits of processes (id equals group).
 
-    A classic filter loads words as big-endian, so constants are turned; that two words are equal
-    can be seen either way.
+    A classic filter loads words as big-endian, so constants are byte-swapped; two words are equal
+    in either byte order.
     """
     load, tax, ret = 0x20, 0x07, 0x06  # LD|W|ABS, MISC|TAX, RET|K
     equal, equal_x = 0x15, 0x1D  # JMP|JEQ|K, JMP|JEQ|X
@@ -189,15 +189,15 @@ def _filter() -> bytes:
     )
 
 
-def _decoded(message: bytes) -> Raw | None:
+def _decoded(message: bytes) -> KernelEvent | None:
     if len(message) < _UNION_AT + 16:
         return None
     what, _, nanoseconds, *words = _PROC_EVENT.unpack_from(message, _EVENT_AT)
     time = nanoseconds / 1e9
     if what == _FORK:
-        return Raw("fork", time, words[3], parent=words[1], thread=words[0])
+        return KernelEvent("fork", time, words[3], parent=words[1], thread=words[0])
     if what == _EXEC:
-        return Raw("exec", time, words[1])
+        return KernelEvent("exec", time, words[1])
     if what == _EXIT:
-        return Raw("exit", time, words[1], status=words[2])
+        return KernelEvent("exit", time, words[1], status=words[2])
     return None

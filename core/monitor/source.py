@@ -1,4 +1,4 @@
-"""What a source of kernel events gives to the books, whichever way it has them."""
+"""What a source of kernel events gives to the helper, whichever kernel interface it uses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["Kind", "OfAll", "Raw", "Source", "Unavailable"]
+__all__ = ["KernelEvent", "Kind", "MachineWideSource", "Source", "Unavailable"]
 
 
 class Unavailable(Exception):
-    """A source cannot be had here.
+    """Raised when a source does not work on this machine or with these rights.
 
     Attributes:
         reason: why not.
@@ -26,24 +26,25 @@ class Unavailable(Exception):
 Kind = Literal["fork", "outside", "exec", "exit", "moved", "oom", "lost"]
 
 
-class Raw(NamedTuple):
-    """One event of a process, as the kernel told it; threads have none.
+class KernelEvent(NamedTuple):
+    """One event of a process, as the source reports it; threads have no events.
 
     Attributes:
-        kind: "fork"; "outside", a fork whose child is not in the cgroup that it belongs to;
-            "exec"; "exit"; "moved", out of the cgroup that it belongs to; "oom", it was chosen by
-            the OOM killer; or "lost", an unknown number of events.
+        kind: "fork"; "outside", a fork whose child is not in the cgroup of its call; "exec";
+            "exit"; "moved", the process left the cgroup of its call; "oom", the OOM killer chose
+            the process; or "lost", an unknown number of events is missing.
         time: seconds of CLOCK_MONOTONIC.
         pid: the process; the child in a fork.
-        parent: in a fork the process that made it.
-        thread: in a fork the thread that made it, where the source has it.
-        seat: number of the seat of that thread (see `board`), where the source has that.
+        parent: in a fork the process that forked.
+        thread: in a fork the thread that forked, 0 where the source does not report it.
+        thread_slot: number of that thread's slot on the `thread_board`, None where the source does
+            not report it.
         status: at the exit the wait status (wait(2)).
-        program: in an exec the path of the program, where the source has it.
-        home: id of the followed cgroup that it belongs to; 0 for none, None where the source cannot
-            tell.
-        cgroup: id of the cgroup that it is in, where the source has it.
-        stopped: it stands still (SIGSTOP) until it is let go (SIGCONT).
+        program: in an exec the path of the program, None where the source does not report it.
+        entry: id of the followed cgroup of the process' call; 0 for none, None where the source
+            does not report it.
+        cgroup: id of the cgroup that the process is in, None where the source does not report it.
+        stopped: the process is stopped (SIGSTOP) until the helper sends SIGCONT.
     """
 
     kind: Kind
@@ -51,79 +52,84 @@ class Raw(NamedTuple):
     pid: int = 0
     parent: int = 0
     thread: int = 0
-    seat: int | None = None
+    thread_slot: int | None = None
     status: int = 0
     program: str | None = None
-    home: int | None = None
+    entry: int | None = None
     cgroup: int | None = None
     stopped: bool = False
 
 
 class Source(Protocol):
-    """Where events come from.
+    """Where kernel events come from.
 
     Attributes:
         name: as in the configuration.
-        fd: readable when there are events that somebody should act upon.
-        sweeps: it does not tell "moved", somebody has to look.
-        missing: counters that it should have and has not here, and why.
+        fd: readable when there are events that the helper should act upon.
+        needs_sweeps: the source does not report "moved"; the helper has to look at each member's
+            cgroup from time to time.
+        missing: counters that the source should have and does not have here, and why.
     """
 
     name: str
     fd: int
-    sweeps: bool
+    needs_sweeps: bool
     missing: Mapping[str, str]
 
-    def read(self) -> Iterable[Raw]:
-        """Return what has happened since the last time and until now, in order; never waits.
+    def read(self) -> Iterable[KernelEvent]:
+        """Return the events since the last call and until now, in order; never waits.
 
-        What is told by the cgroups that are followed is made out as it is iterated over.
+        The source looks up the cgroups that it follows while the result is iterated over.
         """
 
-    def enroll(self, run: str) -> None:
-        """Follow what is in the cgroup of the run, by path, and below it."""
+    def follow_run(self, run: str) -> None:
+        """Follow the cgroup of the run, by path, and all cgroups below it."""
 
     def add(self, cgroup: int, slot: int = 0) -> None:
-        """Follow a call's cgroup and all below it, by id; with a `slot` the host does already."""
+        """Follow a call's cgroup and all below it, by id.
+
+        With a counter `slot` the app has registered the cgroup with the kernel already.
+        """
 
     def remove(self, cgroup: int) -> None:
-        """Stop following it."""
+        """Stop following a cgroup."""
 
     def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:
-        """Return what the kernel has counted for it, by the names of `bpf.Counters`.
+        """Return the kernel's counters of a cgroup, by the names of `bpf.Counters`.
 
-        With `living` up to this moment, else up to the end of its processes.
+        With `living` they include what living processes have used up to this moment, else only
+        what was counted when a process ended or moved.
         """
 
-    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return what is for the host (see `bpf.Lent`), to be sent to it: slots and descriptors."""
+    def for_app(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the counter slots and the descriptors that the app gets (see `bpf.AppSlots`)."""
 
     def close(self) -> None:
-        """Let go of everything in the kernel."""
+        """Detach from the kernel and close every descriptor."""
 
 
-class OfAll:
-    """What is common to sources that tell of every process on the machine, and count nothing.
+class MachineWideSource:
+    """Base of sources that report every process on the machine, and count nothing.
 
-    Who is whose is for the books, and somebody has to look whether one has moved.
+    The ledger finds out which process belongs to which call, and the helper sweeps for moves.
     """
 
-    sweeps = True
+    needs_sweeps = True
     missing: Mapping[str, str] = MappingProxyType({})
 
-    def enroll(self, run: str) -> None:
-        """The run is told of like everything."""
+    def follow_run(self, run: str) -> None:
+        """Do nothing: the source reports the run like everything else."""
 
     def add(self, cgroup: int, slot: int = 0) -> None:
-        """As `enroll`."""
+        """Do nothing, as `follow_run`."""
 
     def remove(self, cgroup: int) -> None:
-        """As `enroll`."""
+        """Do nothing, as `follow_run`."""
 
     def counters(self, cgroup: int, *, living: bool) -> Mapping[str, int | None]:  # noqa: ARG002
-        """Return nothing."""
+        """Return no counters."""
         return {}
 
-    def lent(self) -> tuple[Sequence[int], Sequence[int]]:
+    def for_app(self) -> tuple[Sequence[int], Sequence[int]]:
         """Return nothing: the fork event has the thread."""
         return (), ()

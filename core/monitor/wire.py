@@ -1,6 +1,7 @@
-"""What host and helper tell each other: one JSON object per datagram of a socket pair.
+"""Messages between the app and the helper: one JSON object per datagram of a socket pair.
 
-Datagrams (SOCK_SEQPACKET) keep their bounds, are in order and end with the other side.
+Datagrams (SOCK_SEQPACKET) keep their bounds and their order; the socket ends with its other side.
+The app's messages have the key "do", the helper's have the key "is".
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["LARGEST", "Message", "receive", "send", "widen"]
+__all__ = ["LARGEST", "Message", "enlarge_buffer", "receive", "send"]
 
 Message = Mapping[str, Any]
 
-#: Bytes of one datagram; what is longer is cut by whoever makes it.
+#: Bytes of one datagram; the sender cuts lists that would be longer.
 LARGEST: Final = 96 << 10
 _FDS: Final = 4
 
 
 def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
-    """Send without waiting; False when the other side is gone or does not keep up."""
+    """Send without waiting; False when the other side is gone or its buffer is full."""
     data = json.dumps(message).encode("ascii")
     try:
         if fds:
@@ -37,10 +38,11 @@ def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
 def receive(origin: socket.socket) -> Message | None:
     """Return the next message, None when the other side is gone.
 
-    What descriptors came with it are under "fds", and are not for programs that we execute.
+    Descriptors that came with the message are under "fds"; programs that this process executes do
+    not inherit them.
 
     Raises:
-        BlockingIOError: there is none, and the socket does not wait.
+        BlockingIOError: there is no message, and the socket does not wait.
     """
     try:
         data, fds, _, _ = socket.recv_fds(origin, LARGEST, _FDS)
@@ -56,7 +58,7 @@ def receive(origin: socket.socket) -> Message | None:
     return message
 
 
-def widen(one: socket.socket) -> None:
-    """Have room for some hundred messages on their way."""
+def enlarge_buffer(one: socket.socket) -> None:
+    """Give the socket a send buffer for some hundred messages."""
     with contextlib.suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

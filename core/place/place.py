@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from agentcgroup.cgroup.cgroup import Cgroup
+from agentcgroup.cgroup.limits import CONTROLLERS
 from agentcgroup.place import owner, probe, problems, systemd, trial
 from agentcgroup.place.delegation import SUPERVISOR, divide, reunite
 from agentcgroup.place.probe import Facts
@@ -211,9 +212,9 @@ def _root(facts: Facts) -> Place | None:
     if mount is None or not mount.true_root or not probe.controls(mount.point):
         return None
     with contextlib.closing(Cgroup.open(mount.point)) as top:
-        top.enable(trial.CONTROLLERS)
+        top.enable(CONTROLLERS)
         with contextlib.closing(top.child(BASE, exist_ok=True)) as base:
-            base.enable(trial.CONTROLLERS)
+            base.enable(CONTROLLERS)
             return Place(base=base.path, kind="root")
 
 
@@ -247,5 +248,5 @@ _WAYS: Final[tuple[_Way, ...]] = (
 
 def _divided(path: str, kind: Kind) -> Place:
     """Return a subtree of ours as a base; for the life cycle alone where it cannot be emptied."""
-    problem = divide(path, trial.CONTROLLERS)
+    problem = divide(path, CONTROLLERS)
     return Place(base=path, kind=kind, problems=() if problem is None else (problem,))

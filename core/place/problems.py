@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.place.probe import Facts
 
 __all__ = ["Problem"]
@@ -160,10 +161,5 @@ def refused(base: str, controller: str, why: str) -> Problem:
 
 def lacking(key: str) -> Problem:
     """Return the problem of one limit that this kernel lacks though its controller works."""
-    if key == "memory_swap_max":
-        return Problem(
-            key,
-            "this kernel does not account swap, so a call may pass memory_max by swapping.",
-            "boot with swapaccount=1, or turn swap off.",
-        )
-    return Problem(key, "this kernel does not have it.", "use Linux 4.19 or newer.")
+    row = LIMITS[key]
+    return Problem(key, row.absent, row.fix)

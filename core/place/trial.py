@@ -8,10 +8,10 @@ import secrets
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentcgroup.cgroup.cgroup import Cgroup
-from agentcgroup.cgroup.limits import Limits
+from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS, Limits
 from agentcgroup.place import problems
 from agentcgroup.place.probe import Facts
 from agentcgroup.place.problems import Problem
@@ -21,21 +21,10 @@ try:
 except ImportError:
     _native = None  # type: ignore[assignment]  # built where there is a compiler
 
-__all__ = ["CONTROLLERS", "Verdict", "run"]
+__all__ = ["Verdict", "run"]
 
-#: The controllers we have limits for, and harmless limits to try each with.
-_TRIALS: Final = {
-    "memory": Limits(
-        memory_high=192 << 20, memory_max=256 << 20, memory_swap_max=0, memory_oom_group=True
-    ),
-    "cpu": Limits(cpu_weight=90, cpu_max=(90_000, 100_000)),
-    "pids": Limits(pids_max=64),
-    "io": Limits(),  # io.max needs a device to name
-    "cpuset": Limits(),
-}
-CONTROLLERS: Final = frozenset(_TRIALS)
 #: Limits that some kernels lack although their controller works.
-_OPTIONAL: Final = frozenset({"memory_swap_max", "memory_oom_group"})
+_OPTIONAL: Final = frozenset(key for key, row in LIMITS.items() if row.optional)
 #: What cgroup v1 calls them.
 _V1_NAMES: Final = {"io": "blkio"}
 
@@ -60,7 +49,7 @@ def run(path: str, facts: Facts) -> Verdict:
         OSError: no cgroup can be made there, or no process be put into it.
     """
     with contextlib.closing(Cgroup.open(path)) as base:
-        on = base.enabled() & CONTROLLERS
+        on = base.enabled().intersection(CONTROLLERS)
         trial = base.child(f"agentcgroup.trial-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             found = [problem for one in sorted(on) for problem in _try_limits(trial, one)]
@@ -68,18 +57,26 @@ def run(path: str, facts: Facts) -> Verdict:
         finally:
             trial.remove()
             trial.close()
-        found += _why_missing(base, CONTROLLERS - on, facts)
+        found += _why_missing(base, frozenset(CONTROLLERS) - on, facts)
     return Verdict(on.difference(*(problem.controllers for problem in found)), tuple(found))
 
 
 def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:
     try:
-        missing = trial.set(_TRIALS[controller])
+        missing = trial.set(_harmless(controller))
     except OSError as error:
         return [problems.refused(trial.path, controller, str(error))]
     if missing <= _OPTIONAL:
         return [problems.lacking(key) for key in sorted(missing)]
     return [problems.refused(trial.path, controller, f"no file for {', '.join(sorted(missing))}")]
+
+
+def _harmless(controller: str) -> Limits:
+    """Return the limits to try a controller with, those that its rows give."""
+    values: dict[str, Any] = {
+        key: row.trial for key, row in LIMITS.items() if row.controller == controller
+    }
+    return Limits(**values)
 
 
 def _hold_a_process(trial: Cgroup) -> None:

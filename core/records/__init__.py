@@ -1,1 +1,1 @@
-"""Records of finished calls, and what becomes of them."""
+"""Records of finished calls, and the bus that delivers them to observers."""

@@ -1,4 +1,4 @@
-"""What a finished call was."""
+"""The record of a finished call."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 __all__ = ["CallRecord", "Isolated", "Outcome", "Program"]
 
-#: How a call ended. ``error``: the tool raised. ``oom``: the kernel killed it for memory.
-#: ``timeout``: its time was over. ``killed``: stopped for another limit, or its worker process
-#: died of what the tool did. ``cancelled``: the framework gave it up. ``rejected``: it never
-#: started.
+#: How a call ended. ``ok``: the tool returned. ``error``: the tool raised. ``oom``: the kernel
+#: killed the call for memory. ``timeout``: its deadline passed. ``killed``: another limit stopped
+#: it, or its worker process died from what the tool did. ``cancelled``: the framework cancelled it.
+#: ``rejected``: it never started.
 Outcome = Literal["ok", "error", "oom", "timeout", "killed", "cancelled", "rejected"]
 
-#: Where the tool's own code ran: in the agent's process, or in a worker process in the call's
-#: cgroup.
+#: Where the tool's own code ran: in the app's process, or in a worker process in the call's cgroup.
 Isolated = Literal["inline", "process"]
 
 
@@ -24,13 +23,13 @@ class Program:
     r"""One program that a process of a call executed.
 
     Attributes:
-        program: its path as the kernel has it; the process's name where that is all there is left;
-            "?" where the process was gone before it could be looked at. Whoever runs it chooses it.
-            Bytes that are no UTF-8 are written as ``\xNN``.
-        pid: of the process.
-        exit_code: with which it ended; None when a signal ended it, when it executed another
-            program, or was still running.
-        signal: by which it was ended, None else.
+        program: the path that was executed, as the kernel reports it; the process's name where the
+            path is not known; "?" where the process ended before either was read. The tool
+            chooses it: treat it as hostile. Bytes that are not UTF-8 are written as ``\xNN``.
+        pid: the process's id.
+        exit_code: the process's exit status; None when a signal ended it, when it executed another
+            program, or while it runs.
+        signal: the number of the signal that ended the process, else None.
     """
 
     program: str
@@ -41,60 +40,65 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """One finished call: who, how long, how it ended, what it used, what limits it had.
+    """The identity of one finished call, its times, its outcome, its usage and its limits.
 
     A figure that is None was not measured: the call started no process and so had no cgroup, or
-    this kernel or machine has no such counter. Absent is not zero.
+    the kernel or the machine has no such counter. None does not mean zero.
 
     Attributes:
         id: unique over runs and machines.
-        parent_id: id of the call this one ran inside, None at the top.
+        parent_id: id of the call inside which this one ran, None at the top.
         framework: ``langchain``, ``autogen``, ``crewai``, or ``python`` for `agentcgroup.call`.
-        agent: the agent's name as the framework gave it, unchanged; None when it has none.
-        tool: the tool's name as the framework gave it, unchanged (``gen_ai.tool.name``).
+        agent: the agent's name as the framework gives it, unchanged; None when it has none.
+        tool: the tool's name as the framework gives it, unchanged (``gen_ai.tool.name``).
         tool_call_id: the model's id of the call (``gen_ai.tool.call.id``); not always unique.
         started_at: Unix time in seconds.
-        duration_s: wall-clock seconds from the seam's entry to its end.
-        outcome: how it ended.
-        reason: what stopped it or is worth knowing: ``memory_max``, ``agent.memory_max``,
-            ``run.memory_max``, ``system`` (the machine itself ran out of memory), ``timeout``,
-            ``pids_max``, ``cancelled``, ``escape`` (a process left its cgroup, see
-            `settings.MonitorTable`), ``leftovers`` (processes that outlived the tool were ended),
-            ``crashed: SIGSEGV`` or ``exited: 3`` (its worker process did, by that signal or
-            with that status), ``unshippable: ...`` (what could not be sent to a worker or back: the
-            call was rejected, or ran inline), or None.
-        memory_peak_bytes: highest charge of its cgroup (memory.peak, Linux 5.19).
+        duration_s: wall-clock seconds from the call's start to its end.
+        outcome: how the call ended, see `Outcome`.
+        reason: the limit that stopped the call, or another remarkable fact: ``memory_max``,
+            ``agent.memory_max``, ``run.memory_max``, ``system`` (the machine itself ran out of
+            memory), ``timeout``, ``pids_max``, ``cancelled``, ``escape`` (a process left its
+            cgroup, see the config table ``[monitor]``), ``leftovers`` (processes that outlived the
+            tool were killed), ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process
+            ended), ``unshippable: ...`` (an object that could not be sent to a worker or back: the
+            call was rejected, or ran inline); else None.
+        memory_peak_bytes: highest memory charge of its cgroup (memory.peak, Linux 5.19).
         cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).
-        pids_peak: most tasks at once (pids.peak, Linux 6.1).
+        pids_peak: highest number of tasks at one time (pids.peak, Linux 6.1).
         io_read_bytes: bytes read from block devices (io.stat).
         io_write_bytes: bytes written to block devices (io.stat).
-        throttled_s: seconds it was held back by cpu_max (cpu.stat throttled_usec).
-        oom_kills: processes the OOM killer counted, 0 where none and measured.
-        monitor: which source filled what is below, ``libbpf``, ``procs`` or ``bcc``; None when
-            there was none, it came too late to see all of the call, or the call's worker served
-            others too (``reuse``).
-        processes_started: processes, not threads, that began in it (sched_process_fork).
-        programs: what these executed, the first 64 (sched_process_exec, sched_process_exit).
-        programs_left_out: programs beyond those.
-        escapes: processes that were found outside of its cgroup and brought in.
-        run_delay_s: seconds its threads were ready to run and had no CPU (sched_info.run_delay).
-        memory_charged_bytes: memory charged to it in all (try_charge_memcg), given back or not.
-        reclaim_s: seconds its threads spent in freeing memory for their own allocations
+        throttled_s: seconds for which cpu_max throttled it (cpu.stat throttled_usec).
+        oom_kills: processes that the OOM killer killed, as the cgroup counts them.
+        monitor: the monitor's source for the next figures, ``libbpf``, ``procs`` or ``bcc``; None
+            when there was none, when it started too late to see the whole call, or when the call's
+            worker served other calls too (``reuse``).
+        processes_started: processes, not threads, that began in the call (sched_process_fork).
+        programs: the first 64 programs that they executed (sched_process_exec,
+            sched_process_exit).
+        programs_left_out: number of programs beyond these.
+        escapes: processes that were found outside the call's cgroup and moved into it.
+        run_delay_s: seconds for which its threads were runnable and had no CPU
+            (sched_info.run_delay).
+        memory_charged_bytes: all memory that was charged to it, freed since or not
+            (try_charge_memcg).
+        reclaim_s: seconds that its threads spent in reclaim for their own allocations
             (mm_vmscan_memcg_reclaim, mm_vmscan_direct_reclaim).
-        memory_high_s: seconds they were held back above memory_high (mem_cgroup_handle_over_high).
-        files_opened: files it opened (security_file_open).
-        net_rx_bytes: bytes of IP packets its sockets received (cgroup_skb).
-        net_tx_bytes: bytes of IP packets its sockets sent (cgroup_skb).
-        limits: what its policy asked for, kernel names with '_' for '.', bytes and seconds.
-        cgroup: path of its cgroup's directory, gone by now; None when it had none.
-        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, give or
-            take a timer tick; those of other threads and of child processes not among them.
-        memory_growth_bytes: estimate for such a tool: by how much the peak of the process's
-            resident memory rose meanwhile, whichever thread was to blame (getrusage's ru_maxrss);
-            0 where it stayed below an earlier peak.
-        thread_memory_charged_bytes: for such a tool, exactly: memory charged to the threads that
-            worked for it, given back or not (try_charge_memcg); None but by ``libbpf`` in full
-            detail, and for a process in the root cgroup, which is charged nothing.
+        memory_high_s: seconds for which its threads were throttled above memory_high
+            (mem_cgroup_handle_over_high).
+        files_opened: number of files opened (security_file_open).
+        net_rx_bytes: bytes of IP packets that its sockets received (cgroup_skb).
+        net_tx_bytes: bytes of IP packets that its sockets sent (cgroup_skb).
+        limits: the limits that its policy set, kernel names with '_' for '.', in bytes and seconds.
+        cgroup: path of its cgroup's directory, which is removed after the call; None when it had
+            none.
+        thread_cpu_s: estimate for a sync tool that ran inline: CPU seconds of its thread, exact to
+            a timer tick, without other threads and child processes.
+        memory_growth_bytes: estimate for such a tool: growth of the peak of the process's resident
+            memory during the call, whichever thread caused it (getrusage's ru_maxrss); 0 below an
+            earlier peak.
+        thread_memory_charged_bytes: for such a tool, exact: memory charged to the threads that
+            worked for it, freed since or not (try_charge_memcg); only ``libbpf`` with
+            ``detail = "full"`` measures it, and the kernel charges none in the root cgroup.
         isolation: where the tool's own code ran: ``inline``, or ``process`` for a worker.
     """
 

@@ -1,56 +1,59 @@
-"""What starts a child in a cgroup: the C extension, or Python alone."""
+"""The protocol of what creates a child in a cgroup: the C extension, or Python alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from agentcgroup.spawn.arguments import SpawnRequest
+from agentcgroup.spawn.spawn_request import SpawnRequest
 
 __all__ = ["Backend", "ForkExec", "Mode"]
 
-#: "clone3": born inside; "vfork", "fork": the child moves itself before anything else.
+#: "clone3": born in the cgroup; "vfork", "fork": the child moves itself before anything else.
 Mode = Literal["clone3", "vfork", "fork"]
 
-#: `_posixsubprocess.fork_exec`, whose arguments differ from one Python to the next.
+#: `_posixsubprocess.fork_exec`, whose parameters differ between Python versions.
 ForkExec = Callable[..., int]
 
 
 class Backend(Protocol):
-    """One way to start children; each raises PlacementError where the cgroup takes none.
+    """Creates children in a cgroup; raises PlacementError where the cgroup takes no process.
 
-    `fd` is always an open directory of a cgroup.
+    `fd` is an open directory of the cgroup.
     """
 
     def mode(self) -> tuple[Mode, str | None]:
-        """Return how children get there, and why not by clone3 (None if they do)."""
+        """Return how children get into the cgroup, and why not by clone3 (None with "clone3")."""
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
-        """Do what `original(*args)` does, in the cgroup; return the pid."""
+        """Do what `original(*args)` does, with the child in the cgroup; return the pid."""
 
     def posix_spawn(self, fd: int, request: SpawnRequest) -> int:
-        """Do os.posix_spawn; return the pid."""
+        """Do what os.posix_spawn does, with the child in the cgroup; return the pid."""
 
-    def hold_signals(self) -> int:
-        """Do what system() does before its child; return what `release_signals` wants."""
+    def begin_system(self) -> int:
+        """Do the first step of system(3), on signals; return the argument of `end_system`."""
 
-    def release_signals(self, held: int) -> None:
-        """Undo `hold_signals`."""
+    def end_system(self, mask: int) -> None:
+        """Undo `begin_system`, which returned `mask`."""
 
-    def shell(self, fd: int | None, command: bytes, held: int) -> int:
-        """Start the shell of os.system, in our own cgroup where `fd` is None; return the pid."""
+    def start_shell(self, fd: int | None, command: bytes, mask: int) -> int:
+        """Start the shell of os.system; return the pid.
+
+        Without an `fd`, the shell starts in this process's cgroup. `begin_system` returned `mask`.
+        """
 
     def wait(self, pid: int) -> int:
-        """Wait for that shell through all signals; return the wait status."""
+        """Wait for that shell, whatever signals arrive; return the wait status."""
 
-    def arm(self, fd: int) -> None:
-        """Let every fork of this thread put its child into the cgroup until `disarm`."""
+    def set_fork_target(self, fd: int) -> None:
+        """Place the child of every fork of this thread until `clear_fork_target`."""
 
-    def refuse(self) -> None:
-        """Let every child that this thread forks exit at once with status 126 until `disarm`."""
+    def refuse_forks(self) -> None:
+        """Make every child that this thread forks exit with 126 until `clear_fork_target`."""
 
-    def disarm(self) -> None:
-        """Undo `arm` or `refuse`; nothing where there is nothing to undo."""
+    def clear_fork_target(self) -> None:
+        """Undo `set_fork_target` or `refuse_forks`; do nothing without either."""
 
     def after_fork_in_child(self) -> None:
-        """Finish placing a forked child, where the fork itself could not."""
+        """Place a forked child where the fork itself did not."""

@@ -1,14 +1,14 @@
-"""How one child gets its place: the protocol between a spawn and the call it belongs to.
+"""The protocol between one spawn and its `scope.SpawnTarget`.
 
-Every way of starting a process ends in `place`, or, for forks that C code makes, in `arm`: ask
-the call for its cgroup, start the child in it, tell the call. A cgroup can vanish or be divided
-between the two steps; the call is then asked once more, with the error, and if that does not help
-the child is not started at all: a tool's process outside its call is what this package must not
-let happen.
+Every way to start a process ends in `place`, or in `begin_fork` where C code makes the fork. Both
+call `begin_spawn` of the target, start the child in the cgroup that it returned, and call
+`end_spawn`. Between the first two steps the cgroup can be removed, or get children of its own. Then
+`begin_spawn` is called once more, with the error. If the second cgroup takes no process either, no
+child starts: a process of a tool never runs outside the cgroup of its call.
 
-A child that this process forks inside a call is already where it belongs, and so are all its
-descendants. Its copy of the call is dead weight with locks in unknown states: such a process is
-`inherited` for good and passes every spawn through untouched.
+A child that a call forks is in the call's cgroup already, and so are all its descendants. Its copy
+of the call is useless, with locks in unknown states. Such a process is `inherited` until it ends,
+and its patch points call the builtins.
 """
 
 from __future__ import annotations
@@ -25,96 +25,113 @@ try:
     from agentcgroup._native import PlacementError
 except ImportError:
 
-    class PlacementError(OSError):  # type: ignore[no-redef]  # the same thing without the extension
-        """The cgroup takes no process: it is gone, has controllers of its own, or is not ours."""
+    class PlacementError(OSError):  # type: ignore[no-redef]  # the same class, without the extension
+        """The cgroup takes no process.
+
+        It was removed, has controllers of its own, or this process may not write to it.
+        """
 
 
 __all__ = [
     "PlacementError",
-    "adopt",
-    "arm",
-    "home_of_spawn",
-    "inherit",
+    "begin_fork",
+    "current_target",
+    "enable",
     "inherited",
+    "mark_inherited",
+    "migrate",
     "open_procs",
     "place",
-    "switch",
 ]
 
-Started = TypeVar("Started")
+Result = TypeVar("Result")
 
-_installed = False
+_enabled = False
 _inherited = False
 
 
-def switch(on: bool) -> None:
-    """Turn the patch points on or off; off, they pass everything through."""
-    global _installed
-    _installed = on
+def enable(on: bool) -> None:
+    """Turn the patch points and fork hooks on or off; when off, they place no process."""
+    global _enabled
+    _enabled = on
 
 
 def inherited() -> bool:
-    """Return whether this process was forked inside a call, and so lives in that call's cgroup."""
+    """Return whether a call forked this process, which is then in that call's cgroup for good."""
     return _inherited
 
 
-def inherit() -> None:
-    """Make this process, just forked inside a call, leave all placing to the kernel."""
+def mark_inherited() -> None:
+    """Make this process, which a call has just forked, place no process from now on."""
     global _inherited
     _inherited = True
     current.set(None)
 
 
-def home_of_spawn() -> SpawnTarget | None:
-    """Return the call that a process started now belongs to, None to start it untouched."""
-    home = current.get()
-    if home is None or _inherited or not _installed:
+def current_target() -> SpawnTarget | None:
+    """Return the owner of a process that starts now; None if the process is not to be placed."""
+    target = current.get()
+    if target is None or _inherited or not _enabled:
         return None
-    return home
+    return target
 
 
 def place(
-    home: SpawnTarget, start: Callable[[int | None], Started], pid_of: Callable[[Started], int]
-) -> Started:
-    """Start a process with `start(directory fd of its cgroup)`, as `home` says.
+    target: SpawnTarget, start: Callable[[int | None], Result], pid_of: Callable[[Result], int]
+) -> Result:
+    """Start a process in the cgroup that `target` gives.
+
+    Args:
+        target: the owner of the process.
+        start: starts the process, given the cgroup's directory fd, or None to start it in the
+            cgroup of this process.
+        pid_of: returns the pid, given the result of `start`.
+
+    Returns:
+        The result of `start`.
 
     Raises:
-        CgroupUnavailable: the cgroup took no process, nor did the one given instead.
-        LimitExceeded: the call is over; nothing was started.
-        Exception: whatever `start` raises on account of the program.
+        CgroupUnavailable: neither the first cgroup nor the second took the process.
+        LimitExceeded: the call is over; no process was started.
+        Exception: an error of `start` that concerns the program, not the cgroup.
     """
     failed: OSError | None = None
     while True:
-        fd = home.begin_spawn(failed)
+        fd = target.begin_spawn(failed)
         pid = None
         try:
-            started = start(fd)
-            pid = pid_of(started)
+            result = start(fd)
+            pid = pid_of(result)
         except PlacementError as error:
             if failed is not None:
                 raise _no_place(error) from error
             failed = error
         else:
-            return started
+            return result
         finally:
-            # In a forked child `home` is a copy of the parent's, and not ours to tell.
+            # In a forked child `target` is a copy: only the parent's target counts its spawns.
             if not _inherited:
-                home.end_spawn(pid)
+                target.end_spawn(pid)
 
 
-def arm(home: SpawnTarget, use: Callable[[int], None]) -> None:
-    """Begin a spawn whose fork happens elsewhere: `use` gets the cgroup's directory fd.
+def begin_fork(target: SpawnTarget, set_fork_target: Callable[[int], None]) -> None:
+    """Begin a spawn whose fork other code makes.
 
-    The caller calls `home.end_spawn` after the fork, unless this raises.
+    `set_fork_target` gets the cgroup's directory fd. The caller calls `target.end_spawn` after the
+    fork, unless this function raises.
+
+    Raises:
+        CgroupUnavailable: neither the first cgroup nor the second takes a process.
+        LimitExceeded: the call is over.
     """
     failed: OSError | None = None
     while True:
-        fd = home.begin_spawn(failed)
+        fd = target.begin_spawn(failed)
         try:
             if fd is not None:
-                use(fd)
+                set_fork_target(fd)
         except PlacementError as error:
-            home.end_spawn(None)
+            target.end_spawn(None)
             if failed is not None:
                 raise _no_place(error) from error
             failed = error
@@ -126,7 +143,7 @@ def open_procs(fd: int) -> int:
     """Open cgroup.procs of the cgroup whose directory `fd` is; the caller closes it.
 
     Raises:
-        PlacementError: it is gone, or not ours to write.
+        PlacementError: the cgroup was removed, or this process may not write to it.
     """
     try:
         return os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
@@ -134,8 +151,8 @@ def open_procs(fd: int) -> int:
         raise PlacementError(error.errno, error.strerror) from error
 
 
-def adopt(fd: int, pid: int) -> None:
-    """Move a running child into the cgroup whose directory `fd` is; one that ended needs none."""
+def migrate(fd: int, pid: int) -> None:
+    """Move a running child into the cgroup whose directory `fd` is, unless it has ended."""
     procs = open_procs(fd)
     try:
         with suppress(ProcessLookupError):

@@ -1,7 +1,7 @@
-"""What the BPF monitor must get right on every kernel; run natively and in the lab's machines.
+"""Cases that the BPF programs must pass on every kernel; run natively and in the lab's machines.
 
-Each case gets a monitor and an empty cgroup of its own. The ground truth is the kernel's own:
-wait4(2), cpu.stat, /proc, and process trees that are known beforehand.
+Each case gets attached programs and an empty cgroup of its own. It compares them with the kernel's
+own figures, wait4(2), cpu.stat and /proc, and with process trees that are known beforehand.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentcgroup import _native
-from agentcgroup.bpf import Announcer, Counters, CountersView, Event, Monitor, bpf_syscall
+from agentcgroup.bpf import (
+    Announcer,
+    AttachedPrograms,
+    BpfEvent,
+    Counters,
+    CountersView,
+    bpf_syscall,
+)
 from agentcgroup.bpf.programs import PROGRAMS
 from agentcgroup.cgroup import Cgroup
 from tests.support.processes import SOON, state, until
 
-Case = Callable[[Monitor, Cgroup], None]
+Case = Callable[[AttachedPrograms, Cgroup], None]
 CASES: list[Case] = []
-#: Those in which what is born outside is stopped.
+#: Cases in which a process that is born outside is stopped.
 STOPPING: list[Case] = []
 
 #: Uses about a quarter of a second of CPU and some memory, whatever the machine.
@@ -40,15 +47,15 @@ while time.process_time() < end: sum(range(1000))
 """
 
 
-#: Programs that take CAP_NET_ADMIN, too.
+#: Programs that need CAP_NET_ADMIN too.
 PACKETS = {name for name, program in PROGRAMS.items() if program.hook == "cgroup_skb"}
 _TELL = """
 import dataclasses, json
-from agentcgroup.bpf import BpfUnavailable, Monitor, facts
-found = facts()
+from agentcgroup.bpf import BpfUnavailable, AttachedPrograms, bpf_support
+found = bpf_support()
 try:
-    with Monitor.open(detail="full") as monitor:
-        programs = dict(monitor.programs)
+    with AttachedPrograms.open(detail="full") as attached:
+        programs = dict(attached.programs)
 except BpfUnavailable as error:
     programs = None
 print(json.dumps({
@@ -58,10 +65,10 @@ print(json.dumps({
 """
 
 
-def told_with(*capabilities: str) -> dict[str, object]:
-    """Return what an ordinary user with these capabilities finds; it may read every file."""
+def support_with(*capabilities: str) -> dict[str, object]:
+    """Return the BPF support of an ordinary user with these capabilities, who may read any file."""
     given = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
-    told = subprocess.run(
+    ran = subprocess.run(
         [
             *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
             *(f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"),
@@ -71,9 +78,9 @@ def told_with(*capabilities: str) -> dict[str, object]:
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
-    found: dict[str, object] = json.loads(told.stdout)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    found: dict[str, object] = json.loads(ran.stdout)
     return found
 
 
@@ -88,7 +95,7 @@ def stopping_case(function: Case) -> Case:
 
 
 def born_in(cgroup: Cgroup, *command: str) -> int:
-    """Start a command as a process that is in the cgroup from its first instruction."""
+    """Start a command in the cgroup from its first instruction; returns its pid."""
     path = command[0].encode()
     argv = [word.encode() for word in command]
     environment = [b"PATH=" + os.environ["PATH"].encode()]
@@ -96,12 +103,12 @@ def born_in(cgroup: Cgroup, *command: str) -> int:
 
 
 def python(cgroup: Cgroup, code: str) -> int:
-    """Start Python code in the cgroup."""
+    """Start Python code in the cgroup; returns its pid."""
     return born_in(cgroup, sys.executable, "-I", "-S", "-c", code)
 
 
 def done(pid: int) -> int:
-    """Wait for a process and return its exit status, as subprocess has it."""
+    """Wait for a process and return its exit status, as subprocess does."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -109,8 +116,8 @@ def inode(cgroup: Cgroup) -> int:
     return os.stat(cgroup.path).st_ino
 
 
-def counters(monitor: Monitor, slot: int) -> Counters:
-    found = monitor.read(slot, living=True)
+def counters(attached: AttachedPrograms, slot: int) -> Counters:
+    found = attached.read(slot, living=True)
     assert found is not None
     return found
 
@@ -120,10 +127,10 @@ def number(count: int | None) -> int:
     return count
 
 
-def settled(monitor: Monitor, slot: int) -> Counters:
-    """Return the counters once the ended processes are freed, which the kernel delays a little."""
-    assert until(lambda: slot not in _slots_of_members(monitor)), "not all tasks were freed"
-    return counters(monitor, slot)
+def settled(attached: AttachedPrograms, slot: int) -> Counters:
+    """Return the counters once the kernel has freed the ended processes, soon after they end."""
+    assert until(lambda: slot not in _slots_of_members(attached)), "not all tasks were freed"
+    return counters(attached, slot)
 
 
 #: bpf(2), uapi/linux/bpf.h.
@@ -132,11 +139,11 @@ _MAP_LOOKUP_ELEM, _MAP_GET_NEXT_KEY = 1, 4
 _MEMBER_BYTES = 256
 
 
-def _slots_of_members(monitor: Monitor) -> set[int]:
-    """Return the slots of all tasks that the programs know; see bpf/members.bpf.h."""
+def _slots_of_members(attached: AttachedPrograms) -> set[int]:
+    """Return the slots of all tasks in the map `members`; see bpf/members.bpf.h."""
     found: set[int] = set()
     key, value = ctypes.create_string_buffer(8), ctypes.create_string_buffer(_MEMBER_BYTES)
-    fd, at, to = monitor._maps["members"], ctypes.addressof(key), ctypes.addressof(value)
+    fd, at, to = attached._maps["members"], ctypes.addressof(key), ctypes.addressof(value)
     before = 0  # a null pointer asks for the first key
     while True:
         try:
@@ -160,18 +167,18 @@ def cpu_stat(cgroup: Cgroup) -> int:
 
 
 def stopped(pid: int) -> None:
-    """Wait until a process is, and has left its CPU: it calls itself stopped a little earlier."""
+    """Wait until a process is stopped and off its CPU: its state is "T" a little earlier."""
     running = Path(f"/proc/{pid}/syscall")
     assert until(lambda: state(pid) == "T" and running.read_text() != "running\n"), pid
 
 
-def events_until(monitor: Monitor, last: Callable[[Event], bool]) -> list[Event]:
-    """Collect events until one is the last."""
-    found: list[Event] = []
+def events_until(attached: AttachedPrograms, last: Callable[[BpfEvent], bool]) -> list[BpfEvent]:
+    """Collect events until one of them is the `last`."""
+    found: list[BpfEvent] = []
     end = time.monotonic() + SOON
     while not any(map(last, found)):
         assert time.monotonic() < end, found
-        found += monitor.poll(0.05)
+        found += attached.poll(0.05)
     return found
 
 
@@ -190,24 +197,24 @@ def ending(pid: int) -> Iterator[int]:
 
 
 @case
-def a_process_of_its_own_is_counted_as_wait4_tells(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
+def a_process_is_counted_as_wait4_does(attached: AttachedPrograms, box: Cgroup) -> None:
+    slot = attached.add(inode(box))
     _, status, usage = os.wait4(python(box, WORK), 0)
     assert status == 0
-    found = settled(monitor, slot)
+    found = settled(attached, slot)
     assert near(number(found.cpu_ns), (usage.ru_utime + usage.ru_stime) * 1e9)
     assert found.minor_faults == usage.ru_minflt
     assert found.major_faults == usage.ru_majflt
-    # It is made, and becomes Python, by one call each.
+    # One fork makes it, one exec runs Python in it.
     assert (found.processes_started, found.programs_executed, found.exits) == (1, 1, 1)
     assert found.escapes == found.events_lost == 0
 
 
 @case
-def many_threads_and_children_together_are_counted_as_cpu_stat_tells(
-    monitor: Monitor, box: Cgroup
+def threads_and_children_together_are_counted_as_cpu_stat_does(
+    attached: AttachedPrograms, box: Cgroup
 ) -> None:
-    slot = monitor.add(inode(box))
+    slot = attached.add(inode(box))
     code = f"""
 import os, threading
 work = lambda: exec({WORK!r}, {{}})
@@ -219,30 +226,30 @@ for each in threads: each.join()
 for _ in range(3): os.wait()
 """
     assert done(python(box, code)) == 0
-    found = settled(monitor, slot)
+    found = settled(attached, slot)
     assert near(number(found.cpu_ns), cpu_stat(box))
     assert (found.processes_started, found.programs_executed, found.exits) == (4, 1, 4)
 
 
 @case
-def the_living_are_counted_when_asked_for(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
+def living_processes_are_counted_when_asked_for(attached: AttachedPrograms, box: Cgroup) -> None:
+    slot = attached.add(inode(box))
     stop = f"{WORK}\nimport os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"
     with ending(python(box, stop)) as pid:
         stopped(pid)
-        found = counters(monitor, slot)
+        found = counters(attached, slot)
         assert near(number(found.cpu_ns), cpu_stat(box))
         ran, waited, _ = map(int, Path(f"/proc/{pid}/schedstat").read_text().split())
         assert (found.cpu_ns, found.run_delay_ns) == (ran, waited)
         assert found.exits == 0
-        again = counters(monitor, slot)
+        again = counters(attached, slot)
         assert again == found  # counted once
 
 
 @case
-def waiting_for_a_cpu_is_counted(monitor: Monitor, box: Cgroup) -> None:
+def waiting_for_a_cpu_is_counted(attached: AttachedPrograms, box: Cgroup) -> None:
     """Two that share one CPU wait for each other half of the time."""
-    slot = monitor.add(inode(box))
+    slot = attached.add(inode(box))
     code = f"""
 import os, signal
 os.sched_setaffinity(0, [0])
@@ -255,15 +262,17 @@ os.kill(os.getpid(), signal.SIGSTOP)
         truth = sum(
             int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in (one, other)
         )
-        found = counters(monitor, slot)
+        found = counters(attached, slot)
     assert truth > 0
     assert found.run_delay_ns == truth
 
 
 @case
-def what_a_process_did_before_it_came_is_not_counted(monitor: Monitor, box: Cgroup) -> None:
-    """Nor what its other threads did, which come along."""
-    slot = monitor.add(inode(box))
+def the_time_before_a_process_joined_is_not_counted(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    """Nor that of its other threads, which move with it."""
+    slot = attached.add(inode(box))
     code = f"""
 import signal, sys, threading
 def work(): exec({WORK.replace("0.25", "2")!r}, {{}})
@@ -280,80 +289,80 @@ work(); ready.acquire(); print("ready", flush=True); sys.stdin.read()
         assert process.stdout.readline() == b"ready\n"
         box.join(process.pid)
         process.communicate()
-    found = settled(monitor, slot)
+    found = settled(attached, slot)
     assert near(number(found.cpu_ns), cpu_stat(box), at_least=20e6)
-    assert number(found.cpu_ns) < 0.5e9  # either of the threads has done about a second before
+    assert number(found.cpu_ns) < 0.5e9  # each of the threads has used about a second before
     assert (found.processes_started, found.exits) == (0, 1)
 
 
 @case
-def cgroups_below_belong_to_the_call(monitor: Monitor, box: Cgroup) -> None:
-    """Those made later of themselves, those that were there by being told."""
+def cgroups_below_belong_to_the_call(attached: AttachedPrograms, box: Cgroup) -> None:
+    """A cgroup that is made later by itself, one that was there by `add_child`."""
     there = box.child("there")
-    slot = monitor.add(inode(box))
-    monitor.add_child(slot, inode(there))
+    slot = attached.add(inode(box))
+    attached.add_child(slot, inode(there))
     deep = there.child("deep")
     for cgroup in (there, deep, box.child("later")):
         assert done(born_in(cgroup, "/bin/true")) == 0
-    found = counters(monitor, slot)
+    found = counters(attached, slot)
     assert (found.processes_started, found.programs_executed, found.exits) == (3, 3, 3)
 
 
 @case
-def calls_are_kept_apart(monitor: Monitor, box: Cgroup) -> None:
-    """Also where one is inside the other: what runs in the inner one is the inner one's."""
+def calls_are_counted_apart(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Also where one is inside the other: processes of the inner call count for it alone."""
     inner, beside = box.child("inner"), box.child("beside")
-    outer_slot, inner_slot = monitor.add(inode(box)), monitor.add(inode(inner))
+    outer_slot, inner_slot = attached.add(inode(box)), attached.add(inode(inner))
     assert done(born_in(inner, "/bin/true")) == 0
     assert done(born_in(beside, "/bin/true")) == 0
-    assert counters(monitor, inner_slot).processes_started == 1
-    assert counters(monitor, outer_slot).processes_started == 0
+    assert counters(attached, inner_slot).processes_started == 1
+    assert counters(attached, outer_slot).processes_started == 0
 
 
 @case
-def a_call_that_is_over_counts_nothing_any_more(monitor: Monitor, box: Cgroup) -> None:
-    """What it left running does not count for those who come after it, either."""
-    slot = monitor.add(inode(box))
+def a_call_that_is_over_is_counted_no_more(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Processes that it left do not count for a later call in its place either."""
+    slot = attached.add(inode(box))
     with ending(python(box, f"import time; print(flush=True); time.sleep(1)\n{WORK}")) as pid:
-        monitor.remove(slot)
-        assert monitor.read(slot) is None
-        monitor.remove(slot)
-        successor = monitor.add(inode(box), slot_hint=slot + 4096)
+        attached.remove(slot)
+        assert attached.read(slot) is None
+        attached.remove(slot)
+        successor = attached.add(inode(box), slot_hint=slot + 4096)
         assert successor != slot
-        monitor.remove(successor)
-        stranger = monitor.add(inode(box.child("other")), slot_hint=slot + 2 * 4096)
+        attached.remove(successor)
+        unrelated = attached.add(inode(box.child("other")), slot_hint=slot + 2 * 4096)
         assert done(pid) == 0
         time.sleep(0.2)
-        found = counters(monitor, stranger)
+        found = counters(attached, unrelated)
         assert found.cpu_ns == found.exits == 0
 
 
 @case
-def a_call_counts_before_the_monitor_has_heard_of_it(monitor: Monitor, box: Cgroup) -> None:
-    announcer = Announcer(monitor.lend(1), monitor.counters_fd, os.dup(monitor.cgroups_fd))
+def a_call_is_counted_before_the_holder_adopts_it(attached: AttachedPrograms, box: Cgroup) -> None:
+    announcer = Announcer(attached.reserve(1), attached.counters_fd, os.dup(attached.cgroups_fd))
     with contextlib.closing(announcer):
         slot = announcer.add(inode(box))
         assert slot is not None
         assert announcer.add(inode(box.child("more"))) is None
         assert done(born_in(box, "/bin/true")) == 0
-        monitor.adopt(slot, inode(box))
-        assert counters(monitor, slot).processes_started == 1
-        monitor.remove(slot)
+        attached.adopt(slot, inode(box))
+        assert counters(attached, slot).processes_started == 1
+        attached.remove(slot)
         announcer.give_back(slot)
         following = announcer.add(inode(box))
         assert following not in (None, slot)
-        assert monitor.read(slot) is None
+        assert attached.read(slot) is None
 
 
 @case
-def another_process_can_read_the_counters(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
+def another_process_can_read_the_counters(attached: AttachedPrograms, box: Cgroup) -> None:
+    slot = attached.add(inode(box))
     assert done(born_in(box, "/bin/true")) == 0
-    settled(monitor, slot)
-    fd = os.dup(monitor.counters_fd)
+    settled(attached, slot)
+    fd = os.dup(attached.counters_fd)
     code = f"""
 from agentcgroup.bpf import CountersView
-view = CountersView({fd}, {dict(monitor.programs)!r}, {monitor.features})
+view = CountersView({fd}, {dict(attached.programs)!r}, {attached.features})
 print(view.read({slot}))
 print(view.read({slot + 1}))
 """
@@ -361,9 +370,9 @@ print(view.read({slot + 1}))
         [sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True
     )
     os.close(fd)
-    assert read.stdout.splitlines() == [str(monitor.read(slot)), "None"]
-    view = CountersView(monitor.counters_fd, monitor.programs, monitor.features)
-    assert view.read(slot) == monitor.read(slot)
+    assert read.stdout.splitlines() == [str(attached.read(slot)), "None"]
+    view = CountersView(attached.counters_fd, attached.programs, attached.features)
+    assert view.read(slot) == attached.read(slot)
     view.close()
 
 
@@ -371,15 +380,19 @@ print(view.read({slot + 1}))
 
 
 @case
-def a_known_tree_of_processes_is_told_as_it_was(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
+def a_known_tree_of_processes_is_reported_as_it_was(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    slot = attached.add(inode(box))
     pid = born_in(box, "/bin/sh", "-c", "/bin/true; /bin/false; sh -c 'kill -9 $$'; exit 3")
     assert done(pid) == 3
-    events = events_until(monitor, lambda event: event.kind == "exit" and event.pid == pid)
-    told = [(e.kind, e.filename and os.path.basename(e.filename)) for e in events if e.pid != pid]
+    events = events_until(attached, lambda event: event.kind == "exit" and event.pid == pid)
+    reported = [
+        (e.kind, e.filename and os.path.basename(e.filename)) for e in events if e.pid != pid
+    ]
     life = [("fork", None), ("exec", "true"), ("exit", None)]
-    assert told[:3] == life
-    assert [name for _, name in told if name] == ["true", "false", "sh"]
+    assert reported[:3] == life
+    assert [name for _, name in reported if name] == ["true", "false", "sh"]
     children = [event for event in events if event.pid != pid]
     assert {event.ppid for event in children} == {pid}
     ends = [(e.exit_code, e.signal) for e in events if e.kind == "exit"]
@@ -393,26 +406,28 @@ def a_known_tree_of_processes_is_told_as_it_was(monitor: Monitor, box: Cgroup) -
 
 
 @case
-def the_exit_of_threads_is_that_of_their_process(monitor: Monitor, box: Cgroup) -> None:
-    """It ends once, with the status that wait(2) gives, whichever thread ended it."""
-    slot = monitor.add(inode(box))
+def a_process_of_several_threads_exits_once(attached: AttachedPrograms, box: Cgroup) -> None:
+    """With the status of wait(2), whichever thread ended it."""
+    slot = attached.add(inode(box))
     code = (
         "import os, threading; threading.Thread(target=lambda: os._exit(7)).start(); os.read(0, 1)"
     )
     pid = python(box, f"import os; r, w = os.pipe(); os.dup2(r, 0)\n{code}")
     assert done(pid) == 7
-    events = events_until(monitor, lambda event: event.kind == "exit")
+    events = events_until(attached, lambda event: event.kind == "exit")
     assert [event.exit_code for event in events if event.kind == "exit"] == [7]
-    assert counters(monitor, slot).exits == 1
+    assert counters(attached, slot).exits == 1
 
 
-# ---- who leaves, and who was never there -----------------------------------------------------
+# ---- escapes ---------------------------------------------------------------------------------
 
 
 @case
-def a_member_that_moves_away_is_told_and_stays_a_member(monitor: Monitor, box: Cgroup) -> None:
+def a_member_that_moves_away_is_reported_and_stays_a_member(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
     inside, outside = box.child("inside"), box.child("outside")
-    slot = monitor.add(inode(inside))
+    slot = attached.add(inode(inside))
     code = f"""
 import os, signal
 open({outside.path + "/cgroup.procs"!r}, "w").write("0")
@@ -420,56 +435,58 @@ open({outside.path + "/cgroup.procs"!r}, "w").write("0")
 os.kill(os.getpid(), signal.SIGSTOP)
 """
     with ending(python(inside, code)) as pid:
-        event = events_until(monitor, lambda event: event.kind == "leave")[-1]
+        event = events_until(attached, lambda event: event.kind == "leave")[-1]
         assert (event.slot, event.pid, event.by, event.to_slot) == (slot, pid, pid, None)
         assert event.cgroup_id == inode(outside)
         stopped(pid)
-        assert near(number(counters(monitor, slot).cpu_ns), cpu_stat(inside) + cpu_stat(outside))
+        assert near(number(counters(attached, slot).cpu_ns), cpu_stat(inside) + cpu_stat(outside))
         inside.join(pid)
-        event = events_until(monitor, lambda event: event.kind == "attach")[-1]
+        event = events_until(attached, lambda event: event.kind == "attach")[-1]
         assert (event.slot, event.pid, event.by) == (slot, pid, os.getpid())
         os.kill(pid, signal.SIGCONT)
         assert done(pid) == 0
-    found = settled(monitor, slot)
+    found = settled(attached, slot)
     assert near(number(found.cpu_ns), cpu_stat(inside) + cpu_stat(outside))
     assert (found.processes_started, found.exits, found.escapes) == (1, 1, 0)
 
 
 @case
-def a_member_that_moves_to_another_call_is_told(monitor: Monitor, box: Cgroup) -> None:
+def a_member_that_moves_to_another_call_is_reported(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
     mine, theirs = box.child("mine"), box.child("theirs")
-    slot, other = monitor.add(inode(mine)), monitor.add(inode(theirs))
+    slot, other = attached.add(inode(mine)), attached.add(inode(theirs))
     code = f'open({theirs.path + "/cgroup.procs"!r}, "w").write("0")\n{WORK}'
     pid = python(mine, WORK + code)
     assert done(pid) == 0
-    event = next(event for event in monitor.poll() if event.kind == "leave")
+    event = next(event for event in attached.poll() if event.kind == "leave")
     assert (event.slot, event.to_slot, event.by) == (slot, other, pid)
-    settled(monitor, slot)
-    assert near(number(counters(monitor, slot).cpu_ns), cpu_stat(mine), 0.02)
-    assert near(number(counters(monitor, other).cpu_ns), cpu_stat(theirs), 0.02)
+    settled(attached, slot)
+    assert near(number(counters(attached, slot).cpu_ns), cpu_stat(mine), 0.02)
+    assert near(number(counters(attached, other).cpu_ns), cpu_stat(theirs), 0.02)
 
 
 @contextlib.contextmanager
-def escaping(monitor: Monitor, slot: int) -> Iterator[Event]:
-    """Start a process behind our back, in a thread of ours that works for a call.
+def escaping(attached: AttachedPrograms, slot: int) -> Iterator[BpfEvent]:
+    """Start a process by libc, as a C extension does, in a thread that works for a call.
 
-    By libc, as a C extension does; the thread waits until its child executes something.
+    The thread waits until its child executes a program.
     """
     child = ctypes.c_int()
 
     def body() -> None:
         tid = threading.get_native_id()
-        monitor.add_thread(slot, tid)
+        attached.add_thread(slot, tid)
         words = [b"/bin/sh", b"-c", b"sh -c 'exit 5'; exit $?", None]
         argv = (ctypes.c_char_p * len(words))(*words)
         environment = (ctypes.c_char_p * 1)(None)
         libc = ctypes.CDLL(None)
         assert libc.posix_spawn(ctypes.byref(child), words[0], None, None, argv, environment) == 0
-        monitor.remove_thread(tid)
+        attached.remove_thread(tid)
 
     thread = threading.Thread(target=body)
     thread.start()
-    event = next_escape(monitor)
+    event = next_escape(attached)
     with ending(event.pid):
         assert (event.slot, event.ppid) == (slot, os.getpid())
         yield event
@@ -478,57 +495,63 @@ def escaping(monitor: Monitor, slot: int) -> Iterator[Event]:
         assert done(child.value) == 5
 
 
-def next_escape(monitor: Monitor) -> Event:
-    """Wait for one, and for it to be stopped."""
-    event = events_until(monitor, lambda event: event.kind == "escape")[-1]
+def next_escape(attached: AttachedPrograms) -> BpfEvent:
+    """Wait for an escape, and until its process is stopped."""
+    event = events_until(attached, lambda event: event.kind == "escape")[-1]
     assert event.stopped
     stopped(event.pid)
     return event
 
 
 @stopping_case
-def a_child_born_outside_waits_to_be_brought_home(monitor: Monitor, box: Cgroup) -> None:
-    """With its first child, which is born at home then, it has done nothing outside."""
-    slot = monitor.add(inode(box))
+def a_child_born_outside_is_stopped_until_it_is_moved_in(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    """Its own first child is born inside then: it has run nothing outside."""
+    slot = attached.add(inode(box))
     for _ in range(20):
-        with escaping(monitor, slot) as event:
+        with escaping(attached, slot) as event:
             box.join(event.pid)
             os.kill(event.pid, signal.SIGCONT)
-    found = settled(monitor, slot)
+    found = settled(attached, slot)
     assert (found.escapes, found.processes_started, found.exits) == (20, 40, 40)
     assert found.programs_executed == 40
-    assert "escape" not in [event.kind for event in monitor.poll()]
+    assert "escape" not in [event.kind for event in attached.poll()]
 
 
 @stopping_case
-def a_grandchild_born_outside_is_found_as_well(monitor: Monitor, box: Cgroup) -> None:
-    """Somebody lets the child go on without bringing it home."""
-    slot = monitor.add(inode(box))
-    with escaping(monitor, slot) as child:
+def a_grandchild_born_outside_is_reported_too(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Where the reader resumes the child without moving it in."""
+    slot = attached.add(inode(box))
+    with escaping(attached, slot) as child:
         os.kill(child.pid, signal.SIGCONT)
-        grandchild = next_escape(monitor)
+        grandchild = next_escape(attached)
         assert (grandchild.ppid, grandchild.slot) == (child.pid, slot)
         os.kill(grandchild.pid, signal.SIGCONT)
-    assert counters(monitor, slot).escapes == 2
+    assert counters(attached, slot).escapes == 2
 
 
 @case
-def a_thread_that_works_for_no_call_forks_as_it_likes(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
-    monitor.add_thread(slot, threading.get_native_id())
-    monitor.remove_thread(threading.get_native_id())
+def a_fork_of_a_thread_that_works_for_no_call_is_not_reported(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    slot = attached.add(inode(box))
+    attached.add_thread(slot, threading.get_native_id())
+    attached.remove_thread(threading.get_native_id())
     subprocess.run(["/bin/true"], check=True)
-    assert monitor.poll() == []
-    assert counters(monitor, slot).processes_started == 0
+    assert attached.poll() == []
+    assert counters(attached, slot).processes_started == 0
 
 
 @case
-def a_call_that_is_over_has_no_threads(monitor: Monitor, box: Cgroup) -> None:
-    slot = monitor.add(inode(box))
-    monitor.add_thread(slot, threading.get_native_id())
-    monitor.remove(slot)
+def a_fork_of_a_thread_whose_call_is_over_is_not_reported(
+    attached: AttachedPrograms, box: Cgroup
+) -> None:
+    slot = attached.add(inode(box))
+    attached.add_thread(slot, threading.get_native_id())
+    attached.remove(slot)
     subprocess.run(["/bin/true"], check=True)
-    assert monitor.poll() == []
+    assert attached.poll() == []
 
 
 # ---- in full detail, with watch_network() --------------------------------------------------
@@ -538,14 +561,14 @@ def a_call_that_is_over_has_no_threads(monitor: Monitor, box: Cgroup) -> None:
 _SO_RCVBUFFORCE = 33
 
 
-def packets_case(monitor: Monitor, box: Cgroup) -> None:
-    """Packets are counted by who owns the socket."""
+def packets_case(attached: AttachedPrograms, box: Cgroup) -> None:
+    """Packets count for the call that owns the socket."""
     sender, receiver = box.child("sender"), box.child("receiver")
-    slots = [monitor.add(inode(cgroup)) for cgroup in (sender, receiver)]
+    slots = [attached.add(inode(cgroup)) for cgroup in (sender, receiver)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # All of it fits into the buffer: a receiver that comes late loses none.
+    # All packets fit into the buffer: a receiver that starts late loses none.
     receive = f"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -559,13 +582,13 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for _ in range(100): s.sendto(bytes(1000), ("127.0.0.1", {port}))
 """
     pid = python(receiver, receive)
-    events_until(monitor, lambda event: event.kind == "exec" and event.pid == pid)
+    events_until(attached, lambda event: event.kind == "exec" and event.pid == pid)
     ports = Path("/proc/net/udp")
     while f":{port:04X} " not in ports.read_text():
         assert Path(f"/proc/{pid}").exists()
     assert done(python(sender, send)) == 0
     assert done(pid) == 0
-    sent, received = (counters(monitor, slot) for slot in slots)
+    sent, received = (counters(attached, slot) for slot in slots)
     size = 100 * (1000 + 8 + 20)
     assert (sent.net_tx_bytes, sent.net_rx_bytes) == (size, 0)
     assert (received.net_tx_bytes, received.net_rx_bytes) == (0, size)

@@ -1,6 +1,6 @@
 /*
- * The ways by which a process gets past everything that Python knows of its children. Built by
- * the tests into a shared library.
+ * Ways to start a process that the patch points in Python do not see. The tests build a shared
+ * library of it.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* As a C extension does it: the child shares our memory, and we wait, until it has executed. */
+/* As a C extension does: the child shares the memory, and the parent waits, until the exec. */
 int by_posix_spawn(char *const argv[])
 {
 	pid_t pid;
@@ -18,7 +18,7 @@ int by_posix_spawn(char *const argv[])
 	return posix_spawn(&pid, argv[0], NULL, NULL, argv, NULL) ? -1 : pid;
 }
 
-/* No function of libc is told of it. */
+/* Without any function of libc. */
 int by_clone(char *const argv[])
 {
 	long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
@@ -30,7 +30,7 @@ int by_clone(char *const argv[])
 	return pid;
 }
 
-/* A daemon: no child of ours, no session of ours. Returns the child in between. */
+/* A daemon, in a session of its own and no child of the caller. Returns the child in between. */
 int by_double_fork(char *const argv[])
 {
 	long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);

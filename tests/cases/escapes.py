@@ -1,6 +1,6 @@
-"""The escape net: processes that are born outside of their call, or leave it, are in it soon.
+"""The return of escapes: a process born outside of its call's cgroup, or leaving it, is moved in.
 
-For any source and any kernel: the files in unit and kernel say which.
+The cases take any source and any kernel; tests/unit/monitor and tests/kernel choose them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WAYS = ("by_posix_spawn", "by_clone", "by_double_fork")
 
 @pytest.fixture(scope="session")
 def escapes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL:
-    """Build the library; PyDLL, because a C extension may hold the interpreter's lock too."""
+    """Build the library; PyDLL holds the interpreter's lock, as a C extension may."""
     built = tmp_path_factory.mktemp("escapes") / "escapes.so"
     source = Path(__file__).with_name("escapes.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", built, source], check=True)
@@ -59,19 +59,19 @@ def _cgroup_of(call: agentcgroup.Call) -> str:
 
 
 def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int) -> None:
-    """Each is in the cgroup of its call while the call runs, and gone after it."""
-    brought = 0
+    """Each process is in the cgroup of its call while the call runs, and has ended after it."""
+    moved_in = 0
     for number in range(rounds):
         with agentcgroup.call("tool") as call:
             if number % 2:
-                # This one has a cgroup already; one that is forked and joins by itself is none.
+                # This call has a cgroup already; a fork that joins by itself is no escape.
                 subprocess.run(["true"], preexec_fn=int if number % 4 == 3 else None)
             pid = _start(library, way, "/bin/sleep", "60")
 
             def inside(call: agentcgroup.Call = call) -> bool:
                 return bool(call.pids())
 
-            brought += until(inside)
+            moved_in += until(inside)
             if way == "by_double_fork":
                 os.waitpid(pid, 0)
                 assert call.pids() != [pid]
@@ -80,18 +80,18 @@ def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int)
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
     records = session.records[-rounds:]
-    assert brought == rounds
-    # Of a daemon the process in between, and itself where that forked before it was brought in;
-    # a call that leaves one is settled in a hurry, which the helper may be too late for.
+    assert moved_in == rounds
+    # Of a daemon the process in between escapes, and itself where that forked before it was moved
+    # in; a call that leaves one waits for the helper's answer for a short time only.
     expected = {1, 2, None} if way == "by_double_fork" else {1}
-    told = Counter(record.escapes for record in records)
-    assert told.keys() <= expected, told
+    found = Counter(record.escapes for record in records)
+    assert found.keys() <= expected, found
     assert {record.outcome for record in records} == {"ok"}
 
 
 @contextlib.contextmanager
 def _elsewhere(session: Session) -> Iterator[str]:
-    """Make a cgroup that is none of the run's."""
+    """Make a cgroup outside of the run."""
     assert session._services.cgroups.place.base is not None
     with contextlib.closing(Cgroup.open(session._services.cgroups.place.base)) as base:
         other = base.child(f"elsewhere-{os.getpid()}")
@@ -103,7 +103,7 @@ def _elsewhere(session: Session) -> Iterator[str]:
 
 
 def left(session: Session, rounds: int) -> None:
-    """A process that writes itself into another cgroup comes back, each time."""
+    """A process that writes itself into another cgroup is moved back, each time."""
     where = CgroupLocator()
     back = 0
     with _elsewhere(session) as elsewhere:
@@ -113,17 +113,17 @@ def left(session: Session, rounds: int) -> None:
                 child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
                 assert child.stdout is not None
                 assert child.stdout.readline() == b"\n"
-                home = _cgroup_of(call)
-                back += until(lambda: where.of(child.pid) == home)  # noqa: B023 - called at once
+                own = _cgroup_of(call)
+                back += until(lambda: where.of(child.pid) == own)  # noqa: B023 - called at once
                 child.kill()
                 child.communicate()
     assert back == rounds
-    told = Counter(record.escapes for record in session.records[-rounds:])
-    assert told == {1: rounds}, told
+    found = Counter(record.escapes for record in session.records[-rounds:])
+    assert found == {1: rounds}, found
 
 
 def left_and_the_call_ends(session: Session) -> CallRecord:
-    """With escape = "kill" it ends the call, and says why."""
+    """With escape = "kill" it ends the call; returns the call's record."""
     with _elsewhere(session) as elsewhere:
         script = f"echo 0 > {elsewhere}/cgroup.procs; exec sleep 60"
         with pytest.raises(agentcgroup.LimitExceeded) as caught, agentcgroup.call("tool"):
@@ -132,7 +132,7 @@ def left_and_the_call_ends(session: Session) -> CallRecord:
 
 
 def outlived(session: Session, library: ctypes.PyDLL, way: str) -> None:
-    """What a call that is over at once has started unseen is ended like any leftover."""
+    """A process that C code started in a call that ends at once is killed like any leftover."""
     with agentcgroup.call("tool"):
         pid = _start(library, way, "/bin/sleep", "60")
     if way == "by_double_fork":

@@ -1,9 +1,9 @@
-"""Every way to start a process, each run as a program of its own by test_spawn_apis.py.
+"""Every way to start a process; test_spawn_apis.py runs each as a program of its own.
 
     python spawn.py CASE CGROUP
 
-runs one case in a call whose cgroup is CGROUP, and prints as JSON where the children of the case
-say they are, and what the call was told.
+runs one case in a call whose cgroup is CGROUP. It prints as JSON the cgroups that the children of
+the case report, and the arguments that the target of the spawns received.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from agentcgroup import scope, spawn
 
-#: Prints the process's own cgroup (v2), as does `where`.
+#: Prints the cgroup (v2) of the process, as `where` returns it.
 SHOW = "exec grep ^0:: /proc/self/cgroup"
 ARGV = ["/bin/sh", "-c", SHOW]
 
@@ -35,13 +35,13 @@ def case(function: Callable[[], str]) -> Callable[[], str]:
 
 
 def where() -> str:
-    """Return this process's own cgroup (v2)."""
+    """Return the cgroup (v2) of this process."""
     with open("/proc/self/cgroup", encoding="ascii") as lines:
         return next(line for line in lines if line.startswith("0::"))
 
 
 class SpawnTarget:
-    """A call with one cgroup, that writes down what it is asked and told."""
+    """A call with one cgroup, which records the calls of its methods."""
 
     def __init__(self, path: str) -> None:
         self.fd: int | None = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -50,13 +50,13 @@ class SpawnTarget:
         self.owner = os.getpid()
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
-        assert os.getpid() == self.owner, "asked in a forked child"
+        assert os.getpid() == self.owner, "begin_spawn in a forked child"
         assert failed is None, failed
         self.begun += 1
         return self.fd
 
     def end_spawn(self, pid: int | None) -> None:
-        assert os.getpid() == self.owner, "told in a forked child"
+        assert os.getpid() == self.owner, "end_spawn in a forked child"
         self.ended.append(pid)
 
 
@@ -267,7 +267,7 @@ def os_fork() -> str:
 @case
 def os_fork_and_its_children() -> str:
     def body() -> str:
-        # The kernel keeps a child's descendants where it is; the call must not be asked again.
+        # The kernel keeps a child's descendants in its cgroup; no second begin_spawn may follow.
         assert spawn.inherited()
         assert scope.current.get() is None
         return where() + run() + reported(where, os.fork)
@@ -369,15 +369,15 @@ def daemons() -> dict[str, str]:
 def main(name: str, path: str) -> None:
     scope.install()
     spawn.install()
-    home = SpawnTarget(path)
-    scope.current.set(home)
+    target = SpawnTarget(path)
+    scope.current.set(target)
     seen = CASES[name]()
     scope.current.set(None)
     report = {
-        "mode": spawn.facts().mode,
+        "mode": spawn.method().mode,
         "seen": seen.split(),
-        "begun": home.begun,
-        "ended": home.ended,
+        "begun": target.begun,
+        "ended": target.ended,
         "daemons": daemons(),
     }
     print(json.dumps(report))

@@ -1,8 +1,9 @@
-"""20 threads start processes in every way at once, under a storm of signals.
+"""20 threads start processes in every way at the same time; a timer signal arrives every 1 ms.
 
     python spawn_stress.py CGROUP
 
-prints "ok" when every child said it was in CGROUP, no descriptor leaked and no zombie was left.
+prints "ok" if every child reported CGROUP as its cgroup, no descriptor leaked and no zombie is
+left.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ WAYS = (
     lambda: subprocess.check_output(ARGV, text=True, preexec_fn=lambda: None),
     lambda: spawned(os.posix_spawnp, "sh"),
     lambda: reported(where, os.fork),
-    lambda: "/" + home_name if os.system(f"{SHOW} | grep -q {home_name}") == 0 else "outside",
+    lambda: "/" + cgroup_name if os.system(f"{SHOW} | grep -q {cgroup_name}") == 0 else "outside",
 )
 
-home_name = ""
+cgroup_name = ""
 wrong: list[str] = []
 
 
@@ -40,17 +41,17 @@ def work(number: int) -> None:
         except Exception as error:
             wrong.append(repr(error))
         else:
-            if os.path.basename(seen.strip()) != home_name:
+            if os.path.basename(seen.strip()) != cgroup_name:
                 wrong.append(seen)
 
 
 def main(path: str) -> None:
-    global home_name
-    home_name = os.path.basename(path)
+    global cgroup_name
+    cgroup_name = os.path.basename(path)
     scope.install()
     spawn.install()
-    home = SpawnTarget(path)
-    scope.current.set(home)
+    target = SpawnTarget(path)
+    scope.current.set(target)
     before = sorted(os.listdir("/proc/self/fd"))
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
@@ -63,7 +64,7 @@ def main(path: str) -> None:
     scope.current.set(None)
 
     assert not wrong, wrong[:5]
-    assert home.begun == len(home.ended) == THREADS * ROUNDS, (home.begun, len(home.ended))
+    assert target.begun == len(target.ended) == THREADS * ROUNDS, (target.begun, len(target.ended))
     assert sorted(os.listdir("/proc/self/fd")) == before
     try:
         os.waitpid(-1, os.WNOHANG)

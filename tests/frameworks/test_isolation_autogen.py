@@ -1,4 +1,4 @@
-"""AutoGen's tools with their bodies in workers: what crosses, what stays, what is told."""
+"""AutoGen's tools with their bodies in workers: what crosses, what stays, what is answered."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Point(BaseModel):
 
 
 class Mirror(BaseTool[Point, Point]):
-    """A tool that is no function."""
+    """A tool that is not made of a function."""
 
     def __init__(self) -> None:
         super().__init__(Point, Point, "mirror", "Mirror a point.")
@@ -55,7 +55,7 @@ class Mirror(BaseTool[Point, Point]):
 
 
 def _results(*turns: Turn, **options: Any) -> list[FunctionExecutionResult]:
-    """Run an agent once for each of these turns, since old ones know no more than one each."""
+    """Run an agent once for each turn: old versions of AutoGen make one turn per run."""
     agent = AssistantAgent("coder", autogen_model(*turns), **options)
     runs = [asyncio.run(agent.run(task="go")).messages for _ in turns]
     events = [
@@ -65,7 +65,7 @@ def _results(*turns: Turn, **options: Any) -> list[FunctionExecutionResult]:
 
 
 def test_strict_functions_sync_and_async(session: Session) -> None:
-    """The schema is the framework's, the arguments are checked in the app."""
+    """The framework makes the schema; the app checks the arguments."""
 
     def double(a: Annotated[int, "A number"]) -> str:
         return f"{2 * a} {inside()}"
@@ -84,8 +84,10 @@ def test_strict_functions_sync_and_async(session: Session) -> None:
     assert [one.schema for one in tools] == schemas
 
 
-def test_a_tool_class_goes_along(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    """Its arguments and result are models, and the framework's event is the app's."""
+def test_a_tool_class_is_sent_with_its_instance(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its arguments and result are models; the app emits the framework's event."""
     mirror = Mirror()
     with caplog.at_level(logging.INFO):
         (result,) = _results([("mirror", {"x": 4})], tools=[mirror])
@@ -96,8 +98,8 @@ def test_a_tool_class_goes_along(session: Session, caplog: pytest.LogCaptureFixt
     assert any("mirror" in str(one.msg) and one.process == _APP for one in events)
 
 
-def test_cancelling_the_token_ends_the_worker(session: Session) -> None:
-    """The tool has a token of its own there; the app's one ends it."""
+def test_cancelling_the_token_kills_the_worker(session: Session) -> None:
+    """The worker has a token of its own; cancelling the app's token kills the worker."""
 
     def endless(cancellation_token: CancellationToken) -> str:
         while not cancellation_token.is_cancelled():
@@ -123,7 +125,7 @@ def test_cancelling_the_token_ends_the_worker(session: Session) -> None:
 
 
 def test_an_agent_as_a_tool_is_refused_or_runs_inline(session: Session) -> None:
-    """Its inner calls have workers of their own then."""
+    """Inline, its inner calls have workers of their own."""
 
     def where() -> str:
         return f"elsewhere: {inside()}"
@@ -151,7 +153,7 @@ def test_an_agent_as_a_tool_is_refused_or_runs_inline(session: Session) -> None:
 
 
 def test_an_mcp_workbench_is_refused(session: Session) -> None:
-    """Its server is a process of its own, and its connection lives in the app."""
+    """Its server is a process of its own, and its connection is in the app."""
 
     async def run() -> FunctionExecutionResult:
         params = StdioServerParams(

@@ -1,4 +1,4 @@
-"""CrewAI's tools with their bodies in workers: what crosses, what stays, what is told."""
+"""CrewAI's tools with their bodies in workers: what crosses, what stays, what is answered."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ RULES = [
 ]
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"),  # its own affair
-    pytest.mark.timeout(900),  # a tool class brings all of CrewAI to its worker
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"),  # raised by its own code
+    pytest.mark.timeout(900),  # the worker of a tool class imports all of CrewAI
 ]
 
 
 def elsewhere(a: int) -> str:
-    """Say where this is."""
+    """Say whether this runs in a worker."""
     return f"{a} elsewhere: {inside()}"
 
 
 class Search(BaseTool):
-    """A tool that is no function."""
+    """A tool that is not made of a function."""
 
     name: str = "search"
     description: str = "Search."
@@ -59,7 +59,7 @@ def counted(a: int) -> str:
 
 @pytest.mark.parametrize("react", [False, True], ids=["native", "react"])
 def test_usage_is_counted_as_it_is_inline(react: bool) -> None:
-    """In the app: a limit of uses holds, and the model is told the same."""
+    """The app counts: the limit of uses holds, and the model gets the same answer."""
     told: list[list[str]] = []
     for isolation in ("inline", "process"):
         config = {"limits": {"call": {"isolation": isolation}}}
@@ -68,7 +68,7 @@ def test_usage_is_counted_as_it_is_inline(react: bool) -> None:
             turns: list[Turn] = [[("limited", {"a": a})] for a in (1, 2, 3)]
             told.append(_sent(*turns, "done", tools=[limited], react=react))
             assert limited.current_usage_count == 2
-            # What is not run because of the limit goes to no worker.
+            # A use beyond the limit is sent to no worker.
             ran = [record for record in session.records if record.isolation == isolation]
             assert len(ran) >= 1
         agentcgroup.unregister()
@@ -77,7 +77,7 @@ def test_usage_is_counted_as_it_is_inline(react: bool) -> None:
 
 
 def test_a_structured_tool_counts_on_itself_and_on_its_tool(session: Session) -> None:
-    """`invoke` runs the function that the tool beneath is made of."""
+    """`invoke` runs the function of the tool that it was made from."""
     original = tool("original", max_usage_count=1)(elsewhere)
     structured = original.to_structured_tool()
     assert structured.invoke({"a": 1}) == "1 elsewhere: True"
@@ -88,8 +88,8 @@ def test_a_structured_tool_counts_on_itself_and_on_its_tool(session: Session) ->
     assert bare.invoke({"a": 2}) == "2 elsewhere: True"
 
 
-def test_calls_of_one_tool_at_once_are_all_counted(session: Session) -> None:
-    """The lock that counts them is the tool's own."""
+def test_concurrent_calls_of_one_tool_are_all_counted(session: Session) -> None:
+    """The lock of the counter is the tool's own."""
     shared = tool("shared")(elsewhere)
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda a: shared.run(a=a), range(12)))
@@ -97,8 +97,8 @@ def test_calls_of_one_tool_at_once_are_all_counted(session: Session) -> None:
     assert shared.current_usage_count == 12
 
 
-def test_async_functions_run_in_a_loop_of_the_workers(session: Session) -> None:
-    """By `run`, which has a loop for them, and by `arun`."""
+def test_async_functions_run_in_an_event_loop_of_the_worker(session: Session) -> None:
+    """`run` makes the loop for them."""
 
     async def later(a: int) -> str:
         """Say it later."""
@@ -108,8 +108,8 @@ def test_async_functions_run_in_a_loop_of_the_workers(session: Session) -> None:
     assert late.run(a=1) == "1 elsewhere: True"
 
 
-def test_a_tool_class_goes_along_without_its_lock(session: Session) -> None:
-    """Its own attributes do; it is counted in the app, whichever way it is run."""
+def test_a_tool_class_is_sent_without_its_lock(session: Session) -> None:
+    """Its attributes are sent with it; the app counts its uses, whichever way it is run."""
     search = Search()
     assert search.run(query="this") == "this in an index, elsewhere: True"
     structured = search.to_structured_tool()
@@ -119,7 +119,7 @@ def test_a_tool_class_goes_along_without_its_lock(session: Session) -> None:
 
 
 class Applies(BaseTool):
-    """A tool with a field that has the name of a function tool's function."""
+    """A tool with a field ``func``, the name by which other tools hold their function."""
 
     name: str = "applies"
     description: str = "Apply."
@@ -130,18 +130,18 @@ class Applies(BaseTool):
 
 
 def test_a_field_of_a_tool_class_is_not_its_body(session: Session) -> None:
-    """All of its `_run` is elsewhere, and not only what that calls."""
+    """All of its `_run` is in the worker, and not only the function that it calls."""
     assert Applies().run(a=1) == "True and 1 elsewhere: True"
 
 
 def test_delegation_is_refused(session: Session) -> None:
-    """The coworker's calls have workers of their own."""
+    """The calls of the coworker have workers of their own."""
     from crewai.tools.agent_tools.delegate_work_tool import DelegateWorkTool
 
     helper = Agent(role="helper", goal="Help.", backstory="New.", llm=crewai_model("helped"))
     delegate = DelegateWorkTool(agents=[helper], description="Delegate.")
     told = str(delegate.run(task="help", context="now", coworker="helper"))
-    assert "it runs agents" not in told  # that is for the log: the model is told what, not why
+    assert "it runs agents" not in told  # the log has the reason; the answer only the object
     assert "DelegateWorkTool" in told
     (record,) = session.records
     assert record.outcome == "rejected"

@@ -1,4 +1,4 @@
-"""LangChain's tools with their bodies in workers: what crosses, what stays, what is told."""
+"""LangChain's tools with their bodies in workers: what crosses, what stays, what is answered."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _APP = os.getpid()
 
 
 class Counter(BaseTool):
-    """A tool with a state of its own, that speaks to its run manager."""
+    """A tool with a state of its own, that calls its run manager."""
 
     name: str = "counter"
     description: str = "Count."
@@ -62,10 +62,10 @@ def _told(*turns: Turn, tools: list[Any], **options: Any) -> list[ToolMessage]:
     return [one for one in state["messages"] if isinstance(one, ToolMessage)]
 
 
-def test_a_tool_class_goes_along_and_its_changes_do_not_come_back(
+def test_a_tool_class_is_sent_and_its_changes_are_lost(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That is said once, with the attribute's name; `_run` and its schema are as they were."""
+    """One warning names the attribute; `_run` and the schema are as they were."""
     counter = Counter()
     run, schema = type(counter)._run, counter.get_input_schema().model_json_schema()
     with caplog.at_level(logging.WARNING):
@@ -82,7 +82,7 @@ def test_a_tool_class_goes_along_and_its_changes_do_not_come_back(
 
 
 def test_callbacks_are_called_in_the_app(session: Session) -> None:
-    """Those of the framework: what the tool says to its run manager reaches nobody."""
+    """Those of the framework; a text that the tool gives to its run manager reaches no handler."""
 
     class Ear(BaseCallbackHandler):
         heard: ClassVar[list[tuple[str, int]]] = []
@@ -101,7 +101,7 @@ def test_callbacks_are_called_in_the_app(session: Session) -> None:
 
 
 def test_what_is_injected_arrives(session: Session) -> None:
-    """State, id, config, and a `ToolRuntime` of all three."""
+    """State, id, config, and a `ToolRuntime` with all three."""
 
     @tool
     def injected(
@@ -110,13 +110,13 @@ def test_what_is_injected_arrives(session: Session) -> None:
         state: Annotated[dict[str, Any], InjectedState],
         call_id: Annotated[str, InjectedToolCallId],
     ) -> str:
-        """Say what came."""
+        """Return what was injected."""
         name = config["metadata"]["lc_agent_name"]
         return f"{by} {name} {len(state['messages'])} {call_id} {inside()}"
 
     @tool
     def runs(by: int, runtime: ToolRuntime) -> str:
-        """Say what came."""
+        """Return what was injected."""
         runtime.stream_writer("nobody hears")
         count = len(runtime.state["messages"])
         return f"{by} {count} {runtime.tool_call_id} {inside()}"
@@ -128,8 +128,8 @@ def test_what_is_injected_arrives(session: Session) -> None:
     assert second.content == f"2 4 {second.tool_call_id} True"
 
 
-def test_the_graphs_store_is_not_to_be_had(session: Session) -> None:
-    """Using it says so; having it injected harms nobody."""
+def test_the_graphs_store_is_absent_in_the_worker(session: Session) -> None:
+    """Using it raises an error; a tool that does not use it runs."""
 
     @tool
     def stores(use: bool, store: Annotated[Any, InjectedStore()]) -> str:
@@ -145,7 +145,7 @@ def test_the_graphs_store_is_not_to_be_had(session: Session) -> None:
     assert "the graph's store is not to be had in a worker process" in str(used.content)
 
 
-def test_results_of_every_form_come_back(session: Session) -> None:
+def test_results_of_every_form_are_returned(session: Session) -> None:
     """Artifacts, commands, and errors that the framework handles."""
 
     @tool(response_format="content_and_artifact")
@@ -174,8 +174,8 @@ def test_results_of_every_form_come_back(session: Session) -> None:
         Tool("raises", lambda _: int("mine"), "Raise.").invoke("x")
 
 
-def test_calls_of_one_tool_at_once_do_not_meet(session: Session) -> None:
-    """Each has its own stand-in and its own worker."""
+def test_concurrent_calls_of_one_tool_do_not_mix(session: Session) -> None:
+    """Each call has its own stand-in and its own worker."""
     step = 7
 
     @tool
@@ -189,8 +189,8 @@ def test_calls_of_one_tool_at_once_do_not_meet(session: Session) -> None:
     assert len({pid for _, pid in results}) == 24
 
 
-def test_what_is_in_the_way_is_named_to_the_attribute(session: Session) -> None:
-    """Of a tool class, its private ones too; and it is not run."""
+def test_the_attribute_that_cannot_be_sent_is_named(session: Session) -> None:
+    """Also a private attribute of a tool class; the tool is not run."""
 
     class Locks(BaseTool):
         name: str = "locks"
@@ -207,7 +207,7 @@ def test_what_is_in_the_way_is_named_to_the_attribute(session: Session) -> None:
 
 
 def test_an_object_that_is_called_like_a_coroutine_function_is_awaited(session: Session) -> None:
-    """In the worker, as it would be here."""
+    """In the worker, as it would be in the app."""
 
     class Later:
         async def __call__(self, a: int) -> str:
@@ -223,7 +223,7 @@ def test_an_object_that_is_called_like_a_coroutine_function_is_awaited(session: 
 
 
 def test_a_generator_is_refused_before_it_runs(session: Session) -> None:
-    """Its values live where it runs."""
+    """Its values exist only in the process that iterates it."""
 
     @tool
     def yields() -> Any:
@@ -238,11 +238,11 @@ def test_a_generator_is_refused_before_it_runs(session: Session) -> None:
 
 
 def test_a_result_that_cannot_be_sent_back_is_one_clear_error(session: Session) -> None:
-    """The tool has run, so it is not run again."""
+    """The tool has run, so it is not run a second time."""
 
     @tool
     def opens() -> Any:
-        """Return something alive."""
+        """Return an object that cannot be pickled."""
         return [threading.Lock()]
 
     message = opens.invoke(_ask("opens"))

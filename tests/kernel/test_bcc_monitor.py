@@ -1,6 +1,6 @@
-"""The BCC backend, on kernels whose headers are there to compile against.
+"""The BCC backend, on kernels whose headers are installed.
 
-It takes half a minute in an emulated machine, so all share one monitor where they can.
+Its start takes half a minute in an emulated machine, so tests share one monitor where they can.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["escapes", "patient"]
 
 pytestmark = pytest.mark.timeout(600)
 
-#: Of each way; the escape net is the same for all sources, only what feeds it is not.
+#: Escapes of each way; all sources share the return of escapes, only their events differ.
 _ROUNDS = 5
 
 
@@ -39,12 +39,14 @@ def _watched(register: Callable[..., Session], **monitor: str) -> Session:
 
 
 # These two come before the session that the others share: there is one at a time.
-def test_what_leaves_ends_the_call_where_that_is_asked(registered: Callable[..., Session]) -> None:
+def test_a_process_that_leaves_ends_the_call_with_escape_kill(
+    registered: Callable[..., Session],
+) -> None:
     record = escape_cases.left_and_the_call_ends(_watched(registered, escape="kill"))
     assert (record.outcome, record.reason, record.escapes) == ("killed", "escape", 1)
 
 
-def test_what_a_helper_cannot_keep_up_with_is_not_told(
+def test_a_record_has_no_processes_where_events_are_missing(
     registered: Callable[..., Session],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -58,12 +60,12 @@ def session() -> Iterator[Session]:
         yield _watched(register)
 
 
-def test_a_record_tells_what_ran_and_how_it_ended(session: Session) -> None:
+def test_a_record_has_what_ran_and_how_it_ended(session: Session) -> None:
     record_tells_what_ran(session)
 
 
-def test_threads_are_no_processes_and_one_end_is_told(session: Session) -> None:
-    """The first thread ends before the others, and none of them with the status of all."""
+def test_threads_are_no_processes_and_the_process_ends_once(session: Session) -> None:
+    """The first thread ends before the others, and no thread exits with the process' status."""
     code = """
 import ctypes, os, threading, time
 for _ in range(4): threading.Thread(target=time.sleep, args=(60,)).start()
@@ -78,28 +80,28 @@ ctypes.CDLL(None).pthread_exit(None)
     assert [(one.program, one.exit_code) for one in record.programs] == [(sys.executable, 7)]
 
 
-def test_a_stream_tells_each_of_it_live_and_who_was_killed_for_memory(session: Session) -> None:
+def test_a_stream_has_each_event_and_the_oom_kill(session: Session) -> None:
     with session.stream() as stream:
         with pytest.raises(agentcgroup.LimitExceeded), agentcgroup.call("tool", memory_max="32M"):
             subprocess.run([sys.executable, "-S", "-c", f"bytearray(b'x') * {128 * MiB}"])
         assert session.records[-1].outcome == "oom"
-        told = []
+        events = []
         while (event := stream.get(SOON)) is not None:
-            told.append(event)
+            events.append(event)
             if event.kind == "exit":
                 break
-    told += stream  # what else came, where only this may
-    assert [event.kind for event in told] == ["fork", "exec", "oom", "exit"]
-    assert {event.pid for event in told} == {told[0].pid}
-    assert (told[1].program, told[-1].signal) == (sys.executable, signal.SIGKILL)
+    events += stream  # an event behind the exit would be a fault
+    assert [event.kind for event in events] == ["fork", "exec", "oom", "exit"]
+    assert {event.pid for event in events} == {events[0].pid}
+    assert (events[1].program, events[-1].signal) == (sys.executable, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_born_outside_is_brought_in(
+def test_a_process_born_outside_is_moved_in(
     session: Session, escapes: ctypes.PyDLL, way: str
 ) -> None:
     escape_cases.born_outside(session, escapes, way, _ROUNDS)
 
 
-def test_what_leaves_is_brought_back(session: Session) -> None:
+def test_a_process_that_leaves_is_moved_back(session: Session) -> None:
     escape_cases.left(session, _ROUNDS)

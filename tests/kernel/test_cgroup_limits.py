@@ -116,6 +116,17 @@ def test_io_max_reads_back_as_written(box: Cgroup) -> None:
     assert text(box, "io.max") == f"{disk} rbps={MIB} wbps=max riops=max wiops=50"
 
 
+def test_io_latency_reads_back_as_written_or_is_reported_as_missing(box: Cgroup) -> None:
+    """Kernels without CONFIG_BLK_CGROUP_IOLATENCY lack the file."""
+    disk = scratch_disk()
+    missing = box.set(Limits(io_latency={disk: 5000}))
+    if Path(box.path, "io.latency").exists():
+        assert missing == frozenset()
+        assert text(box, "io.latency") == f"{disk} target=5000"
+    else:
+        assert missing == {"io_latency"}
+
+
 def test_a_device_that_is_not_there_is_named_in_the_error(box: Cgroup) -> None:
     with pytest.raises(OSError, match="250:250 rbps=1") as caught:
         box.set(Limits(io_max={"250:250": {"rbps": 1}}))

@@ -1,4 +1,4 @@
-"""The monitor with every controller on: records, the escape net, and what the kernel counts."""
+"""The monitor with every controller on: records, the return of escapes, the kernel's counters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["escapes", "patient"]
 
 Register = Callable[..., Session]
 
-#: Of each way; natively it is 600, here a move alone takes 15 ms.
+#: Escapes of each way; natively 600, in an emulated machine one move takes 15 ms.
 _ROUNDS = int(os.environ.get("AGENTCGROUP_ROUNDS", "20"))
 
 
@@ -45,7 +45,7 @@ def _watched(session: Session) -> Session:
 
 
 @pytest.mark.timeout(600)
-def test_a_record_tells_what_ran_and_how_it_ended(registered: Register, backend: str) -> None:
+def test_a_record_has_what_ran_and_how_it_ended(registered: Register, backend: str) -> None:
     session = _watched(registered(monitor={"backend": backend}))
     assert session._services.monitor.source == backend
     record_tells_what_ran(session)
@@ -53,7 +53,7 @@ def test_a_record_tells_what_ran_and_how_it_ended(registered: Register, backend:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_born_outside_is_brought_in(
+def test_a_process_born_outside_is_moved_in(
     registered: Register, escapes: ctypes.PyDLL, backend: str, way: str
 ) -> None:
     session = _watched(registered(monitor={"backend": backend}))
@@ -61,12 +61,14 @@ def test_what_is_born_outside_is_brought_in(
 
 
 @pytest.mark.timeout(900)
-def test_what_leaves_is_brought_back(registered: Register, backend: str) -> None:
+def test_a_process_that_leaves_is_moved_back(registered: Register, backend: str) -> None:
     escape_cases.left(_watched(registered(monitor={"backend": backend})), _ROUNDS)
 
 
 @pytest.mark.timeout(600)
-def test_what_leaves_ends_the_call_where_that_is_asked(registered: Register, backend: str) -> None:
+def test_a_process_that_leaves_ends_the_call_with_escape_kill(
+    registered: Register, backend: str
+) -> None:
     session = _watched(registered(monitor={"backend": backend, "escape": "kill"}))
     record = escape_cases.left_and_the_call_ends(session)
     assert (record.outcome, record.reason, record.escapes) == ("killed", "escape", 1)
@@ -91,12 +93,12 @@ while sent < 1 << 20:
 
 @pytest.mark.timeout(600)
 def test_the_kernels_counters_are_in_the_record(registered: Register, tmp_path: Path) -> None:
-    """Against a call that does nothing of the kind; what each counter is worth, bpf's tests say."""
+    """Compared with a call that does none of it; the tests of bpf check each counter."""
     session = _watched(registered(monitor={"backend": "libbpf", "detail": "full"}))
     file = tmp_path / "file"
     file.touch()
     idle = "import socket, sys"
-    for script in (idle, idle, _WORK):  # the first one has the page cache to fill
+    for script in (idle, idle, _WORK):  # the first one fills the page cache
         with agentcgroup.call("tool"):
             subprocess.run([sys.executable, "-I", "-c", script, file], check=True)
     _, nothing, work = session.records
@@ -115,10 +117,10 @@ def test_the_kernels_counters_are_in_the_record(registered: Register, tmp_path: 
 
 
 @pytest.mark.timeout(600)
-def test_memory_high_is_seen_as_time(registered: Register) -> None:
+def test_time_above_memory_high_is_in_the_record(registered: Register) -> None:
     limits = {"call": {"memory_high": "32M", "memory_max": "256M", "timeout": "5m"}}
     session = _watched(registered(monitor={"backend": "libbpf"}, limits=limits))
-    script = "kept = bytearray(36 << 20)"  # the brake is the square of what is too much
+    script = "kept = bytearray(36 << 20)"  # the throttle grows with the square of the excess
     with agentcgroup.call("tool"), contextlib.suppress(subprocess.CalledProcessError):
         subprocess.run([sys.executable, "-I", "-c", script], check=True)
     record = session.records[-1]
@@ -130,7 +132,7 @@ def test_memory_high_is_seen_as_time(registered: Register) -> None:
 
 @contextlib.contextmanager
 def _out_of_the_root() -> Iterator[None]:
-    """Be in a cgroup of our own meanwhile: what is in the root is charged nothing."""
+    """Be in a cgroup of our own meanwhile: processes in the root cgroup are charged nothing."""
     own = CgroupLocator().of(os.getpid())
     with contextlib.closing(Cgroup.open(own or "")) as before:
         leaf = before.child("test-of-charges")
@@ -152,7 +154,7 @@ def _take(size: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_memory_charged_to_the_threads_of_an_inline_tool(registered: Register) -> None:
-    """Given back or not; to those that work for the call, and for no other one meanwhile."""
+    """Freed or not; only of threads that work for this call and for no other meanwhile."""
 
     def by_another(size: int) -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -168,9 +170,9 @@ def test_memory_charged_to_the_threads_of_an_inline_tool(registered: Register) -
             for size in (1, 16 * MiB):
                 agentcgroup.isolate("tool")(body)(size)
         asyncio.run(awaited())
-        *told, shared = [record.thread_memory_charged_bytes for record in session.records]
-        agentcgroup.unregister()  # the helper lives where we do
-    idle, took, idle_pool, pool_took = [count for count in told if count is not None]
+        *charged, shared = [record.thread_memory_charged_bytes for record in session.records]
+        agentcgroup.unregister()  # the helper is in the leaf too
+    idle, took, idle_pool, pool_took = [count for count in charged if count is not None]
     assert 32 * MiB <= took - idle < 34 * MiB
     assert 32 * MiB <= pool_took - idle_pool < 34 * MiB
     assert shared is None

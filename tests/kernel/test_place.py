@@ -363,7 +363,8 @@ def test_the_run_of_a_killed_supervisor_is_reaped(branch: Cgroup) -> None:
             sys.executable,
             "-c",
             "import subprocess, sys\n"
-            "from agentcgroup.cgroup import Cgroup, run_name\n"
+            "from agentcgroup.cgroup import Cgroup\n"
+            "from agentcgroup.place.owner import run_name\n"
             f"run = Cgroup.open({branch.path!r}).child(run_name())\n"
             "run.enable(['memory', 'pids'])\n"
             "call = run.child('call-1')\n"

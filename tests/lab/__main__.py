@@ -1,4 +1,4 @@
-"""The lab's command line: ``python -m tests.lab --help``."""
+"""The command line of the lab: ``python -m tests.lab --help``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from tests.lab.kernels import LINES, LabError
 
 _EPILOG = f"""\
 examples:
-  python -m tests.lab fetch                              the kernels {", ".join(LINES)} to the cache
-  python -m tests.lab run --kernel 6.1 -- uname -a       any command, in this folder
+  python -m tests.lab fetch                              download {", ".join(LINES)} to the cache
+  python -m tests.lab run --kernel 6.1 -- uname -a       run any command, in this folder
   python -m tests.lab run --kernel 7.2 --user nobody -- .venv/bin/pytest tests/kernel
   python -m tests.lab run --kernel 7.3 --out /tmp/r -- python benchmarks/x.py --json /tmp/r/x.json
-  python -m tests.lab suite 6.1 7.2 -- -k oom            pytest tests/kernel on both
+  python -m tests.lab suite 6.1 7.2 -- -k oom            run pytest tests/kernel on both
 
-The host's / is the guest's root, read-only, at the same paths; what is written to /tmp, /run or
-HOME is gone with the guest. The exit status is the command's own; 124: timeout, 125: the lab
-itself failed. The cache is $AGENTCGROUP_LAB_CACHE or ~/.cache/agentcgroup-lab;
-AGENTCGROUP_LAB_ACCEL=tcg or kvm overrides the choice of accelerator.
+The guest's root is the host's /, read-only, at the same paths. Files in the guest's /tmp, /run and
+HOME are gone when the guest ends.
+
+Exit status: the command's own; 124 if it reached the timeout; 125 if the lab itself failed.
+
+Environment: AGENTCGROUP_LAB_CACHE is the folder of the cache (~/.cache/agentcgroup-lab);
+AGENTCGROUP_LAB_ACCEL, tcg or kvm, overrides the choice of the accelerator.
 """
 
 
 def main(arguments: list[str]) -> int:
     """Run one lab command and return its exit status."""
     signal.signal(signal.SIGTERM, _terminate)
-    # argparse cannot be trusted with what follows "--": it is somebody else's command line.
+    # argparse must not see the words after "--": they are another program's command line.
     head, rest = _split(arguments)
     options = _parser().parse_args(head)
     try:
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
         vm.say(str(error))
         return vm.STATUS_LAB
     except KeyboardInterrupt:
-        vm.say("interrupted; the guest is gone")
+        vm.say("interrupted; the guest has ended")
         return 130
 
 
@@ -64,7 +67,7 @@ def _fetch(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
     if not rest:
-        raise LabError("nothing to run: put the command behind `--`")
+        raise LabError("no command to run: write it after `--`")
     _need_programs()
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -103,36 +106,43 @@ def _need_programs() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.lab",
-        description="Run commands and the kernel test suite on real kernels in a small VM.",
+        description="Run a command, or the kernel tests, on real kernels in a small VM.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="the kernel lines, and which are in the cache")
+    listing = commands.add_parser("list", help="list the kernel lines, and those in the cache")
     listing.set_defaults(function=_list)
 
-    check = commands.add_parser("check", help="succeed when the programs that the lab needs exist")
+    check = commands.add_parser("check", help="exit 0 if the programs that the lab needs exist")
     check.set_defaults(function=_check)
 
-    fetch = commands.add_parser("fetch", help="download kernels into the cache, the newest of each")
+    fetch = commands.add_parser("fetch", help="download the newest kernel of each line")
     fetch.add_argument("lines", nargs="*", metavar="LINE", help=f"default: {' '.join(LINES)}")
-    fetch.add_argument("--mirror", metavar="URI", help="Debian archive; default: the one apt uses")
+    fetch.add_argument("--mirror", metavar="URI", help="Debian archive; default: the one of apt")
     fetch.set_defaults(function=_fetch)
 
     run = commands.add_parser("run", help="run one command in a guest", usage=_RUN_USAGE)
     run.add_argument("--kernel", required=True, metavar="LINE", help="such as 6.1")
     _machine_options(run)
     run.add_argument("--disk", default="64M", help="size of the scratch disk /dev/nvme0n1 (64M)")
-    run.add_argument("--append", default="", metavar="WORDS", help="for the kernel command line")
+    run.add_argument(
+        "--append", default="", metavar="WORDS", help="words for the kernel's command line"
+    )
     run.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="a folder writable on both sides, at the same path; given to --user, if any",
+        help="folder that is writable on both sides, at the same path; --user, if any, owns it",
     )
     run.add_argument(
-        "--env", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="for COMMAND"
+        "--env",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="set for COMMAND",
     )
     run.set_defaults(function=_run)
 
@@ -181,7 +191,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds the stack as Ctrl-C does, so that the temporary folders go too."""
+    """Exit on SIGTERM by an exception, as on Ctrl-C, so that temporary folders are removed."""
     sys.exit(128 + signum)
 
 

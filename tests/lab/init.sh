@@ -1,8 +1,8 @@
 #!/bin/sh
-# PID 1 of the lab's guest. The host's / is the root file system, read-only; everything that
-# must be writable is a tmpfs. Settings and the command come from the host in the share "lab",
-# the exit status goes back there. Its own complaints go to the kernel log (ttyS0), the
-# command's output to ttyS1.
+# PID 1 of the lab's guest. The root file system is the host's /, read-only; every writable folder
+# is a tmpfs. The host writes the settings and the command into the share "lab", and this script
+# writes the exit status there. Its own messages go to the kernel log (ttyS0), the command's output
+# to ttyS1.
 
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
@@ -11,12 +11,12 @@ mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 grep -q ' /dev devtmpfs ' /proc/mounts || mount -t devtmpfs dev /dev
 
-# /dev is the one place that can be written before the settings are known.
+# Before the settings are read, only /dev is writable.
 mkdir -p /dev/lab /dev/keep /dev/pts /dev/shm
 mount -t virtiofs lab /dev/lab
 . /dev/lab/settings
 
-# A checkout below one of the folders that become a tmpfs would vanish: it is put back.
+# A tmpfs on one of these folders would hide a checkout below it: mount the checkout again.
 mount --bind "$LAB_CHECKOUT" /dev/keep
 for folder in /tmp /var/tmp /run; do
     mount -t tmpfs -o mode=1777 tmpfs "$folder"
@@ -43,14 +43,14 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 if [ -d /lib/modules ]; then mount --bind "$LAB_MODULES" /lib/modules; fi
 
-# As systemd mounts it; every controller is handed on to the first level.
+# With the mount options of systemd; every controller is enabled for the first level.
 mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
 
-# The first and the last cpu.max of a machine patch the running scheduler, which an emulated kernel
-# may not survive: one that stays keeps that to the boot.
+# The first cpu.max on a machine, and the removal of the last one, patch the running scheduler. An
+# emulated kernel may panic there. This cgroup keeps a cpu.max, so that it happens at boot only.
 mkdir /sys/fs/cgroup/lab.quota
 echo "100000 100000" >/sys/fs/cgroup/lab.quota/cpu.max
 
@@ -75,14 +75,14 @@ if [ -n "$LAB_USER" ]; then
 fi
 
 touch /run/lab/started
-# setsid after the redirection: the terminal is the command's output, not its controlling one.
+# setsid after the redirection, so that ttyS1 does not become the controlling terminal.
 (
     if [ -n "$LAB_USER" ]; then echo 0 >/sys/fs/cgroup/user.lab/shell/cgroup.procs; fi
     exec setsid /bin/sh /run/lab/command
 ) </dev/null >/dev/ttyS1 2>&1
 status=$?
 
-stty -F /dev/ttyS1 raw # waits until what was written has been sent
+stty -F /dev/ttyS1 raw # waits until all output is sent
 echo "$status" >/run/lab/status.new
 mv /run/lab/status.new /run/lab/status
 sync

@@ -1,8 +1,8 @@
-"""The small initramfs for kernels that have virtiofs only as a module (6.1).
+"""The initramfs for kernels that have virtiofs only as a module (6.1).
 
-A kernel with virtiofs built in mounts the shared root file system by itself.  For the others
-a newc cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst) holds a static
-busybox, the modules and a script that loads them, mounts the root and switches to it.
+A kernel with built-in virtiofs mounts the shared root file system by itself.  The other kernels
+need a newc cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst): it has a
+static busybox, the modules, and a script that loads them, mounts the root and switches to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import lzma
 import stat
 from pathlib import Path
 
-# In load order; one that is built in has no file and is left out.
+# In the order of loading; a built-in module has no file and is left out.
 MODULES = (
     "virtio",
     "virtio_ring",
@@ -37,7 +37,7 @@ exec /busybox switch_root /root "$init"
 
 
 def build(busybox: Path, modules: Path) -> bytes | None:
-    """The archive for the kernel whose modules lie in `modules`; None: it needs no initramfs."""
+    """Return the archive for the kernel with these `modules`; None if it needs no initramfs."""
     files = {path.name.split(".")[0]: path for path in (modules / "kernel").glob("**/*.ko*")}
     needed = [name for name in MODULES if name in files]
     if "virtiofs" not in needed:

@@ -1,12 +1,12 @@
-"""Debian's cloud kernels, fetched through apt and unpacked into the lab's cache.
+"""Download Debian's cloud kernels through apt and unpack them into the lab's cache.
 
-Nothing is installed and the machine's own apt stays as it is: apt runs with a private
-configuration whose lists and archives live in the cache.  Only the *mirror* is taken from
-the machine's sources, so the lab works wherever ``apt-get update`` works.  The mirror carries
-every Debian suite, and each kernel line lives in another one (stable, backports, sid), so
-the private configuration names them all and the newest package of a line wins.
+This module installs nothing and does not change the machine's own apt: apt runs with a private
+configuration, whose lists and archives are in the cache.  Only the *mirror* comes from the
+machine's sources, so the lab works on every Debian where ``apt-get update`` works.  The mirror has
+every Debian suite, and each kernel line is in another suite (stable, backports, sid).  So the
+private configuration names all suites, and the newest package of a line is used.
 
-A kernel comes in one of three shapes, by age:
+The packages of a kernel depend on its age:
 
 ====================== ====================================================================
 up to 6.18             linux-image-R (or -unsigned): image and modules
@@ -14,8 +14,8 @@ up to 6.18             linux-image-R (or -unsigned): image and modules
 7.1 and newer          linux-modules-R, linux-binary[-unsigned]-R, linux-base-R: modules.builtin
 ====================== ====================================================================
 
-Of some the headers come along, which BCC compiles against: linux-headers-R, with what the kernel's
-configuration decides, upon linux-headers-R-common.
+For the lines in WITH_HEADERS, it also unpacks the headers that BCC needs: linux-headers-R-common,
+and over it linux-headers-R, whose files depend on the kernel's configuration.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _PACKAGE = re.compile(
 
 
 class LabError(Exception):
-    """The lab itself cannot go on: what is missing, and what to do about it."""
+    """Raised when the lab itself fails; the text is what is missing, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One unpacked kernel; the paths lie in the cache."""
+    """One unpacked kernel; its paths are in the cache."""
 
     line: str
     release: str
@@ -74,7 +74,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The packages that together make one kernel."""
+    """All packages of one kernel."""
 
     release: str
     version: str
@@ -87,18 +87,18 @@ class _Candidate:
 
 
 def cache_dir() -> Path:
-    """``$AGENTCGROUP_LAB_CACHE``, else ``~/.cache/agentcgroup-lab``."""
+    """Return ``$AGENTCGROUP_LAB_CACHE``, else ``~/.cache/agentcgroup-lab``."""
     given = os.environ.get("AGENTCGROUP_LAB_CACHE")
     return Path(given).absolute() if given else Path.home() / ".cache" / "agentcgroup-lab"
 
 
 def busybox() -> Path:
-    """The static busybox that the initramfs and the guest's init use."""
+    """Return the static busybox that the initramfs and the guest's init use."""
     return cache_dir() / "busybox"
 
 
 def fetched(line: str) -> Kernel | None:
-    """The kernel of this line that is in the cache, or None."""
+    """Return the kernel of this line from the cache, or None."""
     try:
         facts = json.loads((cache_dir() / "kernels" / line / "kernel.json").read_text())
     except FileNotFoundError:
@@ -107,13 +107,13 @@ def fetched(line: str) -> Kernel | None:
 
 
 def headers(kernel: Kernel) -> Path | None:
-    """The kernel's headers in the cache, as `BCC_KERNEL_SOURCE` wants them, or None."""
+    """Return the folder of the kernel's headers for `BCC_KERNEL_SOURCE`, or None."""
     folder = cache_dir() / "headers" / kernel.line / kernel.version
     return folder if folder.is_dir() else None
 
 
 def get(line: str) -> Kernel:
-    """The kernel of this line, fetched when it or its headers are not in the cache yet."""
+    """Return the kernel of this line; fetch it, or its headers, if they are not in the cache."""
     kernel = fetched(line)
     if kernel and (line not in WITH_HEADERS or headers(kernel)):
         return kernel
@@ -121,7 +121,7 @@ def get(line: str) -> Kernel:
 
 
 def fetch(lines: list[str], mirror: str | None = None) -> list[Kernel]:
-    """Fetch the newest kernel of each line; what is already the newest is kept.
+    """Fetch the newest kernel of each line, unless the cache has it already.
 
     Raises:
         LabError: no Debian mirror, no such line in any suite, or apt failed.
@@ -161,9 +161,9 @@ def _fetch_line(apt: _Apt, cache: Path, line: str, candidates: list[_Candidate])
 
 
 def _describe(candidate: _Candidate, new: Path, final: Path) -> None:
-    """Find image and modules in what was unpacked, build the initramfs, write kernel.json.
+    """Find the image and the modules in `new`, build the initramfs, write kernel.json.
 
-    The work is done in `new`, the paths are written as they will be in `final`.
+    The folder `new` will become `final`, so kernel.json has paths in `final`.
     """
     root = new / "root"
     images = [*root.glob("boot/vmlinuz-*"), *root.glob("usr/lib/modules/*/vmlinuz*")]
@@ -171,12 +171,12 @@ def _describe(candidate: _Candidate, new: Path, final: Path) -> None:
     if not images or not modules:
         raise LabError(
             f"{', '.join(candidate.packages)} {candidate.version}: no kernel image or no modules"
-            " inside; Debian has changed the packaging, tests/lab/kernels.py has to follow"
+            " inside; Debian has changed its packages, and tests/lab/kernels.py has to follow"
         )
     tree = modules[0].parent
     subprocess.run(
         [busybox(), "depmod", "-b", tree.parents[2], candidate.release],
-        check=False,  # only modprobe in the guest needs it
+        check=False,  # only modprobe in the guest needs its files
         capture_output=True,
     )
     initrd = initramfs.build(busybox(), tree)
@@ -195,7 +195,7 @@ def _describe(candidate: _Candidate, new: Path, final: Path) -> None:
 
 
 def _fetch_headers(apt: _Apt, cache: Path, kernel: Kernel) -> None:
-    """Unpack both packages into one tree: Debian's own makes of them one by absolute paths."""
+    """Unpack both packages into one tree; Debian's own links them by absolute paths."""
     common = kernel.release.replace("-cloud-amd64", "-common")
     packages = [f"linux-headers-{part}" for part in (common, kernel.release)]
     with _fresh(cache / "headers" / kernel.line) as new:
@@ -215,7 +215,7 @@ def _fetch_busybox(apt: _Apt, cache: Path) -> None:
 
 
 def _candidates(apt: _Apt) -> list[_Candidate]:
-    """Every complete cloud kernel in the suites."""
+    """Return every complete cloud kernel in the suites."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for package, version, suite in apt.versions("linux-"):
         if match := _PACKAGE.fullmatch(package):
@@ -229,7 +229,7 @@ def _candidates(apt: _Apt) -> list[_Candidate]:
 
 
 class _Apt:
-    """apt with its own configuration, lists and archives under `folder`."""
+    """Runs apt with a configuration, lists and archives of its own under `folder`."""
 
     def __init__(self, folder: Path, mirror: str | None) -> None:
         self._folder = folder
@@ -242,14 +242,14 @@ class _Apt:
         if stamp.exists() and time.time() - stamp.stat().st_mtime < INDEX_AGE_S:
             return
         self._configure()
-        # A suite may have moved to the archive; those that are there are enough.
+        # An old suite may be gone from the mirror; the others are enough.
         update = self._run("apt-get", "update", check=False)
         if not any((self._folder / "state" / "lists").glob("*Packages*")):
             raise LabError(f"apt-get update brought no package list:\n{update.stderr}")
         stamp.touch()
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str, str]]:
-        """(package, version, suite) of every package whose name starts with `prefix`."""
+        """Yield (package, version, suite) of every package whose name starts with `prefix`."""
         names = self._run("apt-cache", "pkgnames", prefix).stdout.split()
         wanted = [name for name in names if _PACKAGE.fullmatch(name)]
         for row in self._run("apt-cache", "madison", *wanted).stdout.splitlines():
@@ -257,7 +257,7 @@ class _Apt:
             yield package, version, source.split()[1].split("/")[0]
 
     def unpack(self, packages: tuple[str, ...], into: Path) -> None:
-        """Download the packages and unpack them; nothing is installed."""
+        """Download the packages and unpack them, without installing them."""
         archives = self._folder / "archives"
         shutil.rmtree(archives, ignore_errors=True)
         archives.mkdir()
@@ -282,7 +282,7 @@ class _Apt:
             f'Dir::State "{self._folder}/state";\n'
             'Dir::State::status "/dev/null";\n'
             f'Dir::Cache "{self._folder}/cache";\n'
-            # The rest of /etc/apt (proxies, how old a list may be) stays as the machine has it.
+            # The rest of /etc/apt still applies (proxies, the age of a list).
             f'Dir::Etc::sourcelist "{self._folder}/sources.list";\n'
             'Dir::Etc::sourceparts "/dev/null";\n'
             'Dir::Etc::preferences "/dev/null";\n'
@@ -310,7 +310,7 @@ class _Apt:
 
 
 def _debian_mirror() -> str:
-    """The address of the Debian archive that this machine's apt uses."""
+    """Return the address of the Debian archive that this machine's apt uses."""
     targets = subprocess.run(
         [
             "apt-get",
@@ -327,14 +327,14 @@ def _debian_mirror() -> str:
     mirrors = targets.stdout.split()
     if not mirrors:
         raise LabError(
-            "this machine's apt knows no Debian archive (is it Debian, and was `apt-get update`"
+            "this machine's apt has no Debian archive (is it Debian, and did `apt-get update`"
             " run?); name one with `fetch --mirror URI`"
         )
     return mirrors[0]
 
 
 def _newer(one: _Candidate, other: _Candidate) -> _Candidate:
-    """The newer of two in dpkg's order, in which 7.3~rc7 comes before 7.3."""
+    """Return the newer of two in dpkg's order, in which 7.3~rc7 is older than 7.3."""
     command = ["dpkg", "--compare-versions", one.version, "lt", other.version]
     return other if subprocess.run(command, check=False).returncode == 0 else one
 
@@ -345,7 +345,7 @@ def _by_number(line: str) -> list[int]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
-    """One fetch at a time in this cache."""
+    """Hold the lock of the cache, so that one fetch runs at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -354,7 +354,7 @@ def _locked(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` only when the block succeeds."""
+    """Give a new folder, which replaces `folder` only if the block succeeds."""
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

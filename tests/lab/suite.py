@@ -1,4 +1,4 @@
-"""The kernel test suite on several kernels: how many passed where, and whether all is well."""
+"""Run the kernel tests on several kernels, and report the counts of each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.lab import kernels
 from tests.lab.vm import CHECKOUT, say
 
 HOST = "host"
-# pyproject.toml's is meant for a machine that is not emulated: there the imports of CrewAI alone
-# may take minutes, when others use the host, too.
+# The timeout of pyproject.toml is too short for an emulated machine: if other work loads the host,
+# the imports of CrewAI alone can take minutes there.
 GUEST_TEST_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Result:
-    """What pytest reported on one kernel; all zero when it never got so far."""
+    """The counts of pytest on one kernel; all zero if pytest did not report any."""
 
     line: str
     status: int
@@ -49,12 +49,12 @@ def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], job
 
     Args:
         lines: kernel lines, or "host" for this machine's own kernel.
-        pytest: further arguments for pytest; a path below tests/ takes the suite's place.
+        pytest: further arguments for pytest; a path below tests/ replaces tests/kernel.
         options: further options for ``run``, for example ``--memory 4G``.
-        jobs: machines at the same time.
+        jobs: the number of machines at the same time.
 
     Returns:
-        0 when every kernel ran at least one test and none failed, else 1.
+        0 if every kernel ran at least one test and no test failed, else 1.
     """
     guests = [line for line in lines if line != HOST]
     if guests:
@@ -69,7 +69,7 @@ def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], job
                 pool.map(lambda line: _run_one(line, pytest, options, running, live=alone), lines)
             )
         except BaseException:
-            # The pool waits for its threads, and they for their machines.
+            # The pool waits for its threads, and the threads wait for their machines.
             for process in running:
                 process.terminate()
             raise
@@ -114,7 +114,7 @@ def _run_one(
 
 
 def _show(title: str, output: bytes) -> None:
-    """The whole output of one machine in one write, so that two never mix."""
+    """Write the whole output of one machine at once, so that two outputs do not mix."""
     text = f"\n===== {title} =====\n".encode() + output
     sys.stdout.flush()
     sys.stdout.buffer.write(text)
@@ -136,12 +136,12 @@ def _counts(report: Path) -> dict[str, int]:
 
 
 def _compile() -> None:
-    """Compile what the guest will import: it cannot write, and would compile each time."""
+    """Compile the modules that the guest imports: the guest cannot write compiled files."""
     say("compiling Python modules for the guest")
     folders = [sysconfig.get_path("purelib"), *("core", "adapters", "bpf", "tests", "build")]
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "-j", str(os.cpu_count() or 1), *folders],
         cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,  # packages carry templates that are not Python
+        stdout=subprocess.DEVNULL,  # some packages have templates that are not Python
         check=False,
     )

@@ -1,4 +1,4 @@
-"""One command in one virtual machine: QEMU, its virtiofsd processes, and their certain end."""
+"""Run one command in one virtual machine: QEMU and its virtiofsd processes, which always end."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.lab import kernels
 from tests.lab.kernels import Kernel, LabError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# A boot takes 4 s; on a crowded machine 30 s were seen.
+# A boot takes 4 s; on a loaded machine it took up to 30 s.
 BOOT_TIMEOUT_S = 180.0
 BOOT_ATTEMPTS = 5
 STATUS_TIMEOUT = 124
 STATUS_LAB = 125
 
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
-# TCG lacks a few of its features, which is fine (check=off: no warnings). It emulates
-# cmpxchg16b wrongly for the slab allocator of 6.12, which then panics.
+# TCG lacks a few features of this CPU; check=off suppresses the warnings. TCG emulates cmpxchg16b
+# wrongly for the slab allocator of 6.12, which then panics.
 _TCG_CPU = "Haswell-v4,check=off"
 _TCG_CPU_OF = {"6.12": f"{_TCG_CPU},-cx16"}
-# Mitigations cost twice under emulation, and nothing here is to be protected.
+# Under emulation, mitigations double the time, and the guest has nothing to protect.
 _KERNEL_ARGUMENTS = (
     "console=ttyS0 panic=-1 oops=panic mitigations=off nowatchdog no_timer_check tsc=reliable"
     " rootfstype=virtiofs root=root ro"
@@ -41,7 +41,7 @@ _KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What the guest looks like and what it runs."""
+    """The hardware of the guest, and the command that it runs."""
 
     kernel: Kernel
     command: Sequence[str]
@@ -57,21 +57,21 @@ class Machine:
 
 
 class _Accident(Exception):
-    """The guest died of its emulation, not of what it ran.
+    """Raised when the guest died of its emulation, not of the command.
 
-    Before its init came to the command, or of an int3: the kernel patches its code through that
-    instruction while it runs (jump labels), and TCG with several CPUs now and then executes it.
+    It died before its init reached the command, or at an int3. The kernel patches its running code
+    through that instruction (jump labels), and TCG with several CPUs sometimes executes it.
     """
 
 
 def run(machine: Machine) -> int:
-    """Run the machine's command in a fresh guest; its output goes to our stdout.
+    """Run the machine's command in a new guest, and write its output to stdout.
 
     Returns:
-        the command's exit status, or 124 when `timeout_s` had passed.
+        the command's exit status, or 124 if the command ran longer than `timeout_s`.
 
     Raises:
-        LabError: the guest could not be started, or died while the command ran.
+        LabError: the guest did not start, or it died while the command ran.
     """
     deadline = time.monotonic() + machine.timeout_s
     for attempt in range(1, BOOT_ATTEMPTS + 1):
@@ -86,12 +86,12 @@ def run(machine: Machine) -> int:
 
 
 def say(text: str) -> None:
-    """A line of the lab's own, apart from the command's output."""
+    """Print a message of the lab on stderr, apart from the command's output."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
 def missing_programs() -> list[str]:
-    """What the lab needs and this machine lacks."""
+    """Return the programs that the lab needs and that this machine lacks."""
     missing = [name for name in ("qemu-system-x86_64", "setpriv") if not shutil.which(name)]
     return missing if _find_virtiofsd() else [*missing, "virtiofsd"]
 
@@ -114,7 +114,7 @@ def _run_once(machine: Machine, deadline: float) -> int:
             say(f"timeout: killed after {machine.timeout_s:.0f} s; {_where(machine.kernel)}")
             return STATUS_TIMEOUT
         except _Accident as failure:
-            if qemu.wait() == 1:  # its own complaint: a guest that panics makes it end with 0
+            if qemu.wait() == 1:  # an error of QEMU: it ends with 0 if the guest panics
                 raise LabError(f"QEMU did not start:\n{_tail(folder)}") from None
             raise _Accident(f"{failure}{_panic(folder)}") from None
         try:
@@ -142,7 +142,7 @@ def _write_settings(machine: Machine, share: Path) -> None:
     environment = {**_environment(machine), **machine.environment}
     command = shlex.join(machine.command)
     if machine.user:
-        # Python may live in a home that the user may not enter: reading is always allowed.
+        # Python may be in a home folder that the user cannot enter: allow the user to read all.
         capability = "--inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
         user = shlex.quote(machine.user)
         command = (
@@ -185,7 +185,7 @@ def _qemu(machine: Machine, folder: Path, shares: dict[str, Path]) -> list[str]:
         *("qemu-system-x86_64", "-M", "q35", *accelerator),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-smp", str(machine.cpus), "-m", machine.memory),
-        # vhost-user needs the guest's memory shared with virtiofsd.
+        # vhost-user requires that the guest shares its memory with virtiofsd.
         *("-object", f"memory-backend-memfd,id=memory,size={machine.memory},share=on"),
         *("-numa", "node,memdev=memory"),
         *("-chardev", f"file,id=kernel,path={folder}/kernel.log", "-serial", "chardev:kernel"),
@@ -205,14 +205,14 @@ def _qemu(machine: Machine, folder: Path, shares: dict[str, Path]) -> list[str]:
 
 @contextlib.contextmanager
 def _virtiofsd(folder: Path, tag: str, source: Path) -> Iterator[None]:
-    """Serve `source` on the socket that QEMU will connect to."""
+    """Serve `source` on a socket to which QEMU connects."""
     program = _find_virtiofsd()
     assert program
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/{tag}.sock")
         listener.listen(1)
         command = [program, f"--fd={listener.fileno()}"]
-        # What is read-only on both sides may be cached for ever; the rest is written by both.
+        # The root never changes for the guest, so it can cache it; both sides write to the others.
         cache = "always" if tag == "root" else "auto"
         if program.startswith("/usr/lib/qemu/"):  # the older one, in C
             command += ["-f", "-o", f"source={source},cache={cache},sandbox=chroot,log_level=err"]
@@ -228,9 +228,9 @@ def _virtiofsd(folder: Path, tag: str, source: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process(command: list[str], log: Path, keep: int = -1) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block, and with us whatever our end.
+    """Run a process that ends with the block, and with this process however this process ends.
 
-    It gets its own session: Ctrl-C is ours to act on.
+    It has a session of its own, so that Ctrl-C interrupts this process only.
     """
     with open(log, "wb") as stderr:
         process = subprocess.Popen(
@@ -253,7 +253,7 @@ def _process(command: list[str], log: Path, keep: int = -1) -> Iterator[subproce
 def _pump(
     qemu: subprocess.Popen[bytes], started: Path, machine: Machine, began: float, deadline: float
 ) -> None:
-    """Copy the command's output to our stdout until QEMU ends."""
+    """Copy the command's output to stdout until QEMU ends."""
     assert qemu.stdout
     output = qemu.stdout.fileno()
     boot_deadline = began + BOOT_TIMEOUT_S
@@ -282,10 +282,10 @@ def _pump(
 
 
 def _kvm_works(kernel: Kernel) -> bool:
-    """Whether KVM runs this kernel here.
+    """Return whether KVM runs this kernel on this host.
 
-    A /dev/kvm that opens proves nothing (nested machines), so the kernel is booted once for
-    real: without a root it panics and QEMU ends at once.
+    In a nested machine, /dev/kvm may open and not work. So this boots the kernel once; without a
+    root file system the kernel panics, and QEMU ends at once.
     """
     wanted = os.environ.get("AGENTCGROUP_LAB_ACCEL", "")
     if wanted or not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -293,7 +293,7 @@ def _kvm_works(kernel: Kernel) -> bool:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = kernels.cache_dir() / f"kvm-{boot_id}"
     if not known.exists():
-        verdict = known.with_name(f"{known.name}.{os.getpid()}")  # another lab may read it now
+        verdict = known.with_name(f"{known.name}.{os.getpid()}")  # another lab may read it
         verdict.write_text("works" if _kvm_trial(kernel) else "fails")
         verdict.replace(known)
     return known.read_text() == "works"
@@ -321,7 +321,7 @@ def _bytes(size: str) -> int:
 
 
 def _kept_log(kernel: Kernel) -> Path:
-    """The log of the last guest with this kernel."""
+    """Return the path of the log of the last guest with this kernel."""
     return kernels.cache_dir() / "logs" / f"{kernel.line}.log"
 
 
@@ -331,19 +331,19 @@ def _where(kernel: Kernel) -> str:
 
 def _keep_log(kernel: Kernel, folder: Path) -> None:
     _kept_log(kernel).parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # QEMU did not even start
+    with contextlib.suppress(FileNotFoundError):  # QEMU did not start
         shutil.copyfile(folder / "kernel.log", _kept_log(kernel))
 
 
 def _panic(folder: Path) -> str:
-    """The kernel's own first words on why it died, or nothing."""
+    """Return the first line of the kernel's log that says why it died, or ""."""
     log = (folder / "kernel.log").read_text(errors="replace")
     found = re.search(r"(Kernel panic|BUG:|Oops:|int3:).*", log)
     return f" ({found[0].strip()})" if found else ""
 
 
 def _tail(folder: Path, lines: int = 15) -> str:
-    """The end of what the kernel and the lab's processes had to say."""
+    """Return the last lines of the logs of the kernel and of the lab's processes."""
     parts = []
     for log in sorted(folder.glob("*.log")):
         text = log.read_text(errors="replace").strip().splitlines()

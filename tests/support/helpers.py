@@ -1,4 +1,4 @@
-"""The monitor's helper processes, and what is said when one cannot keep up with the kernel."""
+"""The monitor's helper processes, and a case in which the helper misses events."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.processes import session
 
 __all__ = ["helpers", "overwhelmed"]
 
-#: The forks and exits of these are more than any source has room for.
+#: More forks and exits than any source has room for.
 _FORKS = "n=0; while [ $n -lt 12000 ]; do (:); n=$((n + 1)); done"
 
 
 def helpers(mark: str) -> list[int]:
-    """Return the pids of helpers whose host had `mark` in its environment."""
+    """Return the pids of helpers whose app had `mark` in its environment."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -41,7 +41,7 @@ def helpers(mark: str) -> list[int]:
 def overwhelmed(
     start: Callable[[], Session], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not known is not told, that is said once, and the next call is known again."""
+    """The record lacks the missing figures, the log has it once, the next call has its figures."""
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = start()
     (helper,) = helpers(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""Sessions with a monitor, by each source that this machine has."""
+"""Sessions with a monitor, for each source that this machine has."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Register = Callable[..., Session]
 
 @pytest.fixture(params=["procs", "libbpf"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Give the name of a source."""
+    """Return the name of a source."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have records wait for the helper on a slow machine: what it knows is asked, not how soon."""
+    """Have records wait longer for the helper: the tests are not about how fast it answers."""
     for module in (call, client):
         for name in ("HURRY", "PATIENCE"):
             monkeypatch.setattr(module, name, SOON)
@@ -35,7 +35,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def registered(backend: str) -> Iterator[Register]:
-    """Register with a configuration and this source, and wait for the monitor to be there."""
+    """Return a function that registers with a configuration, and waits until the source is on."""
 
     def register(**config: Any) -> Session:
         config["monitor"] = {"backend": backend, **config.get("monitor", {})}

@@ -1,4 +1,4 @@
-"""Run a Python program with each way of placing children that a machine may be left with."""
+"""Run a Python program in each spawn mode that a machine can have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
 def deny(calls: Sequence[int], error: int) -> None:
-    """Have these system calls answered with an errno, in this thread and what it starts."""
+    """Make these system calls fail with an errno in this thread and its children, by seccomp."""
     load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     program = b"".join(
         struct.pack("=HBBI", *instruction)
@@ -42,12 +42,12 @@ def deny(calls: Sequence[int], error: int) -> None:
 
 
 def deny_clone3() -> None:
-    """Answer ENOSYS to clone3 and close_range, as Docker's default seccomp profile once did."""
+    """Make clone3 and close_range fail with ENOSYS, as Docker's seccomp profile once did."""
     deny((_CLONE3, _CLOSE_RANGE), errno.ENOSYS)
 
 
 def run_python(mode: str, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `python *argv` so that `spawn` works in `mode` there."""
+    """Run `python *argv` with `spawn` in `mode`."""
     return subprocess.run(
         [sys.executable, *argv],
         env={**os.environ, "AGENTCGROUP_PURE": "1" if mode == "fork" else "0"},

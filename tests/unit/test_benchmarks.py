@@ -1,4 +1,4 @@
-"""The benchmarks run, see what they are to compare, and write what they say they write."""
+"""Each benchmark runs, measures every variant, and writes its result and its table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def measured(name: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
-    """Run a benchmark; return its result, and what it has printed."""
+    """Run a benchmark; return its result and its output."""
     file = folder / "result.json"
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *options, "--json", file],
@@ -32,7 +32,7 @@ def measured(name: str, folder: Path, *options: str) -> tuple[dict[str, Any], st
 
 
 def test_a_quick_run_measures_every_variant_or_says_why_not(tmp_path: Path) -> None:
-    """All variants are in the result; figures are not looked at, since machines are loaded."""
+    """The result has all variants. The test ignores the figures: the machine may be loaded."""
     result, printed = measured("overhead", tmp_path, "--quick")
     inline, launch = result["cells"]
     assert inline["variants"].keys() == {"plain", "agentcgroup"}

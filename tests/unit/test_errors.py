@@ -1,4 +1,4 @@
-"""The exceptions cross to other processes: a worker raises what the agent's process reads."""
+"""Every exception can be pickled, so that a worker can send it to the agent's process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentcgroup import CgroupUnavailable, ConfigError, LimitExceeded
 
 
 def test_a_limit_exceeded_comes_with_its_record() -> None:
-    """Pools pickle what their workers raise."""
+    """A pool pickles the exceptions of its workers."""
     with pytest.raises(LimitExceeded) as caught, agentcgroup.call("slow", timeout="0.2s"):
         subprocess.run(["sleep", "60"])
     agentcgroup.unregister()
@@ -30,6 +30,6 @@ def test_a_limit_exceeded_comes_with_its_record() -> None:
         CgroupUnavailable("No cgroup v2 here.", fix="mount it"),
     ],
 )
-def test_the_others_keep_what_they_know(error: Exception) -> None:
+def test_the_other_exceptions_keep_their_attributes(error: Exception) -> None:
     crossed = pickle.loads(pickle.dumps(error))
     assert (str(crossed), vars(crossed)) == (str(error), vars(error))

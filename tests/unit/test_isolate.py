@@ -1,4 +1,4 @@
-"""What the decorator takes for the body of a call."""
+"""The functions that the decorator `isolate` accepts as the body of a call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _asteps() -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("function", [_steps, _asteps])
 def test_a_generator_function_is_refused(function: Callable[[], Any]) -> None:
-    """Its body would run when the call is over, and nothing would contain it."""
+    """Its body would run after the call, outside of the call's cgroup."""
     with pytest.raises(TypeError, match="generator function"):
         agentcgroup.isolate(function)
 

@@ -1,4 +1,4 @@
-"""Names of tools and agents come from models: they reach no path and stay whole in the record."""
+"""Hostile names of tools and agents reach no path, and the record keeps them whole."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_a_hostile_name_gets_nowhere_and_stays_whole(
+def test_a_hostile_name_reaches_no_path_and_stays_whole(
     session: Session, tmp_path: Path, name: str
 ) -> None:
-    """As tool and as agent: counted directories, the whole name in record and file."""
+    """The directories have numbers for names; the record and the file have the whole name."""
     with agentcgroup.call(name, agent=name, tool_call_id=name):
         subprocess.run(["true"])
     (record,) = session.records
@@ -55,7 +55,7 @@ def test_a_hostile_name_gets_nowhere_and_stays_whole(
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_a_hostile_name_is_one_short_line_for_the_model(session: Session, name: str) -> None:
-    """The sentence has at most about 60 words and no line break, whatever the tool is called."""
+    """The sentence has at most 60 words and no line break, for every name of a tool."""
     with pytest.raises(agentcgroup.LimitExceeded) as caught, agentcgroup.call(name, timeout="50ms"):
         subprocess.run(["sleep", "60"])
     told = feedback.sentence(caught.value.record)
@@ -67,7 +67,7 @@ def test_a_hostile_name_is_one_short_line_for_the_model(session: Session, name: 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_a_framework_tool_may_be_called_anything(session: Session, name: str) -> None:
-    """What an MCP server calls its tool is no affair of the file system."""
+    """The name of a tool from an MCP server need not be the name of a file."""
 
     @tool
     def hostile() -> str:
@@ -80,13 +80,13 @@ def test_a_framework_tool_may_be_called_anything(session: Session, name: str) ->
 
 
 def test_a_records_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
-    """Told at register, with the key, and nothing is left registered."""
+    """register() raises and names the key, and no session is registered."""
     with pytest.raises(agentcgroup.ConfigError, match=r"records: .* cannot be written"):
         agentcgroup.register("langchain", config={"records": str(tmp_path / "no" / "calls.jsonl")})
     assert agentcgroup.current_call() is None
 
 
-def test_in_a_file_the_line_that_names_the_records_file_is_told(tmp_path: Path) -> None:
+def test_the_error_names_the_line_of_the_records_file(tmp_path: Path) -> None:
     config = tmp_path / "limits.toml"
     config.write_text('mode = "auto"\nrecords = "missing/records.jsonl"\n')
     with pytest.raises(agentcgroup.ConfigError, match=r"limits\.toml:2: records: .*/missing/"):

@@ -1,4 +1,4 @@
-"""README keeps its word: every command in it runs, and every block of code."""
+"""Every command and every block of code in README runs as written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _commands() -> list[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Make a folder as a reader of README would have it."""
+    """Make a folder with the files that README's commands need."""
     (tmp_path / "agentcgroup.toml").write_text(_blocks("toml")[0])
     (tmp_path / "app.py").write_text("import subprocess; print('app ran')")
     (tmp_path / "myapp.py").write_text("def load_csv(path: str) -> str: ...\ntools = [load_csv]")
@@ -38,10 +38,10 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_runs(project: Path, command: str) -> None:
-    """As written, in a project with README's own config."""
+    """The command runs as written, in a project with README's own configuration."""
     words = shlex.split(command)
     if words[0] == "make":
-        # CI runs the targets themselves: here they must exist.
+        # CI runs the targets; this test only looks for them.
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets
     elif words[:2] == ["pip", "install"]:
@@ -54,12 +54,12 @@ def test_every_command_runs(project: Path, command: str) -> None:
         done = subprocess.run(
             words, cwd=project, capture_output=True, text=True, env={**os.environ, "PATH": path}
         )
-        # doctor's status says what this machine can enforce, and says no here.
+        # doctor's status is 1 on a machine that does not enforce everything.
         assert done.returncode in ((0, 1) if words[1] == "doctor" else (0,)), done.stderr
 
 
 def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
-    """The table of README resolves: a rule wins key by key over its table."""
+    """The limits of the first block are valid; a rule overrides its table key by key."""
     from agentcgroup.config.loading import load
     from agentcgroup.config.policy import Resolver
 
@@ -71,7 +71,7 @@ def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
 
 
 def test_the_rule_for_a_process_is_valid(project: Path) -> None:
-    """The second table is a configuration, too."""
+    """The second block is a configuration, too."""
     from agentcgroup.config.loading import load
     from agentcgroup.config.policy import Resolver
 
@@ -82,7 +82,7 @@ def test_the_rule_for_a_process_is_valid(project: Path) -> None:
 
 
 def test_the_python_runs(project: Path) -> None:
-    """All blocks one after the other are a program."""
+    """All Python blocks, one after the other, are one program."""
     (project / "agentcgroup.toml").unlink()
     code = "import subprocess\n" + "\n".join(_blocks("python"))
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True)

@@ -1,4 +1,4 @@
-"""The running call goes with threads and work items, and stays with no one who outlives it."""
+"""Threads and work items get the current call; nothing that outlives the call keeps it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def seen_by(start: Callable[[Callable[[], None]], threading.Thread]) -> Any:
 
 
 class Subclass(threading.Thread):
-    """Overrides run, and calls nobody's."""
+    """Overrides run, and does not call Thread.run."""
 
     def __init__(self, report: Callable[[], None]) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ def with_own_run(report: Callable[[], None]) -> threading.Thread:
     ],
     ids=["target", "timer", "subclass", "attribute"],
 )
-def test_thread_carries_the_call(start: Any, call: Call) -> None:
+def test_thread_gets_the_call(start: Any, call: Call) -> None:
     assert seen_by(start) is call
 
 
-def test_thread_carries_every_variable() -> None:
-    variables = (scope.current, scope.agent, scope.started)
+def test_thread_gets_every_variable() -> None:
+    variables = (scope.current, scope.agent, scope.call_group)
     values = (Call(), object(), [])
     seen: list[Any] = []
     tokens = [variable.set(value) for variable, value in zip(variables, values, strict=True)]
@@ -90,7 +90,7 @@ def test_thread_carries_every_variable() -> None:
     assert all(got is put for got, put in zip(seen, values, strict=True))
 
 
-def test_thread_shows_no_trace_of_the_carrying(call: Call) -> None:
+def test_running_thread_has_no_replaced_run(call: Call) -> None:
     seen: list[Any] = []
     thread = threading.Thread(target=lambda: seen.append("run" in vars(thread)))
     thread.start()
@@ -111,7 +111,7 @@ def test_thread_outside_of_a_call_has_none() -> None:
     assert seen_by(lambda report: threading.Thread(target=report)) is None
 
 
-def test_work_item_carries_the_call_of_its_submitter() -> None:
+def test_work_item_gets_the_call_of_its_submitter() -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         for call in (Call(), None, Call(), None):
             token = scope.current.set(call)
@@ -120,8 +120,8 @@ def test_work_item_carries_the_call_of_its_submitter() -> None:
             assert future.result() is call
 
 
-def test_worker_born_in_a_call_keeps_nothing_of_it() -> None:
-    """Not even through submit as it was before us, which sets nothing."""
+def test_worker_that_a_call_started_keeps_nothing_of_it() -> None:
+    """Not even with the original submit, which sets no variable."""
     plain_submit = concurrent.futures.ThreadPoolExecutor.submit.__wrapped__  # type: ignore[attr-defined]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         call = Call()
@@ -147,7 +147,7 @@ def test_work_item_gets_its_arguments_and_raises_its_errors(call: Call) -> None:
             pool.submit(work).result()
 
 
-def test_map_carries_the_call(call: Call) -> None:
+def test_map_propagates_the_call(call: Call) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda _: scope.current.get(), range(3))) == [call] * 3
 
@@ -159,7 +159,7 @@ def test_process_pools_manager_thread_keeps_no_call(call: Call) -> None:
     assert seen_by(lambda report: _ExecutorManagerThread(target=report)) is None
 
 
-def test_asyncio_threads_carry_the_call(call: Call) -> None:
+def test_asyncio_threads_get_the_call(call: Call) -> None:
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
         return [
@@ -171,7 +171,7 @@ def test_asyncio_threads_carry_the_call(call: Call) -> None:
 
 
 class Spy:
-    """Another library's patch of the same two functions, made as such patches are."""
+    """Another library's patch of the same functions, in the usual manner of such patches."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

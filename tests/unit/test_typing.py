@@ -1,4 +1,4 @@
-"""The types that a user's own checker sees."""
+"""The types of the public interface, as a user's type checker sees them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ agentcgroup.unregister()
 
 
 def test_a_strict_checker_follows_the_whole_public_interface(folder: Path) -> None:
-    """Decorated functions keep their types, and a wrong argument is found."""
+    """A decorated function keeps its type, and the checker reports a wrong argument."""
     (folder / "program.py").write_text(_PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Sizes, durations and CPU shares are read as written and said so that they can be read again."""
+"""Sizes, durations and CPU bandwidths: parsing, and formatting that can be parsed again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from agentcgroup.units import (
         ("MAX", "max"),
         (1048576, 1048576),
         (0, 0),
-        ("9007199254740993", 9007199254740993),  # not a float's number
+        ("9007199254740993", 9007199254740993),  # not exact as a float
     ],
 )
 def test_sizes_are_powers_of_1024(text: object, size: object) -> None:
@@ -49,12 +49,12 @@ def test_sizes_are_powers_of_1024(text: object, size: object) -> None:
         *(-1, 2**63, "9E", 1.5, True, None, [], b"1M"),
     ],
 )
-def test_what_is_no_size_is_refused_with_a_lesson(text: object) -> None:
+def test_error_for_a_bad_size_says_what_to_write(text: object) -> None:
     with pytest.raises(ValueError, match=r"'512M'|'max' (is|for) no limit"):
         parse_size(text)
 
 
-def test_a_percentage_is_of_the_whole_where_there_is_one() -> None:
+def test_a_percentage_is_a_share_of_the_whole() -> None:
     assert parse_size("50%", whole=1000) == 500
     assert parse_size("12.5 %", whole=1000) == 125
     for wrong in ("0%", "101%"):
@@ -63,18 +63,18 @@ def test_a_percentage_is_of_the_whole_where_there_is_one() -> None:
 
 
 @given(st.integers(0, 2**62))
-def test_a_size_survives_being_said(size: int) -> None:
-    said = format_size(size)
-    assert len(said) <= len("1023.9 MiB")
-    assert parse_size(said) == pytest.approx(size, rel=0.05)
+def test_a_formatted_size_can_be_parsed(size: int) -> None:
+    text = format_size(size)
+    assert len(text) <= len("1023.9 MiB")
+    assert parse_size(text) == pytest.approx(size, rel=0.05)
 
 
 @given(st.integers(1, 1023), st.sampled_from(["KiB", "MiB", "GiB", "TiB", "PiB"]))
-def test_whole_units_are_said_exactly(count: int, unit: str) -> None:
+def test_whole_units_are_formatted_exactly(count: int, unit: str) -> None:
     assert format_size(parse_size(f"{count} {unit}")) == f"{count} {unit}"
 
 
-def test_sizes_are_said_in_the_largest_unit_that_fits() -> None:
+def test_sizes_are_formatted_in_the_largest_unit_that_fits() -> None:
     assert format_size(0) == "0 B"
     assert format_size(1023) == "1023 B"
     assert format_size(1024**2 - 1) == "1 MiB"
@@ -110,20 +110,20 @@ def test_durations_add_up_their_units(text: object, seconds: float | None) -> No
         *(-1, math.nan, math.inf, 1e300, True, None, [], "400000d"),
     ],
 )
-def test_what_is_no_duration_is_refused_with_a_lesson(text: object) -> None:
+def test_error_for_a_bad_duration_says_what_to_write(text: object) -> None:
     with pytest.raises(ValueError, match="'none' for no limit"):
         parse_duration(text)
 
 
 @given(st.floats(1e-6, 1e8))
-def test_a_duration_survives_being_said(seconds: float) -> None:
+def test_a_formatted_duration_can_be_parsed(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.5)
     if seconds >= 60:
         assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=0.5)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (None, "none"),
         (0, "0s"),
@@ -137,8 +137,10 @@ def test_a_duration_survives_being_said(seconds: float) -> None:
         (90061, "1d1h1m1s"),
     ],
 )
-def test_durations_are_said_with_what_matters(seconds: float | None, said: str) -> None:
-    assert format_duration(seconds) == said
+def test_durations_are_formatted_with_the_precision_of_their_length(
+    seconds: float | None, text: str
+) -> None:
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_cpu_is_percent_of_one_cpu_or_the_kernels_pair(text: object, cpu: object
 
 
 @pytest.mark.parametrize("text", ["2", 2, 1.5, "1.5", "200", "", "1 2 3", "-5%", None, (1.5, 2)])
-def test_a_bare_number_could_be_anything_and_is_no_cpu_limit(text: object) -> None:
+def test_a_bare_number_is_ambiguous_and_no_cpu_limit(text: object) -> None:
     with pytest.raises(ValueError, match=r"'150%'"):
         parse_cpu(text)
 
@@ -167,13 +169,13 @@ def test_a_bare_number_could_be_anything_and_is_no_cpu_limit(text: object) -> No
 @pytest.mark.parametrize(
     "text", ["0.5%", "0%", "999 100000", "5000 999", "5000 1000001", "1000", (5, 0)]
 )
-def test_what_the_kernel_refuses_is_refused_first(text: object) -> None:
+def test_a_cpu_limit_that_the_kernel_refuses_is_an_error(text: object) -> None:
     with pytest.raises(ValueError, match=r"kernel|not a CPU limit"):
         parse_cpu(text)
 
 
 @given(st.integers(1, 100_000))
-def test_a_cpu_limit_survives_being_said(percent: int) -> None:
+def test_a_formatted_cpu_limit_can_be_parsed(percent: int) -> None:
     cpu = parse_cpu(f"{percent}%")
     assert format_cpu(cpu) == f"{percent}%"
     assert format_cpu(("max", 100_000)) == "max"

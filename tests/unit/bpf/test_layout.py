@@ -1,4 +1,4 @@
-"""The Python side of monitor.h is what the C side says."""
+"""layout.py and programs.py have the same numbers and names as the C sources."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_table_of_programs_is_that_of_the_source() -> None:
 
 
 def test_every_counter_is_filled_by_some_program() -> None:
-    """Those of processes come with the programs that are always there."""
+    """Counters of processes are filled by the programs that are always needed."""
     always = set(layout.COUNTERS[: layout.COUNTERS.index("memory_charged_bytes")])
     filled = {name for each in PROGRAMS.values() for name in each.fills}
     assert filled | always == {each.name for each in fields(Counters)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.cgroup import Cgroup, Limits
+from agentcgroup.cgroup import Cgroup, Limits, removal
 from tests.support.processes import SOON, until
 
 
@@ -114,7 +114,7 @@ def test_kill_one_by_one_leaves_nothing_either(box: Cgroup) -> None:
     """The way before 5.14, without cgroup.kill, run here on the kernel at hand."""
     inner = box.child("inner")
     processes = [sleeper(box), sleeper(inner), sleeper(inner)]
-    box._kill_one_by_one()
+    removal.kill_one_by_one(box._directory)
     assert box.wait_empty(SOON)
     assert [process.wait() for process in processes] == [-signal.SIGKILL] * 3
     inner.close()

@@ -1,4 +1,4 @@
-"""`agentcgroup clean`: dead owners, living owners, and what cannot be removed."""
+"""`agentcgroup clean`: runs that died, runs that are alive, and cgroups that cannot be removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with agentcgroup.call("sleep"):
 
 @contextlib.contextmanager
 def _supervisor(root: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """Start a run with a call in it; gives its process, the tool's pid and the run's directory."""
+    """Start a run with one call; give its process, the tool's pid and the run's directory."""
     with subprocess.Popen(
         [sys.executable, "-c", f"import agentcgroup.api{_SUPERVISOR}", root],
         stdout=subprocess.PIPE,
@@ -55,7 +55,7 @@ def _clean(root: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
-    """Its owner was shot; --dry-run says so and does nothing, the next time there is nothing."""
+    """--dry-run prints the run and changes nothing; after a real run, nothing is left."""
     with _supervisor(box.path) as (supervisor, pid, run):
         supervisor.send_signal(signal.SIGKILL)
         supervisor.wait()
@@ -74,7 +74,7 @@ def test_what_a_dead_run_left_is_ended_and_removed(box: Cgroup) -> None:
             assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
 
 
-def test_a_living_run_and_what_is_not_ours_are_left_alone(box: Cgroup) -> None:
+def test_a_living_run_and_foreign_cgroups_are_left_alone(box: Cgroup) -> None:
     with contextlib.closing(box.child("somebody-elses")), _supervisor(box.path) as (_, pid, run):
         done = _clean(box.path)
         assert (done.returncode, done.stdout) == (0, f"Nothing left behind below {box.path}.\n")
@@ -95,8 +95,8 @@ os.execvp(sys.argv[2], [*sys.argv[2:], sys.executable, "-m", "agentcgroup", "cle
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; CI is root")
-def test_what_cannot_be_removed_is_told_with_status_1(box: Cgroup) -> None:
-    """A subtree delegated to nobody, with what root's dead run left in it."""
+def test_a_cgroup_that_cannot_be_removed_is_reported_with_status_1(box: Cgroup) -> None:
+    """A subtree is delegated to nobody, and root's dead run has left a process in it."""
     pid, start, rest = run_name().removeprefix("agentcgroup.run-").split("-", 2)
     orphan = box.child(f"agentcgroup.run-{pid}-{int(start) + 1}-{rest}")  # of no living process
     with (

@@ -1,4 +1,4 @@
-"""`agentcgroup config` and `agentcgroup explain`, as somebody at a terminal meets them."""
+"""`agentcgroup config` and `agentcgroup explain`: their output and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.cli import main
 from agentcgroup.cli.config import TEMPLATE
-from agentcgroup.config.loading import load, schema
+from agentcgroup.config.loading import load
+from agentcgroup.config.reference import limits_page
+from agentcgroup.config.schema import schema
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -22,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Cli:
-    """Runs a command line; says its status and what it printed."""
+    """Runs a command line; returns its status and its output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -88,7 +91,7 @@ def test_init_writes_a_file_that_teaches_and_never_overwrites(cli: Cli) -> None:
 
 
 def test_everything_init_only_shows_is_right_too() -> None:
-    """With every key uncommented the file still loads, and says what the defaults are."""
+    """With every key uncommented, the file loads and its values are the defaults."""
     lines = [re.sub(r"^# (?=\[\[|\w+(\.\"8:0\")? = )", "", line) for line in TEMPLATE.splitlines()]
     uncommented = "\n".join(lines)
     assert uncommented.count("\n[[rules]]") == 4
@@ -183,7 +186,7 @@ def test_an_unknown_command_gets_the_nearest(cli: Cli) -> None:
 
 
 def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
-    """The console script, in a process of its own, over a broken file."""
+    """The console script runs in a process of its own, with a broken file."""
     (folder / "agentcgroup.toml").write_text("mode = 1\nx = 2\n")
     script = Path(sysconfig.get_path("scripts")) / "agentcgroup"
     done = subprocess.run(
@@ -195,10 +198,26 @@ def test_the_installed_command_starts_without_a_traceback(folder: Path) -> None:
 
 
 def test_importing_the_package_does_not_load_the_models() -> None:
-    """`import agentcgroup` is in every agent's start; pydantic and typer are for later."""
+    """Every agent runs `import agentcgroup` at its start; pydantic and typer load later."""
     code = (
         "import sys, agentcgroup, agentcgroup.units, agentcgroup.errors;"
         "print(sorted({'pydantic', 'typer', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_published_table_of_limits_is_made_from_the_rows() -> None:
+    published = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    assert published == limits_page(), (
+        "python -c 'from agentcgroup.config.reference import limits_page as page; "
+        "print(page(), end=str())' > docs/limits.md"
+    )
+
+
+def test_init_shows_every_limit_once_with_its_help() -> None:
+    limits_of_calls = TEMPLATE.partition("[limits.call]")[2].partition("[[rules]]")[0]
+    for key, row in LIMITS.items():
+        assert len(re.findall(rf"^# {key} = ", limits_of_calls, re.MULTILINE)) == 1, key
+        assert limits_of_calls.count(f"# {row.help}") == 1, key
+    assert max(map(len, TEMPLATE.splitlines())) <= 100

@@ -1,4 +1,4 @@
-"""`agentcgroup doctor`: what it says of this machine, and of machines that lack something."""
+"""`agentcgroup doctor`: its report on this machine, and on machines that lack something."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def _doctor(*words: str, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command, after `code` has changed what it will find."""
+    """Run the command after `code` has changed the machine as the command sees it."""
     start = f"{code}\nfrom agentcgroup.cli import main\nmain()"
     return subprocess.run(
         [sys.executable, "-c", start, "doctor", *words],
@@ -43,8 +43,8 @@ _DISTRIBUTIONS = {
 }
 
 
-def test_it_says_what_holds_on_this_machine() -> None:
-    """The same as `find`, which proves it by trial; 0 only when all of it holds."""
+def test_it_reports_what_this_machine_enforces() -> None:
+    """The report agrees with `find`, which tests the limits; the status is 0 only if all hold."""
     place = find()
     findings = _findings(_doctor("--json"))
     assert findings["Python"]["detail"].startswith(platform.python_version())
@@ -105,8 +105,8 @@ def test_without_rights_it_says_which_are_missing_and_the_limits_do_not_suffer(
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_it_is_readable_at(columns: int) -> None:
-    """Nothing passes the edge, and no word is broken, which somebody may want to copy."""
+def test_the_report_fits_a_terminal_of(columns: int) -> None:
+    """No line is longer than the terminal, and no word is broken: commands can be copied."""
     done = _doctor(COLUMNS=str(columns), AGENTCGROUP_ROOT="/tmp/not/a/cgroup")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= columns
@@ -120,7 +120,7 @@ def test_it_is_readable_at(columns: int) -> None:
 
 @pytest.mark.parametrize(("wish", "colors"), [("", True), ("1", False)])
 def test_a_terminal_gets_colors_unless_it_wants_none(wish: str, colors: bool) -> None:
-    """By https://no-color.org, where empty is unset."""
+    """As https://no-color.org defines it, an empty NO_COLOR is an unset one."""
     command = [sys.executable, "-m", "agentcgroup", "doctor"]
     terminal = pexpect.spawn(
         command[0], command[1:], env={**os.environ, "NO_COLOR": wish}, timeout=60
@@ -136,7 +136,7 @@ def test_without_a_cgroup_it_says_why_and_ends_with_1() -> None:
 
 
 def test_without_the_extension_children_are_placed_later_and_it_says_what_helps() -> None:
-    """As where no C compiler was at the installation."""
+    """So it is if the installation had no C compiler."""
     missing = "import sys; sys.modules['agentcgroup._native'] = None"
     placed = _findings(_doctor("--json", code=missing))["children born in their cgroup"]
     assert placed["state"] == "partly"
@@ -145,7 +145,7 @@ def test_without_the_extension_children_are_placed_later_and_it_says_what_helps(
 
 
 def test_an_older_framework_is_named_with_what_is_needed(folder: Path) -> None:
-    """Found X, need Y: by what the installed distribution says of itself."""
+    """The report has the version of the installed distribution, and the version it needs."""
     _distribution(folder, "langchain_core", "0.2.43")
     found = _findings(_doctor("--json", PYTHONPATH=str(folder)))["langchain"]
     assert found == {
@@ -158,7 +158,7 @@ def test_an_older_framework_is_named_with_what_is_needed(folder: Path) -> None:
 
 
 def test_a_seam_that_is_missing_is_named() -> None:
-    """A framework of a right version whose class has lost the method a call goes through."""
+    """The version is right, but the class lacks the method that a call goes through."""
     broken = "from langchain_core.tools import base\ndel base.BaseTool.arun"
     found = _findings(_doctor("--json", code=broken))["langchain"]
     assert found["state"] == "partly"
@@ -167,7 +167,7 @@ def test_a_seam_that_is_missing_is_named() -> None:
 
 
 def test_a_framework_that_cannot_be_imported_is_no_yes(folder: Path) -> None:
-    """A package in its place that has none of the seams."""
+    """Another package has the framework's name and none of its seams."""
     _distribution(folder, "langchain_core", "1.0.0")
     (folder / "langchain_core").mkdir()
     (folder / "langchain_core" / "__init__.py").write_text("print('hello from an import')")
@@ -228,8 +228,8 @@ def test_a_config_error_is_an_error(folder: Path) -> None:
     assert "agentcgroup.toml:1: x: unknown key" in done.stderr
 
 
-#: What another system does not have. The rest of the standard library is Linux's all the same, so
-#: this shows what we ask for, not that all else would work there.
+#: Code that removes from Python what another system lacks. The rest of the standard library is
+#: still that of Linux: the test shows which names we use, not that everything works there.
 _LACKING = {
     "darwin": "import os, sys, sysconfig\nsysconfig.get_config_vars()\nsys.platform = 'darwin'\n"
     "for name in [*dir(os)]:\n"
@@ -259,8 +259,8 @@ def test_on_another_system_it_says_to_use_linux(system: str) -> None:
     assert "Linux container" in found["kernel"]["fix"]
 
 
-def test_on_another_system_tools_run_as_they_are_and_that_is_said() -> None:
-    """Who develops elsewhere than he deploys keeps his register(); enforce refuses it there."""
+def test_on_another_system_tools_run_uncontained_and_one_warning_says_so() -> None:
+    """A developer on another system can leave register() in the code; mode = "enforce" refuses."""
     code = _LACKING["darwin"] + (
         "import agentcgroup\n"
         "session = agentcgroup.register(config={})\n"
@@ -293,7 +293,7 @@ def test_help_has_an_example_in_lines_of_its_own(command: str) -> None:
 
 
 def _distribution(folder: Path, name: str, number: str) -> None:
-    """Install something that says it is this version."""
+    """Install the metadata of a distribution with this version."""
     info = folder / f"{name}-{number}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(

@@ -1,4 +1,4 @@
-"""`agentcgroup exec`: real commands, with everything a shell would give them."""
+"""`agentcgroup exec`: real commands get the same as from a shell (status, pipes, signals)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _EXEC = [sys.executable, "-m", "agentcgroup", "exec"]
 
 
 @pytest.fixture(autouse=True)
-def hears_signals() -> Iterator[None]:
-    """Start commands that ignore no signal, even where these tests were started by nohup(1)."""
+def default_signals() -> Iterator[None]:
+    """Let commands ignore no signal, even if nohup(1) started these tests."""
     before = {
         number: signal.signal(number, handler)
         for number, handler in (
@@ -39,7 +39,7 @@ def hears_signals() -> Iterator[None]:
 
 @pytest.fixture
 def nap() -> Iterator[str]:
-    """Seconds that tell the sleeps of one test from all others; afterwards none may be left."""
+    """Give seconds that identify the sleeps of one test; at its end, no such sleep may be left."""
     seconds = f"3600.{os.getpid()}{time.monotonic_ns() % 1_000_000}"
     yield seconds
     assert until(lambda: not running("sleep", seconds))
@@ -67,8 +67,8 @@ def test_a_command_that_dies_of_a_signal_has_a_shells_status() -> None:
     assert _exec("sh", "-c", "kill -SEGV $$").returncode == 128 + signal.SIGSEGV
 
 
-def test_time_over_is_124_and_nothing_is_left(nap: str) -> None:
-    """The whole tree dies; stderr says which limit and what to try."""
+def test_a_timeout_exits_with_124_and_leaves_no_process(nap: str) -> None:
+    """The whole process tree ends; stderr names the limit and what to try."""
     began = time.monotonic()
     done = _exec("--timeout", "500ms", "--", "sh", "-c", f"sleep {nap} & sleep {nap}")
     assert done.returncode == 124
@@ -77,7 +77,7 @@ def test_time_over_is_124_and_nothing_is_left(nap: str) -> None:
 
 
 def test_a_pipe_through_it_is_byte_for_byte() -> None:
-    """Stdin, stdout and stderr are the command's own, not copied and not read ahead."""
+    """The command inherits stdin, stdout and stderr; they are not copied, and not read ahead."""
     data = os.urandom(3 << 20)
     done = subprocess.run(
         ["sh", "-c", f"cat | {' '.join(_EXEC)} sh -c 'cat; echo done >&2' | cat"],
@@ -96,7 +96,7 @@ def test_a_pipe_through_it_is_byte_for_byte() -> None:
 
 
 def test_other_descriptors_reach_the_command_and_ours_do_not() -> None:
-    """As behind a shell: `3<file` works, and /proc/self/fd has nothing else."""
+    """As from a shell, `3<file` works, and /proc/self/fd has no other descriptor."""
     script = "ls /proc/self/fd; cat <&3"
     plain = subprocess.run(
         ["sh", "-c", f'exec 3<<X\nthree\nX\nsh -c "{script}"'], capture_output=True, text=True
@@ -112,7 +112,7 @@ def test_other_descriptors_reach_the_command_and_ours_do_not() -> None:
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "USR1"])
 def test_signals_are_forwarded(name: str, nap: str) -> None:
-    """The command may handle them; its status counts, and what it started ends with it."""
+    """The command handles the signal; its status counts, and its children end with it."""
     script = f"trap 'echo got {name}; exit 9' {name}; sleep {nap} & wait"
     with subprocess.Popen([*_EXEC, "sh", "-c", script], stdout=subprocess.PIPE, text=True) as ours:
         _until_sleeping(nap)
@@ -121,7 +121,7 @@ def test_signals_are_forwarded(name: str, nap: str) -> None:
         assert ours.returncode == 9
 
 
-def test_sigterm_ends_a_command_that_does_not_care(nap: str) -> None:
+def test_sigterm_ends_a_command_that_does_not_handle_it(nap: str) -> None:
     with subprocess.Popen([*_EXEC, "sleep", nap]) as ours:
         _until_sleeping(nap)
         ours.send_signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_sigterm_ends_a_command_that_does_not_care(nap: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_without_a_terminal_an_interrupt_is_passed_on(number: int, nap: str) -> None:
-    """Nobody else tells the command, when a supervisor sends it."""
+    """If a supervisor sends the signal, only `exec` can forward it."""
     with subprocess.Popen([*_EXEC, "sleep", nap], start_new_session=True) as ours:
         _until_sleeping(nap)
         ours.send_signal(number)
@@ -138,7 +138,7 @@ def test_without_a_terminal_an_interrupt_is_passed_on(number: int, nap: str) -> 
 
 
 def test_ctrl_c_is_as_in_a_shell(nap: str) -> None:
-    """The terminal's signal reaches the command itself; we wait for what it makes of it."""
+    """The terminal sends the signal to the command, too; `exec` waits for the command's end."""
     terminal = pexpect.spawn(_EXEC[0], [*_EXEC[1:], "sleep", nap], timeout=60)
     _until_sleeping(nap)
     terminal.sendintr()
@@ -157,8 +157,8 @@ def test_ctrl_c_is_as_in_a_shell(nap: str) -> None:
     assert terminal.exitstatus == 4
 
 
-def test_what_it_was_started_to_ignore_the_command_ignores() -> None:
-    """Nohup, and a shell's job in the background."""
+def test_the_command_inherits_ignored_signals() -> None:
+    """So do nohup(1) and a shell's background job."""
     both = 1 << signal.SIGHUP - 1 | 1 << signal.SIGINT - 1
     shown = "grep SigIgn /proc/self/status"
 
@@ -167,11 +167,11 @@ def test_what_it_was_started_to_ignore_the_command_ignores() -> None:
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
         return int(done.stdout.split()[1], 16)
 
-    # What these tests themselves were started to ignore is ignored in both.
+    # Both values include the signals that these tests were started to ignore.
     assert ignored("trap '' HUP INT;") == ignored("") | both
 
 
-def test_leftovers_are_ended_and_told(nap: str) -> None:
+def test_leftovers_are_ended_and_reported(nap: str) -> None:
     done = _exec("sh", "-c", f"sleep {nap} >/dev/null 2>&1 & echo started")
     assert (done.returncode, done.stdout) == (0, "started\n")
     assert "left running in the background were ended" in done.stderr
@@ -221,15 +221,15 @@ def test_rules_see_the_programs_name_and_mode_off_records_too(folder: Path) -> N
     ],
 )
 def test_a_wrong_value_is_a_clear_error(words: tuple[str, ...], said: str) -> None:
-    """Status 2, one line that names the limit, and the command has not begun."""
+    """The status is 2, one line names the limit, and the command does not start."""
     done = _exec(*words, "--", "echo", "started")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.splitlines()[-1].startswith("agentcgroup: ")
 
 
-def test_what_cannot_be_started_is_told(folder: Path) -> None:
-    """127: not found; 126: found, and cannot be executed; 2: nothing asked for."""
+def test_a_command_that_cannot_be_started_is_reported(folder: Path) -> None:
+    """127: the command is not found; 126: it cannot be executed; 2: there is no command."""
     (folder / "data.txt").write_text("")
     done = _exec("missing-command")
     assert done.returncode == 127

@@ -1,4 +1,4 @@
-"""`agentcgroup run`: real programs, none of which has a line of agentcgroup in it."""
+"""`agentcgroup run`: real programs without a line of agentcgroup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-#: What a program sees of its own start.
+#: Prints how Python was started.
 _SELF = """\
 import json, os, sys
 print(json.dumps({
@@ -43,7 +43,7 @@ sys.exit(len(sys.argv) - 1)
 
 @pytest.fixture(autouse=True)
 def no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python looks nowhere that a test does not name."""
+    """Remove PYTHONPATH from the environment, unless a test sets it."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
 
@@ -78,19 +78,19 @@ def _plain(*words: str, **environment: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pythonpath", [None, "", "lib", "lib::/nowhere"])
 def test_a_script_sees_what_it_would_without(folder: Path, pythonpath: str | None) -> None:
-    """Its own arguments and options, sys.path and PYTHONPATH."""
+    """Its arguments, options, sys.path and PYTHONPATH are the same."""
     (folder / "app.py").write_text(_SELF)
     words = ("app.py", "--config", "its-own", "-m", "--help")
     environment = {} if pythonpath is None else {"PYTHONPATH": pythonpath}
     seen, plain = _seen(_run(*words, **environment)), _plain(*words, **environment)
-    if pythonpath == "":  # Python does not tell it from unset either
+    if pythonpath == "":  # for Python, empty and unset are the same
         plain["pythonpath"] = None
     assert seen == plain
     assert seen["argv"] == list(words)
 
 
 def test_a_module_a_folder_a_zipapp_and_a_command(folder: Path) -> None:
-    """Whatever `python` takes, and `python` itself."""
+    """All forms that `python` accepts work, and so does `python` itself."""
     package = folder / "package"
     package.mkdir()
     (package / "__main__.py").write_text(_SELF)
@@ -103,7 +103,7 @@ def test_a_module_a_folder_a_zipapp_and_a_command(folder: Path) -> None:
 
 
 def test_every_tool_call_is_recorded_and_the_status_is_the_programs(folder: Path) -> None:
-    """A LangChain app without a line of ours; the records say which limits it had."""
+    """The records of a LangChain app without a line of agentcgroup have its limits."""
     (folder / "app.py").write_text(_APP)
     (folder / "limits.toml").write_text('records = "records.jsonl"\n[limits.call]\npids_max = 99\n')
     done = _run("--config", "limits.toml", "app.py", "one", "two", "three")
@@ -116,7 +116,7 @@ def test_every_tool_call_is_recorded_and_the_status_is_the_programs(folder: Path
 
 
 def test_signals_reach_the_program(folder: Path) -> None:
-    """It has taken the place of `agentcgroup`: same pid."""
+    """The program replaces `agentcgroup`: it has the same pid."""
     (folder / "app.py").write_text(
         "import os, signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
@@ -133,7 +133,7 @@ def test_signals_reach_the_program(folder: Path) -> None:
 
 
 def test_pythons_that_the_program_starts_are_left_alone(folder: Path) -> None:
-    """They run inside a call, if anything; only the program itself registers."""
+    """Only the program itself registers; its Python children may run inside a call."""
     (folder / "app.py").write_text(
         "import subprocess, sys\n"
         "assert 'agentcgroup' in sys.modules\n"
@@ -145,7 +145,7 @@ def test_pythons_that_the_program_starts_are_left_alone(folder: Path) -> None:
 
 
 def test_the_users_sitecustomize_runs_too(folder: Path) -> None:
-    """And is the one that the program finds by that name."""
+    """And the program imports it by that name."""
     (folder / "lib").mkdir()
     (folder / "lib" / "sitecustomize.py").write_text("HERE = 'the user'\n")
     (folder / "app.py").write_text("import sitecustomize, sys\nprint(sitecustomize.HERE)\n")
@@ -154,7 +154,7 @@ def test_the_users_sitecustomize_runs_too(folder: Path) -> None:
 
 
 def test_a_broken_sitecustomize_of_the_user_leaves_the_program_contained(folder: Path) -> None:
-    """Python tells of it and goes on; so do we, registered."""
+    """Python prints its error, goes on, and agentcgroup is registered."""
     (folder / "lib").mkdir()
     (folder / "lib" / "sitecustomize.py").write_text("import not_there\n")
     (folder / "app.py").write_text(_SELF)
@@ -163,8 +163,8 @@ def test_a_broken_sitecustomize_of_the_user_leaves_the_program_contained(folder:
     assert "ModuleNotFoundError: No module named 'not_there'" in done.stderr
 
 
-def test_a_config_error_is_told_before_the_program_starts(folder: Path) -> None:
-    """Status 2, as of wrong options."""
+def test_a_config_error_is_reported_before_the_program_starts(folder: Path) -> None:
+    """The status is 2, as for wrong options."""
     (folder / "app.py").write_text("print('started')")
     (folder / "bad.toml").write_text("[limits.call]\nmemory_mx = 1\n")
     done = _run("--config", "bad.toml", "app.py")
@@ -175,7 +175,7 @@ def test_a_config_error_is_told_before_the_program_starts(folder: Path) -> None:
 
 
 def test_enforce_refuses_to_start_where_nothing_can_be_enforced(folder: Path) -> None:
-    """One line and status 2; the program has not begun."""
+    """It prints one line, the status is 2, and the program does not start."""
     (folder / "app.py").write_text("print('started')")
     (folder / "agentcgroup.toml").write_text('mode = "enforce"\n')
     done = _run("app.py", AGENTCGROUP_ROOT="/tmp")
@@ -186,8 +186,8 @@ def test_enforce_refuses_to_start_where_nothing_can_be_enforced(folder: Path) ->
 
 
 def test_a_python_without_agentcgroup_refuses(folder: Path) -> None:
-    """Rather than run the program uncontained; and says what to do."""
-    # A virtualenv without anything in it, and without a copy of the package.
+    """It prints what to do, and does not run the program uncontained."""
+    # An empty virtualenv, without the package.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "bare"], check=True)
     (folder / "app.py").write_text("print('started')")
     done = _run("bare/bin/python", "app.py")
@@ -196,8 +196,8 @@ def test_a_python_without_agentcgroup_refuses(folder: Path) -> None:
     assert "bare/bin/python" in done.stderr
 
 
-def test_what_cannot_be_started_is_told(folder: Path) -> None:
-    """Missing script, missing command, not executable: as a shell's statuses."""
+def test_a_program_that_cannot_be_started_is_reported(folder: Path) -> None:
+    """A missing script, a missing command, a file that is not executable: as in a shell."""
     (folder / "data.txt").write_text("")
     for words, status, said in (
         (("missing.py",), 127, "cannot start 'missing.py': No such file or directory"),

@@ -1,4 +1,4 @@
-"""`agentcgroup doctor --app`: what it says of the tools of an app, of a framework or of none."""
+"""`agentcgroup doctor --app`: its report on the tools of an app, with and without a framework."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NOTHING = []
 
 @pytest.fixture(autouse=True)
 def app_file(folder: Path) -> None:
-    """Where no tool's own folder is on the path but this one, as for the command."""
+    """Write an app into the working directory, from which the command imports it."""
     (folder / "app.py").write_text(_APP)
 
 
@@ -81,7 +81,7 @@ def _found(*words: str) -> dict[str, dict[str, Any]]:
     return {finding["tool"]: finding for finding in json.loads(done.stdout)["tools"]}
 
 
-def test_each_tool_is_judged_and_measured_without_being_run() -> None:
+def test_each_tool_is_tested_and_measured_without_being_run() -> None:
     found = _found("app:TOOLS")
     assert {name: finding["can"] for name, finding in found.items()} == {
         "plain": True,
@@ -98,20 +98,20 @@ def test_each_tool_is_judged_and_measured_without_being_run() -> None:
     assert found["counts"]["problem"].startswith("the result of function 'counts' (a generator)")
 
 
-def test_what_is_in_the_way_is_named_with_a_remedy() -> None:
+def test_the_object_in_the_way_is_named_with_a_remedy() -> None:
     done = _doctor("app:STORE")
     assert done.returncode == 1
     assert "function 'Store'.connection (sqlite3.Connection): cannot pickle" in done.stdout
     assert "To change it: make it inside the tool" in done.stdout
 
 
-def test_what_the_app_prints_is_no_part_of_the_report(folder: Path) -> None:
+def test_output_of_the_app_is_no_part_of_the_report(folder: Path) -> None:
     (folder / "loud.py").write_text("print('loading')\ndef tool(): ...\nTOOLS = [tool]\n")
     assert list(_found("loud:TOOLS")) == ["tool"]
     assert "loading" in _doctor("loud:TOOLS").stderr
 
 
-def test_a_dict_names_what_has_no_name_and_all_that_can_is_success() -> None:
+def test_a_dict_gives_names_and_the_status_is_0_if_a_worker_can_run_all() -> None:
     done = _doctor("app:NAMED")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("yes  plain") == 2
@@ -127,7 +127,7 @@ def test_a_dict_names_what_has_no_name_and_all_that_can_is_success() -> None:
         ("./app.py", "--app: './app.py' names no module"),
     ],
 )
-def test_what_cannot_be_looked_at_is_an_error_that_says_why(app: str, said: str) -> None:
+def test_an_app_without_tools_is_an_error_that_says_why(app: str, said: str) -> None:
     done = _doctor(app)
     assert done.returncode == 2
     assert said in done.stderr
@@ -142,10 +142,10 @@ def test_what_cannot_be_looked_at_is_an_error_that_says_why(app: str, said: str)
         ("x = (", "'(' was never closed (bad.py, line 1)"),
     ],
 )
-def test_an_app_that_fails_to_load_is_told_and_is_no_success(
+def test_an_app_that_fails_to_load_is_an_error_that_says_why(
     folder: Path, code: str, said: str
 ) -> None:
-    """Nor taken for a tool that no worker can run, which is status 1."""
+    """The status is 2; it would be 1 for a tool that no worker can run."""
     (folder / "bad.py").write_text(code)
     done = _doctor("bad")
     assert (done.returncode, done.stdout) == (2, "")
@@ -153,8 +153,8 @@ def test_an_app_that_fails_to_load_is_told_and_is_no_success(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_a_bare_module_has_beside_tools_is_left_alone(folder: Path) -> None:
-    """Such as the proxies of web frameworks, which raise outside of a request."""
+def test_other_objects_of_a_bare_module_are_ignored(folder: Path) -> None:
+    """Proxies of web frameworks, for example, raise outside of a request."""
     (folder / "web.py").write_text(
         "from langchain_core.tools import tool\n"
         "class Proxy:\n"
@@ -170,7 +170,7 @@ def test_what_a_bare_module_has_beside_tools_is_left_alone(folder: Path) -> None
 
 
 def test_a_tool_of_each_framework_is_known_by_its_framework(folder: Path) -> None:
-    """And a bare module is searched for them."""
+    """The command finds them in a bare module."""
     (folder / "framed.py").write_text(
         '''\
 import threading

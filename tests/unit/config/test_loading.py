@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentcgroup.config.loading import Config, find, load
+from agentcgroup.config.discovery import find
+from agentcgroup.config.loading import Config, load
 from agentcgroup.config.toml import parse
 from agentcgroup.errors import ConfigError
 from agentcgroup.place import capacity
@@ -253,6 +254,10 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
             '3: limits.call.io_max."8:0".wbsp: unknown key; did you mean wbps?',
         ),
         ('limits.call.io_max."8:0" = { rbps = 0 }', '1: limits.call.io_max."8:0".rbps: 0 would'),
+        (
+            '[limits.call]\nio_latency."8:0" = "5"\nio_latency."8:16" = "0ms"',
+            "3: limits.call.io_latency.\"8:16\": '0ms' is no latency: write at least '1us'",
+        ),
         ("[limits]\ncall = 5", "2: limits.call: 5 is not a table: write [limits.call]"),
         ('rules = "x"', "1: rules: is not an array of tables: write each as [[rules]]"),
         ("[rules]\ntool = 'x'", "1: rules: is not an array of tables: write each as [[rules]]"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.loading import load
 from agentcgroup.config.policy import Resolver
 from agentcgroup.errors import ConfigError
@@ -182,6 +183,13 @@ def test_io_bounds_reach_the_limits_as_numbers() -> None:
     }
 
 
+def test_latency_targets_reach_the_limits_as_microseconds() -> None:
+    one = rules(io_latency={"8:0": "5ms", "259:1": 0.25, "253:0": "none"})
+    limits = one.call("langchain", None, "x").limits
+    assert limits.io_latency == {"8:0": 5000, "259:1": 250_000, "253:0": "max"}
+    assert "io" in one.controllers()
+
+
 # --- limits given in code ---------------------------------------------------------------------
 
 
@@ -261,6 +269,7 @@ priority = "high"
     )
     one = Resolver(load())
     why = {key: set_by.source for key, set_by in one.explain("x", None, "run_tests").items()}
+    set_here = {"memory_max", "memory_swap_max", "memory_oom_group", "pids_max", "cpu_weight"}
     assert why == {
         "memory_max": "agentcgroup.toml:12 rule 2",
         "memory_swap_max": "default with memory_max",
@@ -273,13 +282,7 @@ priority = "high"
         "reuse": "default",
         "on_unshippable": "default",
         "priority": "agentcgroup.toml:13 rule 2",
-        **dict.fromkeys(
-            (
-                *("memory_min", "memory_low", "memory_high", "cpu_max", "cpu_max_burst"),
-                *("io_weight", "io_max", "cpuset_cpus", "cpuset_mems"),
-            ),
-            "not set",
-        ),
+        **dict.fromkeys(LIMITS.keys() - set_here, "not set"),
     }
     assert one.explain_agent("x", None)["memory_max"].source == "agentcgroup.toml:3 [limits.agent]"
     assert one.explain_run()["memory_max"].source == "not set"

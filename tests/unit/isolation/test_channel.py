@@ -1,4 +1,4 @@
-"""What is small, large and very large between two ends of a channel, by each of the ways."""
+"""Small, large and very large messages over a channel, by each way that it has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import closing
 
 import pytest
 
-from agentcgroup.isolation.channel import INLINE, LARGE, Channel, Message
+from agentcgroup.isolation.channel import MESSAGE_MAX, OUT_OF_BAND_MIN, Channel, Message
 from agentcgroup.isolation.pickling import pack, unpack
 from tests.support.spawn_modes import deny
 
@@ -36,7 +36,7 @@ def ends(
 def _through(
     ends: list[Channel], thing: object, prepare: Callable[[], object] = lambda: None
 ) -> object:
-    """Send a thing to a thread that has prepared itself, and return what it got."""
+    """Send an object to a thread that has called `prepare`, and return what the thread received."""
     near, far = ends
     got: list[Message | None] = []
 
@@ -55,7 +55,18 @@ def _through(
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, INLINE - 64, INLINE, INLINE + 1, LARGE - 1, LARGE, LARGE + 1, 10_000_000]
+    "size",
+    [
+        0,
+        1,
+        MESSAGE_MAX - 64,
+        MESSAGE_MAX,
+        MESSAGE_MAX + 1,
+        OUT_OF_BAND_MIN - 1,
+        OUT_OF_BAND_MIN,
+        OUT_OF_BAND_MIN + 1,
+        10_000_000,
+    ],
 )
 def test_bytes_of_every_size(ends: list[Channel], size: int) -> None:
     data = os.urandom(size)
@@ -64,11 +75,16 @@ def test_bytes_of_every_size(ends: list[Channel], size: int) -> None:
     assert type(_through(ends, data)) is bytes
 
 
-def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> None:
+def test_arrays_arrive_whole_and_as_writable_as_they_were(ends: list[Channel]) -> None:
     numpy = pytest.importorskip("numpy")
-    sealed = numpy.arange(LARGE)
+    sealed = numpy.arange(OUT_OF_BAND_MIN)
     sealed.flags.writeable = False
-    things = [numpy.arange(LARGE), sealed, numpy.arange(3), numpy.asfortranarray([[1, 2], [3, 4]])]
+    things = [
+        numpy.arange(OUT_OF_BAND_MIN),
+        sealed,
+        numpy.arange(3),
+        numpy.asfortranarray([[1, 2], [3, 4]]),
+    ]
     came = _through(ends, things)
     assert isinstance(came, list)
     for one, other in zip(things, came, strict=True):
@@ -76,7 +92,9 @@ def test_arrays_come_whole_and_as_writable_as_they_were(ends: list[Channel]) -> 
         assert one.flags.writeable == other.flags.writeable
 
 
-@pytest.mark.parametrize("size", [INLINE - 1, INLINE, INLINE + 1, LARGE - 1])
+@pytest.mark.parametrize(
+    "size", [MESSAGE_MAX - 1, MESSAGE_MAX, MESSAGE_MAX + 1, OUT_OF_BAND_MIN - 1]
+)
 def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: int) -> None:
     numpy = pytest.importorskip("numpy")
     data = numpy.frombuffer(os.urandom(size), numpy.uint8)
@@ -85,8 +103,8 @@ def test_arrays_that_are_too_small_to_go_out_of_band(ends: list[Channel], size: 
     assert [one.tobytes() for one in came] == 2 * [data.tobytes()]
 
 
-def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
-    things = [bytearray(os.urandom(8)) * (LARGE // 8) for _ in range(500)]
+def test_more_buffers_than_fit_into_one_message(ends: list[Channel]) -> None:
+    things = [bytearray(os.urandom(8)) * (OUT_OF_BAND_MIN // 8) for _ in range(500)]
     buffers = [pickle.PickleBuffer(thing) for thing in things]
     near, far = ends
     got: list[Message | None] = []
@@ -100,7 +118,7 @@ def test_more_buffers_than_a_message_can_tell_of(ends: list[Channel]) -> None:
     assert [bytes(buffer) for buffer in message.buffers] == things
 
 
-def test_what_was_sent_before_an_end_is_read_after_it(ends: list[Channel]) -> None:
+def test_messages_sent_before_the_end_is_closed_are_received(ends: list[Channel]) -> None:
     near, far = ends
     near.send(b"a", [b"1"])
     near.send(b"b", [b"2"])
@@ -111,19 +129,19 @@ def test_what_was_sent_before_an_end_is_read_after_it(ends: list[Channel]) -> No
         far.send(b"c", [b""])
 
 
-def test_where_memory_may_not_be_read_it_goes_another_way(ends: list[Channel]) -> None:
+def test_where_the_kernel_refuses_to_read_memory_a_memfd_is_sent(ends: list[Channel]) -> None:
     data = os.urandom(1 << 20)
     assert _through(ends, data, lambda: deny([_PROCESS_VM_READV], errno.EPERM)) == data
     assert not Channel._readable
 
 
-def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
+def test_a_sender_that_dies_before_its_offer_is_copied_has_sent_nothing() -> None:
     near, other = Channel.pair()
     with closing(near), closing(Channel(other)) as far:
         sender = os.fork()
         if sender == 0:
             try:
-                near.send(b"x", *pack(os.urandom(1 << 20)))  # waits until it is taken
+                near.send(b"x", *pack(os.urandom(1 << 20)))  # waits until it is copied
             finally:
                 os._exit(0)
         near.close()
@@ -133,8 +151,8 @@ def test_who_dies_before_his_offer_is_taken_has_said_nothing() -> None:
         assert far.receive() is None
 
 
-def test_a_descriptor_with_less_than_was_said_is_an_error_and_no_wait() -> None:
-    """A worker may send what it likes: what it has cut short must not keep us reading."""
+def test_a_memfd_that_is_shorter_than_its_message_says_is_an_error_and_no_wait() -> None:
+    """A worker may send any message; a memfd that is too short must not block the app."""
     near, far = Channel.pair()
     fd = os.memfd_create("cut")
     with closing(near), closing(far):

@@ -1,8 +1,8 @@
-"""A hundred threads and an event loop call at once, while this process logs and prints.
+"""A hundred threads and an event loop make calls at once, while the app logs and prints.
 
-That is what hangs when a threaded process forks itself: a lock that another thread held at that
-moment is never opened in the child. AGENTCGROUP_ENDURANCE sets the number of calls; 20000 was run
-by hand.
+A threaded process that forks itself hangs in this: no thread of the child releases a lock that
+another thread held at the fork. AGENTCGROUP_ENDURANCE sets the number of calls; 20000 passed by
+hand.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ async def aadd(a: int, b: int) -> int:
 def test_no_call_hangs_or_is_lost(
     session: Session, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "endurance")  # formatted and dropped, in both processes
+    caplog.set_level(
+        logging.CRITICAL, "endurance"
+    )  # both processes format the records and drop them
     numbers = itertools.count()
     wrong: list[object] = []
     over = threading.Event()
@@ -100,7 +102,7 @@ def test_no_call_hangs_or_is_lost(
     assert capsys.readouterr().out.count("adding") >= CALLS // 20
 
 
-def test_what_was_used_is_given_back(session: Session) -> None:
+def test_file_descriptors_are_closed_after_bursts(session: Session) -> None:
     def descriptors() -> int:
         _ = session.records
         return len(os.listdir("/proc/self/fd"))
@@ -118,4 +120,4 @@ def test_what_was_used_is_given_back(session: Session) -> None:
     for _ in range(5):
         burst()
     gc.collect()
-    assert until(lambda: descriptors() <= before + 10)  # shelves may be fuller by a worker or two
+    assert until(lambda: descriptors() <= before + 10)  # one or two workers more may be ready

@@ -1,4 +1,4 @@
-"""A tool's body in a worker process: what goes there, what comes back, and what is left."""
+"""A tool's body in a worker: what goes there, what comes back, and what fails."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_call_has_a_fresh_worker(session: Session) -> None:
     assert len({where() for _ in range(5)}) == 5
 
 
-def test_arguments_and_results_come_through(session: Session) -> None:
+def test_arguments_and_results_are_equal_on_both_sides(session: Session) -> None:
     big = os.urandom(3 << 20)
     assert echo(1, "two", [3.0, None], key={"big": big}) == (
         (1, "two", [3.0, None]),
@@ -76,7 +76,7 @@ def test_arguments_and_results_come_through(session: Session) -> None:
     )
 
 
-def test_a_closure_and_a_class_that_no_module_holds_come_through(session: Session) -> None:
+def test_a_closure_and_a_class_that_no_module_has_go_by_value(session: Session) -> None:
     class Point:
         def __init__(self, x: int) -> None:
             self.x = x
@@ -92,7 +92,7 @@ def test_a_closure_and_a_class_that_no_module_holds_come_through(session: Sessio
     assert point.x == 6
 
 
-def test_an_array_comes_through_writable_and_apart(session: Session) -> None:
+def test_an_array_arrives_as_a_writable_copy(session: Session) -> None:
     numpy = pytest.importorskip("numpy")
 
     @agentcgroup.isolate
@@ -107,14 +107,14 @@ def test_an_array_comes_through_writable_and_apart(session: Session) -> None:
     assert array.sum() == len(array)
 
 
-def test_what_the_call_finds_around_itself_comes_along(
+def test_the_body_finds_the_environment_of_the_call(
     session: Session, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @agentcgroup.isolate
     def around() -> tuple[str, str | None, str]:
         return os.getcwd(), os.environ.get("AROUND"), who.get()
 
-    around()  # the zygote has its start before the change
+    around()  # starts the fork server before the change
     monkeypatch.chdir(str(tmp_path))
     monkeypatch.setenv("AROUND", "yes")
     token = who.set("me")
@@ -124,7 +124,7 @@ def test_what_the_call_finds_around_itself_comes_along(
         who.reset(token)
 
 
-def test_a_working_directory_that_was_made_anew_is_the_one_of_the_call(
+def test_a_working_directory_that_was_removed_and_made_again_is_the_bodys(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @agentcgroup.isolate
@@ -133,7 +133,7 @@ def test_a_working_directory_that_was_made_anew_is_the_one_of_the_call(
             pass
 
     workspace = tmp_path / "workspace"
-    for _ in range(2):  # as who gives each task a clean one
+    for _ in range(2):  # as an app does that gives each task an empty one
         workspace.mkdir()
         monkeypatch.chdir(workspace)
         write()
@@ -141,7 +141,7 @@ def test_a_working_directory_that_was_made_anew_is_the_one_of_the_call(
         shutil.rmtree(workspace)
 
 
-def test_the_apps_patience_with_sockets_is_none_with_workers(session: Session) -> None:
+def test_the_apps_default_timeout_of_sockets_does_not_hold_for_workers(session: Session) -> None:
     @agentcgroup.isolate
     def slow() -> str:
         time.sleep(1)
@@ -154,7 +154,7 @@ def test_the_apps_patience_with_sockets_is_none_with_workers(session: Session) -
         socket.setdefaulttimeout(None)
 
 
-def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session) -> None:
+def test_an_async_body_runs_in_a_loop_and_does_not_block_the_apps(session: Session) -> None:
     @agentcgroup.isolate
     async def slow(value: int) -> int:
         await asyncio.sleep(1)
@@ -180,10 +180,10 @@ def test_an_async_body_runs_in_a_loop_and_does_not_hold_up_ours(session: Session
     assert {record.isolation for record in session.records} == {"process"}
 
 
-# -- what it says -----------------------------------------------------------------------------
+# -- what it prints and logs ------------------------------------------------------------------
 
 
-def test_it_may_put_something_of_its_own_for_stdout(session: Session) -> None:
+def test_it_may_replace_stdout_by_an_object_of_its_own(session: Session) -> None:
     @agentcgroup.isolate
     def mute() -> str:
         class Silence:
@@ -197,7 +197,7 @@ def test_it_may_put_something_of_its_own_for_stdout(session: Session) -> None:
     assert mute() == "done"
 
 
-def test_what_it_prints_and_logs_comes_out_here_in_order(
+def test_what_it_prints_and_logs_appears_in_the_app_in_order(
     session: Session, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     @agentcgroup.isolate
@@ -217,13 +217,13 @@ def test_what_it_prints_and_logs_comes_out_here_in_order(
 
 
 class TwoPart(Exception):
-    """Pickles, and does not come back."""
+    """Pickles, and does not unpickle."""
 
     def __init__(self, one: str, _other: str) -> None:
         super().__init__(one)
 
 
-def test_what_it_logs_and_prints_never_fails_it(
+def test_output_that_cannot_be_shown_fails_no_call(
     session: Session, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     kind = TwoPart
@@ -251,7 +251,7 @@ def test_what_it_logs_and_prints_never_fails_it(
     assert "cannot be shown: ValueError('I/O operation on closed file.')" in caplog.text
 
 
-def test_threads_and_forks_of_it_may_say_much_while_it_answers(
+def test_threads_and_forks_of_it_may_print_while_its_result_is_copied(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @agentcgroup.isolate
@@ -274,7 +274,7 @@ def test_threads_and_forks_of_it_may_say_much_while_it_answers(
             assert loud(data) == data
 
 
-def test_a_result_that_does_not_come_back_is_named(session: Session) -> None:
+def test_a_result_that_does_not_unpickle_is_named(session: Session) -> None:
     kind = TwoPart
 
     @agentcgroup.isolate
@@ -288,7 +288,7 @@ def test_a_result_that_does_not_come_back_is_named(session: Session) -> None:
     assert str(record.reason).startswith("unshippable: the result")
 
 
-def test_a_tool_has_not_changed_what_is_no_number(session: Session) -> None:
+def test_an_attribute_that_is_nan_is_not_taken_for_changed(session: Session) -> None:
     class Tool:
         def __init__(self) -> None:
             self.missing = float("nan")
@@ -303,14 +303,14 @@ def test_a_tool_has_not_changed_what_is_no_number(session: Session) -> None:
         assert round_trip.run(call, method, (), {}) == (None, ["calls"])
 
 
-def test_an_exception_comes_with_its_traceback(session: Session) -> None:
+def test_an_exception_is_raised_with_the_workers_traceback(session: Session) -> None:
     with pytest.raises(KeyError, match="lost") as caught:
         fail(KeyError("lost"))
     assert "in fail" in str(caught.value.__cause__)
     assert session.records[-1].outcome == "error"
 
 
-def test_an_exception_that_cannot_come_has_a_stand_in(session: Session) -> None:
+def test_a_remote_error_replaces_an_exception_that_does_not_unpickle(session: Session) -> None:
     @agentcgroup.isolate
     def peculiar() -> None:
         class Peculiar(Exception):
@@ -324,7 +324,7 @@ def test_an_exception_that_cannot_come_has_a_stand_in(session: Session) -> None:
     assert "in peculiar" in str(caught.value.__cause__)
 
 
-def test_what_cannot_be_sent_is_named(session: Session) -> None:
+def test_the_part_that_cannot_be_sent_is_named(session: Session) -> None:
     with pytest.raises(Unshippable, match=r"argument 'args'.*\[1\]\['db'\].*lock") as caught:
         echo(1, {"db": threading.Lock()})
     assert not caught.value.ran
@@ -346,8 +346,10 @@ def test_what_cannot_be_sent_is_named(session: Session) -> None:
     assert caught.value.ran
 
 
-def test_what_only_the_app_can_import_is_named_or_runs_inline(session: Session) -> None:
-    plugin = types.ModuleType("plugin_of_the_app")  # as loaders of plugins make them
+def test_a_function_that_only_the_app_can_import_is_refused_or_runs_inline(
+    session: Session,
+) -> None:
+    plugin = types.ModuleType("plugin_of_the_app")  # as plugin loaders make them
     exec("def tool(): return __name__", plugin.__dict__)
 
     def use(on_unshippable: str) -> object:
@@ -375,7 +377,7 @@ def test_what_only_the_app_can_import_is_named_or_runs_inline(session: Session) 
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "crashed: SIGKILL"),
     ],
 )
-def test_a_worker_that_dies_costs_its_call_and_nothing_else(
+def test_a_worker_that_dies_ends_its_call_and_no_other(
     session: Session, end: object, reason: str
 ) -> None:
     died = agentcgroup.isolate("die")(end)
@@ -386,7 +388,7 @@ def test_a_worker_that_dies_costs_its_call_and_nothing_else(
     assert where()
 
 
-def test_time_ends_what_holds_the_interpreter(session: Session) -> None:
+def test_the_timeout_ends_a_body_that_holds_the_gil(session: Session) -> None:
     @agentcgroup.isolate(timeout="300ms")
     def stuck() -> None:
         import ctypes
@@ -400,7 +402,7 @@ def test_time_ends_what_holds_the_interpreter(session: Session) -> None:
     assert session.records[-1].outcome == "timeout"
 
 
-def test_cancelling_ends_the_worker(session: Session) -> None:
+def test_cancelling_kills_the_worker(session: Session) -> None:
     @agentcgroup.isolate
     async def slow() -> None:
         time.sleep(3600)
@@ -422,7 +424,7 @@ def test_cancelling_ends_the_worker(session: Session) -> None:
 # -- inside -----------------------------------------------------------------------------------
 
 
-def test_what_the_body_starts_is_in_the_calls_cgroup_too(session: Session) -> None:
+def test_child_processes_of_the_body_are_in_the_calls_cgroup(session: Session) -> None:
     @agentcgroup.isolate
     def started() -> str:
         return subprocess.run(
@@ -435,7 +437,7 @@ def test_what_the_body_starts_is_in_the_calls_cgroup_too(session: Session) -> No
     assert cgroup.endswith(inside)
 
 
-def test_what_registers_inside_changes_nothing(session: Session) -> None:
+def test_register_in_a_worker_changes_nothing(session: Session) -> None:
     @agentcgroup.isolate
     def registering() -> tuple[bool, str]:
         inner = agentcgroup.register()

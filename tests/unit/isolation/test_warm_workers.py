@@ -1,4 +1,4 @@
-"""Worker processes: fresh for each call or reused, ready ahead of need, gone in time."""
+"""Worker processes: fresh for each call or reused, ready before a call, ended in time."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def session(start: Callable[..., Session]) -> Session:
     return start()
 
 
-def _zygote(session: Session) -> int:
-    """Return its pid: a child of ours among the run's own processes."""
+def _fork_server(session: Session) -> int:
+    """Return the pid of the fork server: our child that is in the run's background cgroup."""
     run = session._services.cgroups.branch()
     assert run is not None
     ours = {int(pid) for pid in _children(os.getpid())}
@@ -56,12 +56,12 @@ def _zygote(session: Session) -> int:
 
 
 def _workers(session: Session) -> list[int]:
-    """Return the workers that stand ready; not a fork of the zygote that tries modules."""
-    zygote = _zygote(session)
-    session._services.workers().settle()
+    """Return the pids of the ready workers, without a fork that tries modules."""
+    fork_server = _fork_server(session)
+    session._services.workers().wait_born()
     run = session._services.cgroups.branch()
     assert run is not None
-    children = {*map(int, _children(zygote))} - {*run.background().procs()}
+    children = {*map(int, _children(fork_server))} - {*run.background().procs()}
     return sorted(filter(alive, children))
 
 
@@ -83,7 +83,7 @@ def pid() -> int:
 
 @agentcgroup.isolate("plant")
 def plant(secret: str) -> str:
-    """Leave a secret wherever one can be left."""
+    """Leave a secret everywhere that a process can leave one."""
     _PLANTED.append(secret)
     os.environ["PLANTED"] = secret
     os.dup2(os.memfd_create(secret), 200)
@@ -94,7 +94,7 @@ def plant(secret: str) -> str:
 
 @agentcgroup.isolate("look")
 def look(secret: str) -> list[str]:
-    """Return where the secret can be seen."""
+    """Return the places in which the secret is found."""
     found = []
     if secret in _PLANTED:
         found.append("globals")
@@ -110,7 +110,7 @@ def look(secret: str) -> list[str]:
     return found
 
 
-def test_nothing_of_the_call_before_is_seen(session: Session) -> None:
+def test_a_call_sees_nothing_of_the_call_before_it(session: Session) -> None:
     folder = plant("s3cret")
     assert look("s3cret") == []
     _ = session.records
@@ -118,7 +118,7 @@ def test_nothing_of_the_call_before_is_seen(session: Session) -> None:
     assert _PLANTED == []
 
 
-def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
+def test_a_folder_for_temporary_files_that_was_removed_is_made_again(
     session: Session,
 ) -> None:
     @agentcgroup.isolate("temporary")
@@ -128,7 +128,7 @@ def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
     pid()
     folder = session._services.workers()._launcher._folder
     _ = session.records
-    ready = _workers(session)  # which have theirs, and lose it
+    ready = _workers(session)  # they have their folders, and lose them
     shutil.rmtree(folder)
     for _ in ready:
         pid()
@@ -137,7 +137,9 @@ def test_a_folder_for_temporary_files_that_was_cleared_away_is_made_again(
     assert mode == 0o700
 
 
-def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Session]) -> None:
+def test_a_reused_worker_keeps_its_state_and_each_call_has_its_own_usage(
+    start: Callable[..., Session],
+) -> None:
     rules = [{"tool": "*", "isolation": "process", "reuse": 3}]
     session = start(rules=rules)
 
@@ -159,7 +161,7 @@ def test_reused_it_keeps_its_state_and_is_counted_apart(start: Callable[..., Ses
     assert pid() not in pids  # another tool has a worker of its own
 
 
-def test_reused_it_finds_what_is_around_the_present_call(
+def test_a_reused_worker_has_the_environment_of_the_present_call(
     start: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(rules=[{"tool": "*", "isolation": "process", "reuse": 50}])
@@ -179,16 +181,16 @@ def test_reused_it_finds_what_is_around_the_present_call(
         patch.setenv("SECRET", "of one call")
         patch.syspath_prepend(str(tmp_path))
         logging.getLogger("around").setLevel(logging.DEBUG)
-        time.sleep(1.1)  # for so long levels are taken as known
-        dressed = [str(tmp_path), "of one call", True, logging.DEBUG, "mine"]
-        assert around() == (worker, *dressed)
+        time.sleep(1.1)  # for so long the levels are taken to be unchanged
+        changed = [str(tmp_path), "of one call", True, logging.DEBUG, "mine"]
+        assert around() == (worker, *changed)
     whose.reset(token)
     logging.getLogger("around").setLevel(logging.NOTSET)
     time.sleep(1.1)
     assert around() == (worker, *plain)
 
 
-def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
+def test_a_reused_worker_is_replaced_when_it_dies_or_leaves_a_process(
     start: Callable[..., Session],
 ) -> None:
     session = start(rules=[{"tool": "*", "isolation": "process", "reuse": 100}])
@@ -212,14 +214,14 @@ def test_reused_it_is_replaced_when_it_dies_or_leaves_something(
     assert do("nothing") not in (first, second)
 
 
-def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
+def test_an_invalid_message_after_the_answer_prevents_no_clean_up(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     @agentcgroup.isolate("babble")
     def babble() -> str:
         from agentcgroup.isolation import worker
 
-        worker._step_aside = lambda channel: channel._socket.send(b"?")
+        worker._delay_exit = lambda channel: channel._socket.send(b"?")
         return tempfile.gettempdir()
 
     folder = babble()
@@ -228,10 +230,10 @@ def test_whatever_is_said_behind_an_answer_it_is_cleared_up(
     assert not os.path.exists(folder)
 
 
-# -- ready ahead of need ----------------------------------------------------------------------
+# -- ready before a call ----------------------------------------------------------------------
 
 
-def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
+def test_a_worker_is_ready_after_each_call(session: Session) -> None:
     pid()
     _ = session.records
     assert until(lambda: len(_workers(session)) > 0)
@@ -242,11 +244,11 @@ def test_a_worker_stands_ready_after_each_call(session: Session) -> None:
 def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
     session: Session, tmp_path: Path
 ) -> None:
-    """It had been asked for in time, but what makes workers was busy."""
+    """It was requested in time, but the fork server was stopped."""
     pid()
     late = tmp_path / "late"
 
-    @agentcgroup.isolate(timeout="0.3s", memory_max="300M")  # for which none stands ready
+    @agentcgroup.isolate(timeout="0.3s", memory_max="300M")  # for which no worker is ready
     def endless() -> None:
         late.touch()
         while True:
@@ -258,17 +260,19 @@ def test_a_worker_that_is_born_after_its_calls_end_runs_nothing(
         outcomes.append(caught.value.record.outcome)
 
     outcomes: list[str] = []
-    zygote = _zygote(session)
-    os.kill(zygote, signal.SIGSTOP)
+    fork_server = _fork_server(session)
+    os.kill(fork_server, signal.SIGSTOP)
     thread = threading.Thread(target=call)
     thread.start()
     time.sleep(1)
-    os.kill(zygote, signal.SIGCONT)
+    os.kill(fork_server, signal.SIGCONT)
     thread.join(SOON)
     assert outcomes == ["timeout"]
 
 
-def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Session]) -> None:
+def test_a_burst_raises_the_number_of_ready_workers_up_to_max(
+    start: Callable[..., Session],
+) -> None:
     session = start(workers={"max": 3})
     threads = [threading.Thread(target=pid) for _ in range(8)]
     for thread in threads:
@@ -279,7 +283,7 @@ def test_a_burst_makes_the_pool_larger_up_to_its_bound(start: Callable[..., Sess
     assert until(lambda: len(_workers(session)) == 3)
 
 
-def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> None:
+def test_idle_workers_end_except_for_min(start: Callable[..., Session]) -> None:
     session = start(workers={"min": 1, "idle": "400ms"})
     threads = [threading.Thread(target=pid) for _ in range(5)]
     for thread in threads:
@@ -292,17 +296,17 @@ def test_idle_workers_go_but_for_the_least(start: Callable[..., Session]) -> Non
     assert len(_workers(session)) == 1
 
 
-def test_of_agents_that_come_no_more_nothing_is_kept(start: Callable[..., Session]) -> None:
+def test_nothing_is_kept_for_agents_that_make_no_more_calls(start: Callable[..., Session]) -> None:
     session = start(workers={"min": 1, "max": 1, "idle": "200ms"})
     for number in range(5):
         with agentcgroup.agent(f"agent-{number}"):
             pid()
         with agentcgroup.call("outer"):
             pid()
-    assert until(lambda: len(session._services.workers()._shelves) == 1)
+    assert until(lambda: len(session._services.workers()._ready) == 1)
 
 
-def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
+def test_no_more_is_kept_for_many_agents_than_max_workers(
     start: Callable[..., Session],
 ) -> None:
     session = start(workers={"max": 2})
@@ -310,7 +314,7 @@ def test_of_many_agents_no_more_is_kept_than_workers_can_stand(
         with agentcgroup.agent(f"agent-{number}"):
             pid()
     _ = session.records
-    assert len(session._services.workers()._shelves) <= 3
+    assert len(session._services.workers()._ready) <= 3
 
 
 def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
@@ -319,8 +323,8 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
     assert until(lambda: len(_workers(session)) > 0)
     for ready in _workers(session):
         os.kill(ready, signal.SIGKILL)
-    shelves = session._services.workers()._shelves.values()
-    assert until(lambda: all(one.ended.is_set() for shelf in shelves for one in shelf.ready))
+    kinds = session._services.workers()._ready.values()
+    assert until(lambda: all(one.ended.is_set() for kind in kinds for one in kind.workers))
     assert pid()
     assert session.records[-1].outcome == "ok"
 
@@ -328,7 +332,7 @@ def test_a_ready_worker_that_was_killed_is_not_used(session: Session) -> None:
 # -- where there are no cgroups ---------------------------------------------------------------
 
 
-def test_without_a_cgroup_a_worker_is_followed_and_ended(start: Callable[..., Session]) -> None:
+def test_without_a_cgroup_a_worker_is_tracked_and_killed(start: Callable[..., Session]) -> None:
     session = start(cgroup_root="/tmp")
     assert session._services.cgroups.place.base is None
     assert pid() != os.getpid()
@@ -344,27 +348,29 @@ def test_without_a_cgroup_a_worker_is_followed_and_ended(start: Callable[..., Se
     assert {record.isolation for record in session.records} == {"process"}
 
 
-# -- the process that makes them --------------------------------------------------------------
+# -- the fork server --------------------------------------------------------------------------
 
 
-def test_it_has_one_thread_and_nothing_of_ours_open(session: Session, tmp_path: Path) -> None:
+def test_it_has_one_thread_and_none_of_the_apps_files_open(
+    session: Session, tmp_path: Path
+) -> None:
     with open(tmp_path / "ours", "w") as ours:
         os.set_inheritable(ours.fileno(), True)
         pid()
-        zygote = _zygote(session)
-    assert len(os.listdir(f"/proc/{zygote}/task")) == 1
-    names = [os.readlink(entry) for entry in Path(f"/proc/{zygote}/fd").iterdir()]
+        fork_server = _fork_server(session)
+    assert len(os.listdir(f"/proc/{fork_server}/task")) == 1
+    names = [os.readlink(entry) for entry in Path(f"/proc/{fork_server}/fd").iterdir()]
     assert str(tmp_path / "ours") not in names
 
 
-def test_it_starts_whatever_stands_in_the_import_path(
+def test_it_starts_with_any_object_in_the_import_path(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # no str, which Python passes over
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # not a str: Python ignores it
     assert pid() != os.getpid()
 
 
-def test_it_hears_of_the_end_of_workers_though_the_app_blocks_signals(session: Session) -> None:
+def test_it_reports_the_end_of_workers_though_the_app_blocks_signals(session: Session) -> None:
     @agentcgroup.isolate("die")
     def die() -> None:
         os._exit(3)
@@ -378,19 +384,19 @@ def test_it_hears_of_the_end_of_workers_though_the_app_blocks_signals(session: S
     assert session.records[-1].reason == "exited: 3"
 
 
-def test_when_it_dies_the_next_call_has_another(
+def test_when_it_dies_the_next_call_starts_another(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid()
-    first = _zygote(session)
+    first = _fork_server(session)
     os.kill(first, signal.SIGKILL)
     assert until(lambda: "the process that makes workers has ended" in caplog.text)
     assert pid()
     assert session.records[-1].outcome == "ok"
-    assert _zygote(session) != first
+    assert _fork_server(session) != first
 
 
-def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_path: Path) -> None:
+def test_when_it_dies_calls_in_its_workers_are_lost(session: Session, tmp_path: Path) -> None:
     holds = tmp_path / "holds"
 
     @agentcgroup.isolate
@@ -400,7 +406,7 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_p
 
     def killing() -> None:
         assert until(holds.exists)
-        os.kill(_zygote(session), signal.SIGKILL)
+        os.kill(_fork_server(session), signal.SIGKILL)
 
     pid()
     killer = threading.Thread(target=killing)
@@ -408,11 +414,11 @@ def test_when_it_dies_calls_in_its_workers_are_told_lost(session: Session, tmp_p
     with pytest.raises(LimitExceeded, match="no fault of its own"):
         hold()
     killer.join()
-    # It is handed out at once, the record of the call before a little later.
+    # Its record comes at once, the record of the call before it a little later.
     assert {record.tool: record.outcome for record in session.records}["hold"] == "killed"
 
 
-def test_when_its_keeper_fails_it_ends_and_its_workers_with_it(
+def test_when_the_thread_that_reads_its_reports_fails_it_ends_with_its_workers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Anywhere:
@@ -440,7 +446,7 @@ def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) ->
         round_trip.run(call, os.getpid, (), {})
 
 
-def test_modules_that_bodies_import_are_there_from_then_on(
+def test_modules_that_bodies_import_are_inherited_by_later_workers(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plain_module.py").write_text("import os\nborn = os.getpid()\n")
@@ -464,14 +470,14 @@ def test_modules_that_bodies_import_are_there_from_then_on(
         _ = session.records
         time.sleep(0.1)
         plain, threaded = born_here()
-        assert threaded  # never in the one that forks
+        assert threaded  # never in the fork server
         return not plain
 
     assert until(preloaded)
-    assert len(os.listdir(f"/proc/{_zygote(session)}/task")) == 1
+    assert len(os.listdir(f"/proc/{_fork_server(session)}/task")) == 1
 
 
-def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
+def test_a_module_that_a_tool_writes_runs_only_in_its_call(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model writes a program, imports it, and writes another one under the same name."""
@@ -483,7 +489,7 @@ def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
         program = (
             f"import os\nopen({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n')\nanswer = {answer}"
         )
-        # Of another length each time: within a second that alone tells Python of a change.
+        # Another length each time: within one second Python notices a change by the length only.
         written.write_text(program + "\n" * (answer - 99))
         import solution
 
@@ -494,14 +500,12 @@ def test_a_module_that_a_tool_writes_runs_in_its_call_alone(
         worker, got = solve(answer)
         assert got == answer
         workers.append(worker)
-        _ = session.records  # behind which its worker has said what it has imported
+        _ = session.records  # by then its worker has sent the names of its modules
         time.sleep(0.1)
     assert [int(line) for line in log.read_text().split()] == workers
 
 
-def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(
-    session: Session, tmp_path: Path
-) -> None:
+def test_programs_that_a_tool_executes_inherit_no_socket(session: Session, tmp_path: Path) -> None:
     @agentcgroup.isolate("execute")
     def execute() -> int:
         return os.system(f"ls -l /proc/self/fd > {tmp_path}/listing")  # which closes none
@@ -512,7 +516,7 @@ def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(
     assert "socket:" not in listing
 
 
-def test_nothing_lives_on_when_the_app_is_killed() -> None:
+def test_nothing_outlives_an_app_that_is_killed() -> None:
     code = """
 import os, sys, threading, time
 import agentcgroup
@@ -535,7 +539,7 @@ threading.Event().wait()
     assert until(lambda: not os.path.exists(folder))
 
 
-def test_an_app_that_goes_without_a_word_leaves_none_of_ours() -> None:
+def test_an_app_that_calls_os_exit_prints_no_traceback_of_ours() -> None:
     code = """
 import os, agentcgroup
 @agentcgroup.isolate(isolation="process")
@@ -550,7 +554,7 @@ for _ in range(10):  # the signal comes at another moment each time
     assert "Traceback" not in app.stderr
 
 
-def test_a_cgroup_that_cannot_be_removed_keeps_nothing_else(
+def test_a_cgroup_that_cannot_be_removed_prevents_no_other_clean_up(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     @agentcgroup.isolate("temporary")
@@ -575,7 +579,7 @@ def test_a_cgroup_that_cannot_be_removed_keeps_nothing_else(
     assert not os.path.exists(folder)
 
 
-def test_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
+def test_numbers_of_file_descriptors_and_cgroups_do_not_grow(start: Callable[..., Session]) -> None:
     session = start(workers={"max": 1})
 
     def counted() -> tuple[int, int]:

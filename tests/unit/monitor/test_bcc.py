@@ -1,6 +1,6 @@
-"""The BCC backend on this machine: what it says where it cannot be had.
+"""The BCC backend on this machine: the reason and the fix where it does not work.
 
-What it tells where it can: tests/kernel/test_bcc_monitor.py, on a kernel with its headers.
+tests/kernel/test_bcc_monitor.py tests it on a kernel with its headers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def _refused() -> Unavailable:
 
 
 @pytest.mark.usefixtures("without_the_distributions")
-def test_without_the_module_it_says_what_to_install() -> None:
+def test_without_the_module_the_fix_names_the_package() -> None:
     refused = _refused()
     assert "BPF Compiler Collection is not there" in refused.reason
     assert "apt-get install python3-bpfcc" in str(refused.fix)
 
 
 @pytest.mark.usefixtures("without_the_distributions")
-def test_the_library_of_that_name_from_the_package_index_is_told_from_it_and_not_run(
+def test_another_library_of_that_name_is_refused_and_not_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lattices = tmp_path / "bcc"
@@ -53,7 +53,7 @@ def test_the_library_of_that_name_from_the_package_index_is_told_from_it_and_not
 def test_a_library_that_cannot_be_loaded_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As where somebody has copied the module alone."""
+    """As where the module was copied alone."""
     (tmp_path / "__init__.py").write_text("from .libbcc import lib\n")
     (tmp_path / "libbcc.py").write_text("import ctypes\nlib = ctypes.CDLL('libbcc.so.none')\n")
     monkeypatch.setattr(bcc, "_PLACES", (str(tmp_path),))
@@ -62,7 +62,7 @@ def test_a_library_that_cannot_be_loaded_is_named(
     assert "apt-get install python3-bpfcc" in str(refused.fix)
 
 
-def test_without_the_kernels_headers_it_names_their_package(
+def test_without_the_kernels_headers_the_fix_names_their_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path / "none"))
@@ -80,7 +80,7 @@ def test_without_the_kernels_headers_it_names_their_package(
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_without_rights_it_says_so_before_it_compiles(without: list[str], reason: str) -> None:
+def test_without_rights_it_is_refused_before_it_compiles(without: list[str], reason: str) -> None:
     code = (
         "import json; from agentcgroup.monitor.choice import choose;"
         "print(json.dumps(choose('bcc', 'default', stop=True)))"
@@ -95,11 +95,11 @@ def test_without_rights_it_says_so_before_it_compiles(without: list[str], reason
 
 
 @pytest.mark.usefixtures("without_the_distributions")
-def test_who_asks_for_it_gets_no_other() -> None:
+def test_a_configured_backend_gets_no_substitute() -> None:
     source, [(name, _, _)] = choose("bcc", "default", stop=True)
     assert (source, name) == (None, "bcc")
 
 
-def test_it_is_the_last_that_is_tried_by_itself() -> None:
-    """It takes seconds and a compiler, and tells no more than the process connector."""
+def test_auto_tries_it_last() -> None:
+    """It takes seconds and a compiler, and reports no more than the process connector."""
     assert order("auto") == ("libbpf", "procs", "bcc")

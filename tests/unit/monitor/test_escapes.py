@@ -1,4 +1,4 @@
-"""The escape net on this machine, by each source that it has."""
+"""The return of escapes on this machine, by each source that it has."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["backend", "escapes", "patient", "registered"]
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_born_outside_is_brought_in(
+def test_a_process_born_outside_is_moved_in(
     registered: Register, escapes: ctypes.PyDLL, way: str
 ) -> None:
     escape_cases.born_outside(registered(), escapes, way, ROUNDS)
 
 
 @pytest.mark.timeout(900)
-def test_what_leaves_is_brought_back(registered: Register) -> None:
+def test_a_process_that_leaves_is_moved_back(registered: Register) -> None:
     escape_cases.left(registered(), ROUNDS // 4)
 
 
-def test_what_leaves_ends_the_call_where_that_is_asked(registered: Register) -> None:
+def test_a_process_that_leaves_ends_the_call_with_escape_kill(registered: Register) -> None:
     record = escape_cases.left_and_the_call_ends(registered(monitor={"escape": "kill"}))
     assert (record.outcome, record.reason, record.escapes) == ("killed", "escape", 1)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_outlives_its_call_unseen_is_ended(
+def test_a_process_born_outside_that_outlives_its_call_is_killed(
     registered: Register, escapes: ctypes.PyDLL, way: str
 ) -> None:
     escape_cases.outlived(registered(), escapes, way)

@@ -1,4 +1,4 @@
-"""Events as they happen, and what becomes of a run whose helper dies."""
+"""Events to callbacks and streams, and a run whose helper dies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -28,14 +29,14 @@ __all__ = ["backend", "escapes", "patient", "registered"]
 _PROG_GET_NEXT_ID = 11
 
 
-def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> None:
+def test_a_callback_gets_the_fork_the_exec_and_the_exit_of_a_process(registered: Register) -> None:
     session = registered()
     events: list[Event] = []
     session.on_event(events.append)
     before = time.time()
     with agentcgroup.call("tool") as call:
         child = subprocess.Popen(["sleep", "60"])
-        assert until(lambda: len(events) == 2)  # while it can still be looked at
+        assert until(lambda: len(events) == 2)  # while the process is there
         child.kill()
         child.wait()
     _ = session.records
@@ -49,7 +50,7 @@ def test_a_callback_hears_a_process_begin_run_and_end(registered: Register) -> N
     assert before - 1 < fork.time <= execution.time <= end.time < time.time() + 1
 
 
-def test_who_is_born_outside_is_told_and_who_was_forked_and_joins_is_not(
+def test_a_process_born_outside_is_an_escape_event_and_a_fork_that_joins_is_none(
     registered: Register, escapes: ctypes.PyDLL
 ) -> None:
     session = registered()
@@ -60,25 +61,25 @@ def test_who_is_born_outside_is_told_and_who_was_forked_and_joins_is_not(
         program = (ctypes.c_char_p * 2)(b"/bin/true", None)
         os.waitpid(escapes.by_posix_spawn(program), 0)
     assert session.records[-1].escapes == 1
-    told = [event.kind for event in events]
-    assert told == ["fork", "exec", "exit", "escape", "exec", "exit"]
+    found = [event.kind for event in events]
+    assert found == ["fork", "exec", "exit", "escape", "exec", "exit"]
 
 
-def test_a_callback_that_raises_hurts_nobody(
+def test_a_callback_that_raises_affects_no_call(
     registered: Register, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = registered()
-    heard: list[Event] = []
+    got: list[Event] = []
 
     def broken(event: Event) -> None:
-        heard.append(event)
+        got.append(event)
         raise ValueError("of the callback's own")
 
     session.on_event(broken)
     with agentcgroup.call("tool"):
         subprocess.run(["true"])
     assert session.records[-1].processes_started == 1
-    assert len(heard) == 3
+    assert len(got) == 3
     assert "an on_event callback failed" in caplog.text
 
 
@@ -94,7 +95,7 @@ def test_a_stream_ends_with_its_session(registered: Register) -> None:
     assert stream.lost == 0
 
 
-def test_the_run_goes_on_without_its_helper_and_says_so_once(
+def test_the_run_goes_on_without_its_helper_and_logs_it_once(
     registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
@@ -108,15 +109,15 @@ def test_the_run_goes_on_without_its_helper_and_says_so_once(
     records = session.records
     assert [record.outcome for record in records] == ["ok"] * 3
     assert [record.monitor for record in records] == [None] * 3
-    told = [record for record in caplog.records if "helper has died" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].levelno == logging.WARNING
+    logged = [record for record in caplog.records if "helper has died" in record.getMessage()]
+    assert len(logged) == 1
+    assert logged[0].levelno == logging.WARNING
 
 
-def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
+def test_a_process_that_begins_before_the_helper_reads_the_announcement_is_counted(
     registered: Register, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by the kernel: the host itself tells it of the cgroup."""
+    """Also by the kernel: the app itself enters the cgroup in its map."""
     monkeypatch.setenv("AGENTCGROUP_TEST", str(os.getpid()))
     session = registered()
     (helper,) = helpers(str(os.getpid()))
@@ -134,7 +135,7 @@ def test_what_begins_before_the_helper_has_heard_of_its_call_is_counted(
     assert counted == [backend == "libbpf"] * 3
 
 
-def test_what_a_helper_cannot_keep_up_with_is_not_told(
+def test_a_record_has_no_processes_where_events_are_missing(
     registered: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     overwhelmed(registered, monkeypatch, caplog)
@@ -154,7 +155,7 @@ def _programs() -> set[int]:
         struct.pack_into("=I", block, 0, following)
 
 
-_HOST = """\
+_APP = """\
 import os, subprocess, sys, time
 import agentcgroup
 session = agentcgroup.register(config={"mode": "observe", "monitor": {"backend": sys.argv[1]}})
@@ -167,40 +168,51 @@ with agentcgroup.call("tool"):
 """
 
 
-@pytest.mark.parametrize("victims", ["helper", "host", "both"])
-def test_whoever_is_shot_nothing_stays_loaded(backend: str, victims: str) -> None:
+@pytest.mark.parametrize("victims", ["helper", "app", "both"])
+def test_no_program_stays_loaded_when_one_side_is_killed(backend: str, victims: str) -> None:
     before = _programs()
     environment = {**os.environ, "AGENTCGROUP_TEST": victims + str(os.getpid())}
-    host = subprocess.Popen(
-        [sys.executable, "-c", _HOST, backend], stdout=subprocess.PIPE, env=environment
+    app = subprocess.Popen(
+        [sys.executable, "-c", _APP, backend], stdout=subprocess.PIPE, env=environment
     )
-    assert host.stdout is not None
-    child = int(host.stdout.readline())
+    assert app.stdout is not None
+    child = int(app.stdout.readline())
     mark = environment["AGENTCGROUP_TEST"]
     (helper,) = helpers(mark)
     loaded = _programs() - before
     if backend == "libbpf":
         assert loaded
-    if victims != "host":
+    if victims != "app":
         os.kill(helper, signal.SIGKILL)
     if victims != "helper":
-        host.kill()
+        app.kill()
     assert until(lambda: not helpers(mark))
     assert until(lambda: loaded.isdisjoint(_programs()))
-    host.kill()
-    host.wait()
-    host.stdout.close()
+    app.kill()
+    app.wait()
+    app.stdout.close()
     os.kill(child, signal.SIGKILL)
 
 
-def test_a_fault_of_ours_ends_the_monitor_and_says_so(
+def _monitor(backend: str, holding_cgroup: Callable[[], str | None] = lambda: None) -> Monitor:
+    return Monitor(
+        backend,
+        "default",
+        kills=False,
+        run="",
+        joins=False,
+        holding_cgroup=holding_cgroup,
+        on_ready=lambda _: None,
+    )
+
+
+def test_a_fault_of_ours_ends_the_monitor_and_is_logged(
     backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> str | None:
         raise RuntimeError("a fault of ours")
 
-    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
-    monitor.harbour = fail
+    monitor = _monitor(backend, holding_cgroup=fail)
     monitor.start()
     assert not monitor.wait(SOON)
     assert monitor.state == "dead"
@@ -213,7 +225,7 @@ def test_a_helper_that_cannot_be_started_leaves_nothing_open(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     before = len(os.listdir("/proc/self/fd"))
-    monitor = Monitor(backend, "default", kills=False, run="", joins=False)
+    monitor = _monitor(backend)
     monitor.start()
     assert not monitor.wait(SOON)
     assert monitor.state == "off"

@@ -1,4 +1,4 @@
-"""What the monitor puts into records: real processes, by each source that this machine has."""
+"""Figures of the monitor in records: real processes, by each source that this machine has."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_a_known_tree_is_counted_with_its_programs_and_their_ends(
     registered: Register, backend: str
 ) -> None:
     session = registered()
-    # Each sleep is long enough to be looked at.
+    # Each sleep lives long enough for the helper to read its program.
     script = "/bin/sleep 1 & /bin/sleep 1; (exit 7); sh -c 'sleep 1; kill -TERM $$'; wait"
     record = _record(session, lambda: subprocess.run(["bash", "-c", script]))
     assert record.monitor == backend
-    assert record.processes_started == 6  # bash, two sleeps, the brackets, sh, its sleep
+    assert record.processes_started == 6  # bash, two sleeps, the subshell, sh, its sleep
     assert record.programs_left_out == 0
     assert record.escapes == 0
-    # BPF has the name by which it was executed, /proc the file that this is.
+    # BPF reports the path that was executed, /proc the file behind it.
     shell = "sh" if backend == "libbpf" else os.path.basename(os.path.realpath("/bin/sh"))
     assert sorted(_names(record)) == ["bash", "bash", shell, "sleep", "sleep", "sleep"]
     assert record.programs is not None
     ends = sorted((one.exit_code or 0, one.signal or 0) for one in record.programs)
-    # Bash ends with what wait says.
+    # Bash ends with the status of wait.
     assert ends == [(0, 0), (0, 0), (0, 0), (0, 0), (0, 15), (7, 0)]
 
 
@@ -62,15 +62,15 @@ def test_a_call_without_processes_has_no_figures(registered: Register) -> None:
     assert (record.monitor, record.processes_started, record.programs) == (None, None, None)
 
 
-def test_each_of_many_calls_in_a_row_is_whole(registered: Register) -> None:
-    """Nothing of a call that is settled behind its back is missing, nor of a spare cgroup's."""
+def test_no_call_of_many_in_a_row_lacks_events(registered: Register) -> None:
+    """Also where usage is read later, on another thread, and where the cgroup is a spare."""
     session = registered()
     for _ in range(100):
         with agentcgroup.call("tool"):
             subprocess.run(["true"])
     records = session.records
     assert [record.processes_started for record in records] == [1] * 100
-    # A program that is over before it can be looked at has no name.
+    # A program that ends before the helper reads /proc has no name.
     assert {tuple(_names(record)) for record in records} <= {("true",), ("?",)}
 
 
@@ -85,7 +85,7 @@ def test_more_programs_than_a_record_holds_are_counted(registered: Register) -> 
 
 
 def test_a_stopped_call_has_its_figures_in_the_error(registered: Register) -> None:
-    """It is settled at once, in the tool's own thread."""
+    """Its usage is read at once, in the tool's own thread."""
     registered()
     with (
         pytest.raises(agentcgroup.LimitExceeded) as caught,
@@ -123,7 +123,7 @@ def test_a_call_inside_counts_for_the_one_around_it(registered: Register) -> Non
 
 
 def test_a_worker_is_a_process_of_its_call(registered: Register, backend: str) -> None:
-    """And one that serves several calls is no one's alone."""
+    """A worker that serves several calls is a process of none of them."""
     session = registered()
 
     def tool() -> int:
@@ -133,12 +133,14 @@ def test_a_worker_is_a_process_of_its_call(registered: Register, backend: str) -
         agentcgroup.isolate(isolation="process")(tool)()
     for _ in range(3):
         agentcgroup.isolate(isolation="process", reuse=3)(tool)()
-    told = [(one.monitor, one.processes_started, one.escapes) for one in session.records]
-    assert told == [(backend, 2, 0)] * 3 + [(None, None, None)] * 3
+    found = [(one.monitor, one.processes_started, one.escapes) for one in session.records]
+    assert found == [(backend, 2, 0)] * 3 + [(None, None, None)] * 3
 
 
-def test_hostile_names_are_text_in_the_lines(registered: Register, tmp_path: Path) -> None:
-    """A program's name is whatever the tool wrote: line breaks, escapes, bytes that are no text."""
+def test_hostile_names_of_programs_are_text_in_the_json_lines(
+    registered: Register, tmp_path: Path
+) -> None:
+    """A tool names its programs: with line breaks, escapes, bytes that are not UTF-8."""
     lines = tmp_path / "records.jsonl"
     session = registered(records=str(lines))
     folder = os.fsencode(tmp_path)
@@ -157,7 +159,7 @@ def test_hostile_names_are_text_in_the_lines(registered: Register, tmp_path: Pat
     ]
 
 
-def test_without_a_backend_the_files_alone_speak(registered: Register) -> None:
+def test_without_a_backend_records_have_the_files_figures_alone(registered: Register) -> None:
     session = agentcgroup.register("langchain", config={"monitor": {"backend": "off"}})
     try:
         assert not session._services.monitor.wait(0)
@@ -168,8 +170,8 @@ def test_without_a_backend_the_files_alone_speak(registered: Register) -> None:
         agentcgroup.unregister()
 
 
-def test_without_rights_the_files_alone_speak() -> None:
-    """Without CAP_NET_ADMIN (and before 6.6) nothing is lost but the figures, nothing is said."""
+def test_without_rights_records_have_the_files_figures_alone() -> None:
+    """Without CAP_NET_ADMIN (and before 6.6) calls run as ever, and nothing is logged."""
     code = (
         "import agentcgroup, subprocess\n"
         "config = {'mode': 'observe', 'monitor': {'backend': 'auto'}}\n"
@@ -186,8 +188,8 @@ def test_without_rights_the_files_alone_speak() -> None:
     assert "monitor" not in done.stderr
 
 
-def test_the_kernels_answer_to_another_is_not_taken_for_ours() -> None:
-    """It goes to all who listen in this network namespace, to us who are told nothing ourselves."""
+def test_the_kernels_answer_to_another_process_is_not_taken_for_ours() -> None:
+    """Every subscriber of the network namespace gets it, also one that gets no events itself."""
     code = (
         "import json; from agentcgroup.monitor.choice import choose;"
         "print(json.dumps(choose('procs', 'default', stop=True)))"
@@ -203,7 +205,7 @@ def test_the_kernels_answer_to_another_is_not_taken_for_ours() -> None:
 
 
 def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> None:
-    """Without the extension a child is born outside, and joins its cgroup as its first act."""
+    """Without the C extension a child is born outside and joins its cgroup as its first act."""
     code = (
         "import agentcgroup, subprocess, sys\n"
         "session = agentcgroup.register(config={'monitor': {'backend': sys.argv[1]}})\n"
@@ -224,17 +226,17 @@ def test_a_child_that_moves_itself_has_not_escaped_and_counts(backend: str) -> N
     assert done.stdout == "(0, 1)\n"
 
 
-def test_the_programs_that_a_tool_executes_have_no_descriptor_of_ours(registered: Register) -> None:
-    """Nor those that no call has started: the kernel's maps are writable by whoever has them."""
-    before = _handed_down()
+def test_programs_that_a_tool_executes_inherit_no_descriptor_of_ours(registered: Register) -> None:
+    """Nor do programs outside of calls: a process with a descriptor can write the kernel's maps."""
+    before = _inheritable()
     registered()
-    assert _handed_down() == before
+    assert _inheritable() == before
 
 
-def _handed_down() -> set[str]:
+def _inheritable() -> set[str]:
     found = set()
     for fd in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError):  # of the listing itself, or closed by another thread
+        with contextlib.suppress(OSError):  # of listdir() itself, or closed by another thread
             if os.get_inheritable(fd):
                 found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
     return found
@@ -276,17 +278,17 @@ def _prepares_in_a_thread() -> None:
 def test_the_child_of_a_real_fork_has_not_escaped_and_counts(
     registered: Register, body: Callable[[], None]
 ) -> None:
-    """Where Python has to fork, the child cannot be born in its cgroup, and joins it at once."""
+    """Where Python has to fork, the child cannot be born in its cgroup and joins it at once."""
     session = registered()
     for _ in range(30):
         with agentcgroup.call("tool"):
             body()
-    told = [(one.escapes, one.processes_started) for one in session.records]
-    assert told == [(0, 1)] * 30
+    found = [(one.escapes, one.processes_started) for one in session.records]
+    assert found == [(0, 1)] * 30
 
 
-def test_the_helper_is_nobody_elses_child(registered: Register) -> None:
-    """A program that waits for any child must not meet it."""
+def test_the_helper_is_no_child_of_the_app(registered: Register) -> None:
+    """An app that waits for any child must not find the helper."""
     registered()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

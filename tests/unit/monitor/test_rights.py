@@ -1,4 +1,4 @@
-"""Sessions with a monitor of users without rights, with some, and of root; on this machine."""
+"""Sessions with a monitor: of a user, of a user with capabilities, and of root; on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cases.rights import BACKENDS, ordinary_user, root, user_with_bpf
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("user", [ordinary_user, user_with_bpf, root])
-def test_each_gets_what_it_may_have(
+def test_each_user_gets_the_figures_of_its_rights(
     box: Cgroup, user: Callable[[Cgroup, str], None], backend: str
 ) -> None:
     user(box, backend)

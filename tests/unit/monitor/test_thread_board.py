@@ -1,4 +1,4 @@
-"""The page by which the helper knows whose a thread of the host is."""
+"""The thread board, from which the helper reads which call a thread of the app works for."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ import pytest
 
 import agentcgroup
 from agentcgroup.bpf import bpf_syscall
-from agentcgroup.monitor.thread_board import Board, View
+from agentcgroup.monitor.thread_board import BoardReader, ThreadBoard
 from tests.support.monitored import Register, registered
 from tests.support.spawn_modes import deny
 
 __all__ = ["registered"]
 
 
-def test_a_fork_takes_no_seat_away_and_has_none() -> None:
-    board = Board()
-    view = View(os.dup(board.fd))
-    sat, over = threading.Event(), threading.Event()
+def test_a_fork_takes_no_slot_away_and_has_none() -> None:
+    board = ThreadBoard()
+    reader = BoardReader(os.dup(board.fd))
+    occupied, over = threading.Event(), threading.Event()
     threads: list[int] = []
 
-    def sit() -> None:
-        sitting = board.sit(7)
-        assert sitting is not None
-        sitting.leave()
+    def occupy() -> None:
+        slot = board.occupy(7)
+        assert slot is not None
+        slot.vacate()
         threads.append(threading.get_native_id())
-        sat.set()
+        occupied.set()
         over.wait()
 
-    thread = threading.Thread(target=sit)
+    thread = threading.Thread(target=occupy)
     thread.start()
-    sat.wait()
-    seat = view.seat(threads[0])
+    occupied.wait()
+    slot = reader.slot_of(threads[0])
     child = os.fork()
-    if child == 0:  # in which the thread's seat is let go of, as is everything of other threads
-        os._exit(0 if board.sit(8) is None else 1)
+    if child == 0:  # which drops the slot of the thread, as it drops everything of other threads
+        os._exit(0 if board.occupy(8) is None else 1)
     try:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert seat is not None
-        assert view.seat(threads[0]) == seat
+        assert slot is not None
+        assert reader.slot_of(threads[0]) == slot
     finally:
         over.set()
         thread.join()
 
 
-def test_the_seat_of_a_thread_that_has_ended_is_free_again() -> None:
-    board = Board()
-    seats = []
+def test_the_slot_of_a_thread_that_has_ended_is_free_again() -> None:
+    board = ThreadBoard()
+    slots = []
     for number in range(3):
 
-        def sit(number: int = number) -> None:
-            sitting = board.sit(number)
-            assert sitting is not None
-            seats.append(sitting._seat.at)
-            sitting.leave()
+        def occupy(number: int = number) -> None:
+            slot = board.occupy(number)
+            assert slot is not None
+            slots.append(slot._words.at)
+            slot.vacate()
 
-        thread = threading.Thread(target=sit)
+        thread = threading.Thread(target=occupy)
         thread.start()
         thread.join()
-    assert len(set(seats)) == 1
+    assert len(set(slots)) == 1
 
 
 @pytest.mark.parametrize("backend", ["libbpf"])
-def test_a_thread_whose_seat_the_kernel_does_not_hear_of_has_its_calls(
+def test_calls_run_in_a_thread_that_cannot_register_its_slot_with_the_kernel(
     registered: Register, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process may give up its rights, or be confined, once it runs."""

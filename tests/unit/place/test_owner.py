@@ -105,7 +105,8 @@ def test_reaping_ends_what_the_dead_left_running(box: Cgroup) -> None:
 
 def test_a_killed_process_leaves_a_run_that_is_reaped(box: Cgroup) -> None:
     code = (
-        "import sys; from agentcgroup.cgroup import Cgroup, run_name;"
+        "import sys; from agentcgroup.cgroup import Cgroup;"
+        "from agentcgroup.place.owner import run_name;"
         "Cgroup.open(sys.argv[1]).child(run_name()); print(flush=True); input()"
     )
     supervisor = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What is done with each record by callbacks of the user, who may do anything in them."""
+"""Callbacks of the user, whose errors hurt no call."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def session() -> Iterator[Session]:
 
 
 def _nothing() -> None:
-    """A call without a process is handed out in its own thread."""
+    """A call without a process is put on the bus by the tool's own thread."""
 
 
 def _true() -> None:
-    """A call with a process is handed out behind its back."""
+    """A call with a process is put on the bus by the janitor's thread."""
     subprocess.run(["true"], check=True)
 
 

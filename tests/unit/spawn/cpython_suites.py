@@ -1,8 +1,9 @@
-"""Run modules of CPython's own test suite, with every process they start placed in a cgroup.
+"""Run modules of CPython's own test suite; every process that they start is placed in a cgroup.
 
     python cpython_suites.py CGROUP|- MODULE...
 
-prints as its last line the tests that failed and the number of processes placed ("-": none is).
+prints on its last line, as JSON, the tests that failed and the number of processes placed ("-" as
+CGROUP places none).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import unittest
 
 
 class SpawnTarget:
-    """A call with one cgroup, which counts its processes."""
+    """A call with one cgroup, which counts its spawns."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -30,15 +31,15 @@ class SpawnTarget:
 
 
 def main(path: str, *modules: str) -> None:
-    home = None
+    target = None
     if path != "-":
         from agentcgroup import scope, spawn
 
-        home = SpawnTarget(path)
+        target = SpawnTarget(path)
         scope.install()
         spawn.install()
-        scope.current.set(home)
-    # After the patching, as a program's imports come after register().
+        scope.current.set(target)
+    # After the patching, because a program imports its modules after register().
     suite = unittest.defaultTestLoader.loadTestsFromNames([f"test.{name}" for name in modules])
     result = unittest.TextTestRunner(stream=sys.stderr, verbosity=2).run(suite)
     failed = [
@@ -49,7 +50,7 @@ def main(path: str, *modules: str) -> None:
     report = {
         "run": result.testsRun,
         "failed": sorted({test.id() for test, _ in failed}),
-        "placed": home.placed if home is not None else 0,
+        "placed": target.placed if target is not None else 0,
     }
     print("\n" + json.dumps(report))
 

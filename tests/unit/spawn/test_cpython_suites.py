@@ -1,7 +1,7 @@
-"""CPython's own tests of its process functions hold with every process placed.
+"""CPython's own tests of its process functions pass while every process is placed.
 
-On the running Python, and on those named in $AGENTCGROUP_PYTHONS (paths or names, ':' between
-them) which can import agentcgroup.
+They run on this Python, and on those that $AGENTCGROUP_PYTHONS names (paths or names, separated by
+':'), which must be able to import agentcgroup.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(python: str, cgroup: str, *names: str) -> dict[str, Any]:
 
 
 def require_suites(python: str) -> None:
-    """Skip, and say how to mend it, on a Python that came without its tests."""
+    """Skip on a Python without its test suite; the message says how to install it."""
     names = ", ".join(f"test.{name}" for name in SUITES)
     done = subprocess.run([python, "-c", f"import {names}"], capture_output=True, text=True)
     if done.returncode != 0:
@@ -48,7 +48,7 @@ def test_placed_processes_fail_no_test_of_cpython(python: str, box: Cgroup) -> N
     require_suites(python)
     plain, placed = run(python, "-", *SUITES), run(python, box.path, *SUITES)
     new = sorted(set(placed["failed"]) - set(plain["failed"]))
-    if new:  # some of them measure time: what a busy machine made fail does not fail alone
+    if new:  # some measure time and fail only on a busy machine: run these alone
         names = {name.split()[0].removeprefix("test.") for name in new}  # no subtest's arguments
         again = run(python, box.path, *names)
         assert again["run"] == len(names)

@@ -1,7 +1,8 @@
-"""What spawning in a call is besides landing in its cgroup: errors, retries, forks, undoing."""
+"""Spawns in a call beyond their placement: errors, retries, real forks, uninstall."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import json
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup import scope, spawn
+from agentcgroup import _native, scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
-from agentcgroup.spawn.native import Native
-from agentcgroup.spawn.pure import Pure
+from agentcgroup.spawn.native_backend import NativeBackend
+from agentcgroup.spawn.python_backend import PythonBackend
 from tests.support.processes import SOON, until
 from tests.support.spawn_modes import MODES, run_python
 
@@ -28,7 +29,7 @@ CASES = str(Path(__file__).parents[2] / "cases")
 
 
 class Call:
-    """A `scope.SpawnTarget` whose cgroups are given in advance, one for each time it is asked."""
+    """A `scope.SpawnTarget` that returns the given cgroups in turn, and then the last one."""
 
     def __init__(self, *boxes: Cgroup | None) -> None:
         self.boxes = list(boxes)
@@ -69,7 +70,7 @@ def cgroup_of(pid: int | str) -> str:
 
 @pytest.fixture
 def gone(box: Cgroup) -> Cgroup:
-    """Give a cgroup that has been removed behind our back."""
+    """Return a cgroup that something else has removed."""
     gone = box.child("gone")
     os.rmdir(gone.path)
     return gone
@@ -85,7 +86,7 @@ STARTS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_call_is_asked_again_when_its_cgroup_is_gone(
+def test_a_removed_cgroup_is_replaced_by_a_second_begin_spawn(
     start: Callable[[], object], installed: None, box: Cgroup, gone: Cgroup
 ) -> None:
     with running(Call(gone, box)) as call:
@@ -97,7 +98,7 @@ def test_call_is_asked_again_when_its_cgroup_is_gone(
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_nothing_starts_when_no_cgroup_takes_it(
+def test_nothing_starts_when_no_cgroup_takes_the_process(
     start: Callable[[], object], installed: None, gone: Cgroup
 ) -> None:
     with running(Call(gone)) as call, pytest.raises(CgroupUnavailable, match="cgroup") as caught:
@@ -125,7 +126,7 @@ def test_nothing_starts_when_the_call_is_over(
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_call_without_a_cgroup_starts_its_children_as_ever(
+def test_a_call_without_a_cgroup_starts_its_children_unplaced(
     start: Callable[[], object], installed: None
 ) -> None:
     with running(Call(None)) as call:
@@ -192,7 +193,7 @@ def test_a_program_fails_as_it_would_outside_of_a_call(
 def test_no_instruction_of_the_program_runs_outside(
     installed: None, box: Cgroup, tmp_path: Path
 ) -> None:
-    """In a frozen cgroup the child stands still before its exec, and the GIL is free meanwhile."""
+    """In a frozen cgroup the child stops before its exec, and the parent's GIL is free."""
     box.freeze(SOON)
     marker = tmp_path / "ran"
     with running(Call(box)):
@@ -243,15 +244,15 @@ uvloop.new_event_loop().run_until_complete(main())
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_fork_that_only_hooks_see_is_refused_when_the_call_is_over(mode: str) -> None:
-    """Uvloop forks in C: nothing can be raised there, so the child must not run."""
+def test_a_fork_without_a_patch_point_is_refused_when_the_call_is_over(mode: str) -> None:
+    """Uvloop forks in C: no hook can raise there, so the child must exit."""
     done = run_python(mode, "-c", REFUSED)
     assert done.stdout == "126\n"
     assert "process refused: its tool call takes no more" in done.stderr
     assert "RuntimeError: the call is over" in done.stderr
 
 
-def test_install_is_idempotent_and_uninstall_gives_the_builtins_back() -> None:
+def test_install_is_idempotent_and_uninstall_restores_the_builtins() -> None:
     import _posixsubprocess
     import posix
 
@@ -275,7 +276,7 @@ def test_install_is_idempotent_and_uninstall_gives_the_builtins_back() -> None:
     assert [getattr(module, name) for module, name in names] == before
 
 
-def test_functions_kept_from_before_uninstall_pass_through(box: Cgroup) -> None:
+def test_replacements_kept_over_uninstall_call_the_builtins(box: Cgroup) -> None:
     spawn.install()
     kept = os.system
     spawn.uninstall()
@@ -317,7 +318,7 @@ spawn.main("subprocess_run", sys.argv[1])
 """
 
 
-def test_without_the_extension_children_are_placed_all_the_same(box: Cgroup) -> None:
+def test_children_are_placed_without_the_extension(box: Cgroup) -> None:
     done = run_python("clone3", "-c", WITHOUT_EXTENSION, box.path, cwd=CASES)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -325,14 +326,26 @@ def test_without_the_extension_children_are_placed_all_the_same(box: Cgroup) -> 
     assert os.path.basename(report["seen"][0]) == os.path.basename(box.path)
 
 
-def test_facts_say_which_way_is_taken() -> None:
-    facts = spawn.facts()
-    assert facts.state == ("yes" if facts.mode == "clone3" else "partly")
-    assert (facts.fix is None) == (facts.mode == "clone3")
+def test_method_reports_the_mode() -> None:
+    method = spawn.method()
+    assert method.state == ("yes" if method.mode == "clone3" else "partly")
+    assert (method.fix is None) == (method.mode == "clone3")
+
+
+def test_the_extension_has_the_functions_of_its_stub() -> None:
+    """Each C file has a table of functions, which module.c has to add to the module."""
+    stub = Path(__file__).parents[3] / "core" / "_native.pyi"
+    declared = {
+        node.name
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert {name for name in vars(_native) if not name.startswith("__")} == declared
+    assert all(getattr(_native, name).__doc__ for name in declared)
 
 
 def test_a_cgroup_that_is_not_ours_is_no_error_of_the_program(installed: None, box: Cgroup) -> None:
-    """As another user: where root writes, everybody's is ours."""
+    """Run as another user, because root may write to every cgroup."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -347,9 +360,9 @@ def test_a_cgroup_that_is_not_ours_is_no_error_of_the_program(installed: None, b
 
 
 @pytest.mark.parametrize("name", ["native", "pure"])
-def test_a_fork_exec_of_unknown_shape_is_adopted(name: str, box: Cgroup) -> None:
-    """A future Python may add arguments, and may not fork where ours expects it to."""
-    backend = {"native": Native, "pure": Pure}[name]()
+def test_the_child_of_an_unknown_fork_exec_is_migrated(name: str, box: Cgroup) -> None:
+    """A future Python may add arguments, and may not fork where the backend expects a fork."""
+    backend = {"native": NativeBackend, "pure": PythonBackend}[name]()
     children: list[subprocess.Popen[bytes]] = []
 
     def future_fork_exec(*args: object) -> int:

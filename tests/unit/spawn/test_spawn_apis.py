@@ -1,4 +1,4 @@
-"""Each way to start a process puts it in the cgroup of the call, by each way of placing it."""
+"""Each way to start a process places it in the call's cgroup, in each spawn mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_child_is_born_in_the_calls_cgroup(name: str, mode: str, box: Cgroup) ->
     assert done.stderr == ""
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["mode"] == mode
-    assert report["seen"], "no child said where it is"
+    assert report["seen"], "no child reported its cgroup"
     assert {os.path.basename(line) for line in report["seen"]} == {os.path.basename(box.path)}
     assert report["begun"] == len(report["ended"]) > 0
     if "forkserver" in name:

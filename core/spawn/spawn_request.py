@@ -1,7 +1,7 @@
 """The arguments of os.posix_spawn, checked and converted as CPython does it.
 
-After this nothing can be wrong with them but what only the kernel knows, so that a child on
-borrowed memory has nothing left to decide.
+After this check only the kernel can find an error in the arguments, so a child on borrowed memory
+has no argument to check.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["UNSET", "Action", "Attribute", "SpawnRequest", "read_request"]
 
 UNSET: Any = object()
 
-#: kind, fd, other (dup2: the new number; open: the flags), mode, path.
+#: (kind, fd, other, mode, path); `other` is the new number for dup2, and the flags for open.
 Action = tuple[int, int, int, int, bytes]
 
 OPEN, CLOSE, DUP2, CLOSEFROM = range(4)
 
-#: CPython's numbers of the same; POSIX_SPAWN_CLOSEFROM came with 3.13.
+#: From CPython's numbers; POSIX_SPAWN_CLOSEFROM came with 3.13.
 _KINDS = {
     getattr(os, name): kind
     for name, kind in (
@@ -38,7 +38,7 @@ _KINDS = {
 
 
 class Attribute:
-    """Bits of `SpawnRequest.attributes`; the numbers are those of _native.c."""
+    """Bits of `SpawnRequest.attributes`; core/native/native.h has the same numbers."""
 
     SETPGROUP = 1
     RESETIDS = 2
@@ -51,12 +51,12 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class SpawnRequest:
-    """One posix_spawn, ready to be done."""
+    """The checked arguments of one posix_spawn."""
 
     path: Any
     executables: list[bytes]
     argv: list[bytes]
-    env: list[bytes] | None  # None: this process's, as C knows it
+    env: list[bytes] | None  # None: C's environ of this process
     actions: list[Action]
     attributes: int
     pgroup: int
@@ -81,10 +81,10 @@ def read_request(
     setsigdef: Any = UNSET,
     scheduler: Any = UNSET,
 ) -> SpawnRequest:
-    """Read the arguments of os.posix_spawn, or with `search` of os.posix_spawnp.
+    """Return the checked arguments of os.posix_spawn, or with `search` of os.posix_spawnp.
 
     Raises:
-        TypeError, ValueError, OSError: as os.posix_spawn would.
+        TypeError, ValueError, OSError: as os.posix_spawn raises for the same arguments.
     """
     file = os.fsencode(path)
     attributes = Attribute.RESETIDS * bool(operator.index(resetids))
@@ -112,7 +112,7 @@ def read_request(
 
 
 def _candidates(file: bytes) -> list[bytes]:
-    """Return where posix_spawnp looks for `file`: PATH of this process, not of the child."""
+    """Return the paths that posix_spawnp tries: it uses PATH of this process, not of the child."""
     if b"/" in file or not file:
         return [file]
     path = os.environb.get(b"PATH", os.fsencode(os.confstr("CS_PATH") or "/bin:/usr/bin"))
@@ -136,7 +136,7 @@ def _read_env(name: str, env: Mapping[Any, Any] | None) -> list[bytes] | None:
     if env is None or not hasattr(env, "keys") or not hasattr(env, "__getitem__"):
         raise TypeError(f"{name}: environment must be a mapping object")
     if env is os.environ and hasattr(env, "_data"):
-        # Popen passes it for every child; decoding it only to encode it again takes 50 us.
+        # Popen passes os.environ for every child; decoding and encoding it takes 50 us.
         return [name + b"=" + value for name, value in env._data.items()]
     pairs = []
     for key, value in env.items():
@@ -173,7 +173,7 @@ def _read_fd(value: Any) -> int:
 
 
 def _read_signals(signals: Iterable[Any]) -> int:
-    """Return a set of signals as a number whose bit n - 1 stands for signal n."""
+    """Return the set of signals as a number; its bit n - 1 stands for signal n."""
     mask = 0
     for item in signals:
         number = operator.index(item)

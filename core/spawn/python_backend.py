@@ -1,7 +1,7 @@
-"""Children started without the C extension: every spawn is a fork, and the child joins by itself.
+"""The backend without the C extension: every spawn is a fork, and the child moves itself.
 
-Costs a copy of this process's page tables and one grace period of the kernel per child; it is what
-a machine without a compiler gets.
+Each child costs a copy of this process's page tables and an RCU grace period, about 10 ms. A
+machine that has neither a compiler nor a wheel of this package has only this backend.
 """
 
 from __future__ import annotations
@@ -13,58 +13,59 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from agentcgroup.spawn.arguments import CLOSE, CLOSEFROM, DUP2, Action, Attribute, SpawnRequest
 from agentcgroup.spawn.backend import ForkExec, Mode
-from agentcgroup.spawn.forks import guarded
-from agentcgroup.spawn.placement import adopt, open_procs
+from agentcgroup.spawn.fork_hooks import without_fork_hooks
+from agentcgroup.spawn.placement import migrate, open_procs
+from agentcgroup.spawn.spawn_request import CLOSE, CLOSEFROM, DUP2, Action, Attribute, SpawnRequest
 
-__all__ = ["Pure"]
+__all__ = ["PythonBackend"]
 
-#: What a shell answers for "found, but could not be run", and for "not found".
+#: The exit status of a shell for "found, but could not be executed", and for "not found".
 _REFUSED, _NOT_FOUND = 126, 127
 
-#: Where fork_exec has its preexec_fn, by the number of its arguments (3.10; 3.14; 3.11 to 3.13).
+#: The index of preexec_fn in the arguments of fork_exec, by their number (Python 3.10; 3.14;
+#: 3.11 to 3.13).
 _PREEXEC = {21: 20, 22: 21, 23: 21}
 
-#: Taken before any patch point stands here.
+#: The builtin: this module is imported before `install` replaces it.
 _fork = os.fork
 
 
-class _Pending(threading.local):
-    """What the next fork of this thread is for."""
+class _ForkTarget(threading.local):
+    """Where the children that this thread forks belong."""
 
     procs: int | None = None
     refused = False
 
 
-class Pure:
-    """The `Backend` of Python alone."""
+class PythonBackend:
+    """Creates children by fork; the child writes "0" to cgroup.procs before anything else."""
 
     def __init__(self) -> None:
-        self._pending = _Pending()
+        self._fork_target = _ForkTarget()
 
     def mode(self) -> tuple[Mode, str | None]:
         """Return "fork"."""
         return "fork", "the C extension is missing, or switched off by AGENTCGROUP_PURE"
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
-        """Fork by fork_exec itself; the child joins in the hook that runs before its steps."""
+        """Make fork_exec fork; the child moves itself in the fork hook, before its other steps."""
         index = _PREEXEC.get(len(args))
         if index is None:
             pid = original(*args)
-            adopt(fd, pid)
+            migrate(fd, pid)
             return pid
-        # Only with a preexec_fn does fork_exec fork, and run the hooks that place the child.
+        # fork_exec forks, and runs the fork hooks that place the child, only with a preexec_fn.
         preexec = args[index] or _nothing
-        return self._armed(fd, lambda: original(*args[:index], preexec, *args[index + 1 :]))
+        return self._placed_fork(fd, lambda: original(*args[:index], preexec, *args[index + 1 :]))
 
     def posix_spawn(self, fd: int, request: SpawnRequest) -> int:
-        """Do in a forked child what POSIX says, in Python."""
+        """Fork; the child takes the steps of POSIX posix_spawn in Python."""
         read_end, write_end = os.pipe()
         try:
-            pid = self._armed(fd, _fork)
+            pid = self._placed_fork(fd, _fork)
             if pid == 0:
-                _become(request, write_end)
+                _execute_request(request, write_end)
         finally:
             os.close(write_end)
         with os.fdopen(read_end, "rb") as failure:
@@ -74,69 +75,72 @@ class Pure:
             raise OSError(int(error), os.strerror(int(error)), request.path)
         return pid
 
-    def hold_signals(self) -> int:
-        """Block SIGINT and SIGQUIT too: Python ignores signals in its main thread only."""
-        held = signal.pthread_sigmask(
+    def begin_system(self) -> int:
+        """Block SIGCHLD, SIGINT and SIGQUIT in this thread.
+
+        system(3) ignores the latter two, but Python can set dispositions in its main thread only.
+        """
+        before = signal.pthread_sigmask(
             signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGINT, signal.SIGQUIT}
         )
-        return sum(1 << (number - 1) for number in held)
+        return sum(1 << (number - 1) for number in before)
 
-    def release_signals(self, held: int) -> None:
-        """Set this thread's signal mask to what it was."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(held))
+    def end_system(self, mask: int) -> None:
+        """Restore this thread's signal mask."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(mask))
 
-    def shell(self, fd: int | None, command: bytes, held: int) -> int:
-        """Fork and become /bin/sh."""
-        pid = self._armed(fd, _fork)
+    def start_shell(self, fd: int | None, command: bytes, mask: int) -> int:
+        """Fork; the child executes /bin/sh."""
+        pid = self._placed_fork(fd, _fork)
         if pid == 0:
-            self.release_signals(held)
+            self.end_system(mask)
             _execute([b"/bin/sh"], [b"sh", b"-c", command], None)
             os._exit(_NOT_FOUND)
         return pid
 
     def wait(self, pid: int) -> int:
-        """Wait for the shell; a Python signal handler may run and raise meanwhile."""
+        """Wait for the shell; a Python signal handler can run and raise during the wait."""
         try:
             return os.waitpid(pid, 0)[1]
         except ChildProcessError:
             return -1
 
-    def arm(self, fd: int) -> None:
-        """Open the cgroup for the next child of this thread to join."""
-        self.disarm()
-        self._pending.procs = open_procs(fd)
+    def set_fork_target(self, fd: int) -> None:
+        """Open the cgroup.procs that the children of this thread will write to."""
+        self.clear_fork_target()
+        self._fork_target.procs = open_procs(fd)
 
-    def refuse(self) -> None:
-        """Let the next child of this thread exit at once."""
-        self.disarm()
-        self._pending.refused = True
+    def refuse_forks(self) -> None:
+        """Make the children of this thread exit before they run anything."""
+        self.clear_fork_target()
+        self._fork_target.refused = True
 
-    def disarm(self) -> None:
-        """Forget what the next child is for."""
-        procs, self._pending.procs = self._pending.procs, None
-        self._pending.refused = False
+    def clear_fork_target(self) -> None:
+        """Leave the children of this thread in this process's cgroup."""
+        procs, self._fork_target.procs = self._fork_target.procs, None
+        self._fork_target.refused = False
         if procs is not None:
             os.close(procs)
 
     def after_fork_in_child(self) -> None:
-        """Join, or exit with a line on stderr: outside it must not run."""
-        if self._pending.refused:
+        """Move this child into the cgroup; where that fails, exit with a line on stderr."""
+        if self._fork_target.refused:
             _refuse("its tool call takes no more processes")
-        if self._pending.procs is not None:
+        if self._fork_target.procs is not None:
             try:
-                os.write(self._pending.procs, b"0")
+                os.write(self._fork_target.procs, b"0")
             except OSError as error:
                 _refuse(f"it could not join its tool call's cgroup ({error})")
-            self.disarm()
+            self.clear_fork_target()
 
-    def _armed(self, fd: int | None, fork: Callable[[], int]) -> int:
-        with guarded():
+    def _placed_fork(self, fd: int | None, fork: Callable[[], int]) -> int:
+        with without_fork_hooks():
             if fd is not None:
-                self.arm(fd)
+                self.set_fork_target(fd)
             try:
                 return fork()
             finally:
-                self.disarm()
+                self.clear_fork_target()
 
 
 def _nothing() -> None:
@@ -152,8 +156,8 @@ def _signals_of(mask: int) -> list[int]:
     return [number for number in range(1, signal.NSIG) if mask >> (number - 1) & 1]
 
 
-def _become(request: SpawnRequest, failure: int) -> NoReturn:
-    """Turn this forked child into the program of `request`, or report why not and exit."""
+def _execute_request(request: SpawnRequest, failure: int) -> NoReturn:
+    """Execute the program of `request` in this forked child, or write the errno and exit."""
     error: OSError | None = None
     try:
         _apply_attributes(request)
@@ -168,7 +172,7 @@ def _become(request: SpawnRequest, failure: int) -> NoReturn:
     except OSError as caught:
         error = caught
     finally:
-        # Whatever this was, nothing of the parent's code may run on in its copy.
+        # After any exception, too: the parent's code must not continue in this copy.
         number = error.errno if error is not None else None
         os.write(failure, b"%d" % (number or errno.EINVAL))
         os._exit(_NOT_FOUND)
@@ -177,7 +181,10 @@ def _become(request: SpawnRequest, failure: int) -> NoReturn:
 def _execute(
     executables: list[bytes], argv: list[bytes], env: dict[bytes, bytes] | None
 ) -> OSError | None:
-    """Become the first that runs; return why none did: what is not there counts last."""
+    """Execute the first program that can be executed; return the error if none can.
+
+    A missing file counts least: any other error takes precedence over it.
+    """
     failed: OSError | None = None
     for path in executables:
         try:
@@ -192,7 +199,7 @@ def _execute(
 
 
 def _apply_attributes(request: SpawnRequest) -> None:
-    """Do what _native.c does under the same name, in the same order."""
+    """Apply the attributes in the order of apply_attributes in core/native/posix_spawn.c."""
     attributes = request.attributes
     if attributes & Attribute.SETSIGDEF:
         for number in _signals_of(request.sigdefault):
@@ -214,7 +221,7 @@ def _apply_attributes(request: SpawnRequest) -> None:
 def _do_action(action: Action) -> None:
     kind, fd, other, mode, path = action
     if kind == CLOSE:
-        # POSIX: closing what is not open is no error here.
+        # POSIX: no error if it is not open.
         os.closerange(fd, fd + 1)
     elif kind == CLOSEFROM:
         os.closerange(fd, os.sysconf("SC_OPEN_MAX"))

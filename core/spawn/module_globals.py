@@ -1,4 +1,4 @@
-"""Put one object in the place of another in every module that holds it as a global."""
+"""Replace an object in every module that holds it as a global."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["replace"]
+__all__ = ["replace_globals"]
 
 
-def replace(pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Replace every module global that *is* the first of a pair by the second.
+def replace_globals(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Replace every module global that *is* the first object of a pair by the second.
 
-    `from os import fork` binds another name to the same builtin, so that replacing `os.fork`
-    alone would miss it. This package's own references stay as they are.
+    `from os import fork` binds another name to the same builtin, which a replacement of `os.fork`
+    alone would miss. The globals of this package stay as they are.
     """
     new_of = {id(old): new for old, new in pairs}
     ids = frozenset(new_of)
@@ -21,7 +21,7 @@ def replace(pairs: Iterable[tuple[Any, Any]]) -> None:
         if name.startswith(__package__):
             continue
         names = getattr(module, "__dict__", None)
-        # In C, since programs have tens of thousands of globals and few of them are ours.
+        # In C: a program has tens of thousands of globals, and few of them are to be replaced.
         if not isinstance(names, dict) or ids.isdisjoint(map(id, tuple(names.values()))):
             continue
         for key, value in list(names.items()):

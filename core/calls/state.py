@@ -1,0 +1,228 @@
+"""The state of a call: what it is, and the transitions and notes that change it.
+
+::
+
+    opened ──begin──▶ running ──end──▶ ended ──settle──▶ settled
+       │                 │               ▲
+       └──request_stop───┴─▶ stopping ───┘
+
+The methods of this module are the only code that changes a call; each is one transition, or one
+note. A transition that is not allowed raises RuntimeError. `lifecycle` decides when they run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from agentcgroup.config.policy import Policy
+from agentcgroup.errors import Unshippable
+from agentcgroup.records.record import Isolated, Outcome
+
+if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
+    from agentcgroup.calls.inline_usage import Used
+
+__all__ = ["CallState", "Identity", "State"]
+
+#: Agent, tool and tool_call_id of a call, as the framework and the model gave them. No class of
+#: its own: to make one of that takes 0.1 % of a call by LangChain.
+Identity = tuple[str | None, str, str | None]
+
+State = Literal["opened", "running", "stopping", "ended", "settled"]
+
+
+class CallState:
+    """What a call is: identity, policy, times, outcome.
+
+    Attributes:
+        number: counted from 1 in each session.
+        policy: the limits and choices that the configuration resolves for it.
+        parent: the call it runs inside, None at the top.
+        framework, agent, tool, tool_call_id: as in its `CallRecord`.
+        key: the tool object while the call runs; an adapter recognises a re-entry by it.
+        started, ended: by `time.monotonic`, seconds; `ended` is None until then.
+        deadline: when its time is over, by the same clock; None without a timeout.
+        stopped: the first reason for which it was stopped, None while it was not.
+        outcome, reason: how it ended; `outcome` is None until it is judged.
+        used: what its sync body used inline, None where nothing measured it.
+        charged: bytes of memory that the kernel charged to threads that worked for it.
+        isolation: where the tool's body runs: ``process`` once a worker was asked to run it.
+        died: how that worker ended before the body did, None while it did not.
+        unshippable: what could not be sent to a worker or back.
+        refused: for that reason the call is an error, and did not run inline instead.
+    """
+
+    __slots__ = (
+        "_running",
+        "_settled",
+        "agent",
+        "charged",
+        "deadline",
+        "died",
+        "ended",
+        "framework",
+        "isolation",
+        "key",
+        "number",
+        "outcome",
+        "parent",
+        "policy",
+        "reason",
+        "refused",
+        "started",
+        "stopped",
+        "tool",
+        "tool_call_id",
+        "unshippable",
+        "used",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        policy: Policy,
+        parent: Call | None,
+        framework: str,
+        agent: str | None,
+        tool: str,
+        tool_call_id: str | None,
+        key: object,
+        *,
+        limiting: bool,
+    ) -> None:
+        self.number = number
+        self.policy = policy
+        self.parent = parent
+        self.framework = framework
+        self.agent = agent
+        self.tool = tool
+        self.tool_call_id = tool_call_id
+        self.key = key
+        self.started = time.monotonic()
+        timeout = policy.timeout
+        self.deadline = None if timeout is None or not limiting else self.started + timeout
+        self.ended: float | None = None
+        self.stopped: str | None = None
+        self.outcome: Outcome | None = None
+        self.reason: str | None = None
+        self.used: Used | None = None
+        self.charged: int | None = None
+        self.isolation: Isolated = "inline"
+        self.died: str | None = None
+        self.unshippable: Unshippable | None = None
+        self.refused = False
+        self._running = False
+        self._settled = False
+
+    # -- what it is -----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state it is in."""
+        if self._settled:
+            return "settled"
+        if self.ended is not None:
+            return "ended"
+        if self.stopped is not None:
+            return "stopping"
+        return "running" if self._running else "opened"
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit took the place of the tool's own end."""
+        return self.outcome in ("oom", "timeout", "killed") or self.reason == "pids_max"
+
+    @property
+    def told(self) -> bool:
+        """Whether its end is worth a sentence to the model."""
+        return self.limited or self.refused or self.reason == "leftovers"
+
+    @property
+    def outlived(self) -> bool:
+        """Whether it has ended well; what a thread of its tool starts now belongs to the run."""
+        return self.ended is not None and self.stopped is None
+
+    @property
+    def kept_for(self) -> str | None:
+        """The key of the later calls that its worker may serve; None where it serves one call."""
+        return f"{self.framework}:{self.tool}" if self.policy.reuse > 1 else None
+
+    def around(self) -> Iterator[Call]:
+        """Yield the calls that this one runs inside, nearest first.
+
+        Of those that ended before it only the stopped ones: nothing inside outlives a stopped call.
+        """
+        above = self.parent
+        while above is not None:
+            if above.ended is None or above.stopped is not None:
+                yield above
+            above = above.parent
+
+    # -- transitions ----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make it running: its body is about to run."""
+        if self._running or self.ended is not None:
+            raise RuntimeError(f"call {self.number} is {self.state} and cannot begin")
+        self._running = True
+
+    def request_stop(self, reason: str) -> bool:
+        """Make it stopping; return False when it has ended. The first reason stands."""
+        if self.ended is not None:
+            return False
+        self.stopped = self.stopped or reason
+        return True
+
+    def end(self, used: Used | None = None, *, cancelled: bool = False) -> None:
+        """Make it ended: its body has returned or raised."""
+        if self.ended is not None:
+            raise RuntimeError(f"call {self.number} is {self.state} and cannot end")
+        self.ended = time.monotonic()
+        self.key = None
+        if used is not None:
+            self.used = used
+        if cancelled and self.stopped is None:
+            self.stopped = "cancelled"  # whichever thread still works for it
+
+    def judge(self, outcome: Outcome, reason: str | None) -> None:
+        """Set how it ended."""
+        if self.ended is None or self.outcome is not None:
+            raise RuntimeError(f"call {self.number} is {self.state} and cannot be judged")
+        self.outcome, self.reason = outcome, reason
+
+    def settle(self) -> None:
+        """Make it settled: its usage is read and its record handed over."""
+        if self.outcome is None or self._settled:
+            raise RuntimeError(f"call {self.number} is {self.state} and cannot be settled")
+        self._settled = True
+
+    def reparent(self) -> None:
+        """Leave a parent that has ended: a task that outlived that call started this one."""
+        while self.parent is not None and self.parent.ended is not None:
+            self.parent = self.parent.parent
+
+    # -- notes ----------------------------------------------------------------------------------
+
+    def note_inline_usage(self, used: Used) -> None:
+        """Note what its sync body used inline, measured by the thread that ran it."""
+        self.used = used
+
+    def note_charged(self, charged: int) -> None:
+        """Add bytes of memory that the kernel charged to a thread that worked for it."""
+        self.charged = charged + (self.charged or 0)
+
+    def note_isolated(self, isolation: Isolated) -> None:
+        """Note where its body runs."""
+        self.isolation = isolation
+
+    def note_worker_died(self, how: str) -> None:
+        """Note how its worker ended before the body did, unless the call was stopped."""
+        if self.stopped is None:
+            self.died = how
+
+    def note_unshippable(self, unshippable: Unshippable, *, refused: bool) -> None:
+        """Note what could not be sent, and whether the call is refused for it."""
+        self.unshippable = unshippable
+        self.refused = self.refused or refused

@@ -1,0 +1,63 @@
+"""The start of the helper process, from the app."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Final
+
+from agentcgroup.monitor import wire
+
+__all__ = ["launch"]
+
+_CODE: Final = """\
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from agentcgroup.monitor.helper import main
+main()
+"""
+
+
+def launch(start: wire.Message, board: int) -> socket.socket:
+    """Start the helper and return the app's end of the socket pair to it.
+
+    Args:
+        start: the first message, "start".
+        board: descriptor of the thread board's memory.
+
+    Raises:
+        OSError: the helper cannot be started.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with theirs:
+            _start(ours, theirs, start, board)
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+def _start(ours: socket.socket, theirs: socket.socket, start: wire.Message, board: int) -> None:
+    wire.enlarge_buffer(ours)
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    fds = (theirs.fileno(), board)
+    helper = subprocess.Popen(
+        [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=fds,
+        cwd="/",
+    )
+    wire.send(ours, start)
+    helper.wait()  # it has forked the helper proper, which becomes a child of init
+
+
+def _python() -> str:
+    """Return this very Python; OSError where the program is another one that embeds it."""
+    if not os.path.basename(sys.executable or "").startswith(("python", "pypy")):
+        raise OSError(f"{sys.executable or 'this program'} is no Python to run it with")
+    return sys.executable

@@ -1,0 +1,81 @@
+"""Forks that no patch point makes: hooks around every fork that runs Python's fork hooks.
+
+os.fork and os.forkpty are patch points (`patch_points`): a patch point gets the child's pid and can
+raise. Other forks reach this package only through os.register_at_fork: libuv's forks under uvloop,
+and those of C code that calls PyOS_BeforeFork. A hook can neither prevent a fork nor raise to its
+caller. So when the call may start no more processes, the fork takes place, and the child exits with
+status 126 and a line on stderr before it runs anything.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from agentcgroup.scope import SpawnTarget
+from agentcgroup.spawn import placement
+from agentcgroup.spawn.backend import Backend
+
+__all__ = ["hook_forks", "without_fork_hooks"]
+
+
+class _Fork(threading.local):
+    """The state of this thread's next fork."""
+
+    #: A patch point places the child.
+    by_patch_point = False
+    #: Hook `before` has run for a call, hook `after_in_parent` has not.
+    begun = False
+    #: `begin_spawn` of this target has returned, `end_spawn` has not run.
+    target: SpawnTarget | None = None
+
+
+_fork = _Fork()
+
+
+class without_fork_hooks:
+    """A block in which the hooks place no child that this thread forks: a patch point does."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before, _fork.by_patch_point = _fork.by_patch_point, True
+
+    def __exit__(self, *_: object) -> None:
+        _fork.by_patch_point = self._before
+
+
+def hook_forks(backend: Backend) -> None:
+    """Place the children of all forks from now on. Python has no way to remove fork hooks."""
+
+    def before() -> None:
+        target = placement.current_target()
+        if target is None or _fork.by_patch_point:
+            return
+        _fork.begun = True
+        try:
+            placement.begin_fork(target, backend.set_fork_target)
+        except BaseException:
+            backend.refuse_forks()
+            raise
+        _fork.target = target
+
+    def after_in_parent() -> None:
+        if not _fork.begun:
+            return
+        _fork.begun = False
+        backend.clear_fork_target()
+        target, _fork.target = _fork.target, None
+        if target is not None:
+            target.end_spawn(None)
+
+    def after_in_child() -> None:
+        backend.after_fork_in_child()
+        _fork.begun = False
+        _fork.target = None
+        if placement.current_target() is not None:
+            placement.mark_inherited()
+
+    os.register_at_fork(
+        before=before, after_in_parent=after_in_parent, after_in_child=after_in_child
+    )
