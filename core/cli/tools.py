@@ -1,40 +1,37 @@
-"""`agentcgroup doctor --app`: which of an app's tools can run in a process, and what that costs."""
+"""`agentcgroup doctor --app`: test which tools of an app can run in a worker process."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import inspect
 import json
 import os
 import statistics
 import sys
 import time
-import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from agentcgroup.cli import app_tools
 from agentcgroup.errors import AgentCgroupError, ConfigError, Unshippable
 from agentcgroup.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from agentcgroup.calls.session import Session
-    from agentcgroup.frameworks.registry import Adapter
     from agentcgroup.isolation.bodies import Body
 
 __all__ = ["report"]
 
-#: Round trips that are measured, once one has made sure that all is imported there.
+#: Round trips that are measured after the first one, in which the worker imports modules.
 _TRIPS: Final = 5
-#: Seconds above which the time goes into imports.
+#: Seconds of a round trip above which imports in the worker are the likely cause.
 _SLOW: Final = 0.25
-#: What a body may hold in a closure without losing anything: nobody changes it.
-_LASTING: Final = (
+#: Types of closure variables that a body cannot change.
+_UNCHANGEABLE: Final = (
     *(bool, bytes, float, int, str, tuple, frozenset, type, types.NoneType),
     *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
 )
@@ -42,17 +39,19 @@ _LASTING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said about one body of one tool.
+    """One row of the report: one body of one tool.
 
     Attributes:
-        tool, framework: its name, and whose it is; "python" for a function.
-        body: by what name the tool has it, such as ``func`` or ``_arun``.
-        can: whether it can run in a process.
-        sent_bytes: what goes to the worker at each call, beside the arguments.
-        first_s, warm_s: seconds that the way there and back takes, the first time (its modules are
-            imported there) and later; None where it was not tried.
-        problem, fix: what is in the way, and what would change it.
-        lost: what the body may change without the app ever seeing it.
+        tool: the tool's name.
+        framework: the framework's name; "python" for a function.
+        body: the attribute of the tool that holds the body, such as ``func`` or ``_arun``.
+        can: whether the body can run in a worker process.
+        sent_bytes: size of the pickled body, which every call sends beside the arguments.
+        first_s, warm_s: seconds of a round trip to a worker, the first time (the worker imports
+            modules) and later; None where none was made.
+        problem: why the body cannot run in a worker; None if it can.
+        fix: what the user can do about it; None if nothing.
+        lost: names of the things that the body may change in the worker and not in the app.
     """
 
     tool: str
@@ -68,20 +67,19 @@ class Finding:
 
 
 def report(app: str, *, as_json: bool) -> bool:
-    """Print what there is to say about the tools of `app`; True when all can run in a process.
+    """Print the report on the tools of `app`; return whether all can run in a worker process.
 
     Raises:
         ConfigError: there is no such module or attribute, or no tool in it.
     """
     with _aside():
-        tools = list(_tools(app))
+        tools = list(app_tools.load(app))
         if not tools:
             raise ConfigError("has no tools: name a list, a dict, a tool or a function", file=app)
         session = _session()
         findings = [finding for name, tool in tools for finding in _findings(name, tool, session)]
     if as_json:
-        told = {"tools": [asdict(finding) for finding in findings]}
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps({"tools": [asdict(finding) for finding in findings]}, indent=2))
     else:
         _print(findings)
     return all(finding.can for finding in findings)
@@ -89,7 +87,7 @@ def report(app: str, *, as_json: bool) -> bool:
 
 @contextlib.contextmanager
 def _aside() -> Iterator[None]:
-    """Send what the app prints meanwhile, here and in workers, to stderr: it is not the report."""
+    """Redirect to stderr what the app prints, here and in workers: it is no part of the report."""
     if sys.stdout is None:  # closed
         yield
         return
@@ -104,93 +102,13 @@ def _aside() -> Iterator[None]:
         os.close(stdout)
 
 
-# -- the app's tools ------------------------------------------------------------------------------
-
-
-def _tools(app: str) -> Iterator[tuple[str, Any]]:
-    """Yield the tools that ``module:attribute`` names; of a bare module those of a framework."""
-    module_name, _, path = app.partition(":")
-    if not module_name or module_name.startswith("."):
-        raise ConfigError(f"{app!r} names no module: write it as in myapp.tools:TOOLS", key="--app")
-    try:
-        sys.path.insert(0, os.getcwd())
-        found: Any = importlib.import_module(module_name)
-        for name in path.split(".") if path else ():
-            found = getattr(found, name)
-    except (Exception, SystemExit) as error:  # the app's own; its status would be taken for ours
-        raise ConfigError(f"cannot be loaded: {_why(error)}", file=app) from error
-    if not path:
-        found = {key: one for key, one in vars(found).items() if _adapter_of(one) is not None}
-    yield from _flat(found)
-
-
-def _why(error: BaseException) -> str:
-    """Say what went wrong in an import, and where, if the text alone does not."""
-    if isinstance(error, ImportError | AttributeError | SyntaxError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
-    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-
-
-def _flat(found: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the tools in a collection, or the one that there is, with their names."""
-    if isinstance(found, Mapping):
-        for key, one in found.items():
-            yield _name(one, str(key)), one
-    elif isinstance(found, list | tuple | set | frozenset):
-        for one in found:
-            yield _name(one, type(one).__name__), one
-    elif callable(found) or _adapter_of(found) is not None:
-        yield _name(found, type(found).__name__), found
-
-
-def _name(tool: Any, otherwise: str) -> str:
-    name = getattr(tool, "name", None) or getattr(tool, "__name__", None)
-    return name if isinstance(name, str) else otherwise
-
-
-@functools.cache
-def _adapters() -> tuple[tuple[str, Adapter], ...]:
-    """Return the adapters of this machine by the name of their framework."""
-    from agentcgroup.frameworks.registry import available
-
-    usable = []
-    for found in available():
-        if found.adapter is None:
-            typer.echo(f"agentcgroup: {found.problem}", err=True)
-        else:
-            usable.append((found.name, found.adapter))
-    return tuple(usable)
-
-
-def _adapter_of(tool: Any) -> tuple[str, Adapter] | None:
-    """Return the adapter whose framework the tool is of, with the framework's name."""
-    try:
-        isinstance(tool, Finding)
-    except Exception:  # a proxy without a target, such as Flask's request
-        return None
-    for name, adapter in _adapters():
-        try:
-            if adapter.owns(tool):
-                return name, adapter
-        except Exception as error:
-            _warn_once(name, f"owns() fails: {type(error).__name__}: {error}")
-    return None
-
-
-@functools.cache
-def _warn_once(framework: str, problem: str) -> None:
-    typer.echo(f"agentcgroup: the adapter {framework!r}: {problem}", err=True)
-
-
-# -- each of them ---------------------------------------------------------------------------------
+# -- one tool --------------------------------------------------------------------------------------
 
 
 def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding]:
     from agentcgroup.isolation.bodies import Body
 
-    found = _adapter_of(tool)
+    found = app_tools.adapter_of(tool)
     if found is None:
         yield _finding(name, "python", "function", Body(tool), session)
         return
@@ -231,15 +149,15 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
     fix = None
     if warm is not None and warm > _SLOW:
         fix = (
-            "a worker imports at each call what it cannot be born with, since that starts threads "
-            "or opens files; set reuse for it, or keep such imports out of the tool's module."
+            "each worker imports modules again that start threads or open files at their import; "
+            "set reuse for the tool, or keep such imports out of the tool's module."
         )
     lost = tuple(_lost(body))
     return Finding(name, framework, part, True, size, first, warm, fix=fix, lost=lost)
 
 
 def _session() -> Session | None:
-    """Return a session that workers can be had from; None where there can be none."""
+    """Return a session to take workers from; None where no worker can be made."""
     from agentcgroup.api import begin
 
     try:
@@ -250,7 +168,7 @@ def _session() -> Session | None:
 
 
 def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float]:
-    """Send a body to workers and back without running it; return the seconds of each time."""
+    """Send a body to workers and back without running it; return the seconds of each round trip."""
     if session is None:
         return []
     from agentcgroup.api import call
@@ -268,12 +186,12 @@ def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list
 
 
 def _lost(body: Body) -> Iterator[str]:
-    """Name what a body may change, and the app not see."""
+    """Name the things that a body may change in the worker and not in the app."""
     if body.tool is not None:
         yield "attributes of the tool"
     if isinstance(body.function, types.FunctionType):
         for variable, value in inspect.getclosurevars(body.function).nonlocals.items():
-            if not isinstance(value, _LASTING):
+            if not isinstance(value, _UNCHANGEABLE):
                 yield f"closure variable {variable!r}"
 
 

@@ -1,6 +1,6 @@
-"""Hook methods of a framework once it is imported, without ever importing it.
+"""Wrap methods of a framework when the program imports it; this module never imports it.
 
-Plain functions are set on the classes, not proxies: frameworks compare functions by identity
+The wrappers are plain functions, not proxies: frameworks compare functions by identity
 (``cls._arun is BaseTool._arun``) and read signatures.
 """
 
@@ -18,14 +18,15 @@ __all__ = ["Wrapper", "when_imported", "wrap"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Takes what was there and returns what takes its place, with `functools.wraps`.
+#: Takes the original function and returns the wrapper, made with `functools.wraps`.
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: Called with the name of a module in `sys.modules`. The module's own ``__name__`` cannot be
-#: trusted: crewai copies the namespace of one module over others.
+#: Called with the name of a module in `sys.modules`. The module's own ``__name__`` may be wrong:
+#: crewai copies the namespace of one module over others.
 Hook = Callable[[str], None]
 
-_asked: set[tuple[Hook, str]] = set()
+#: The pairs that wait for the import of the module, and those whose hook has been called.
+_registered: set[tuple[Hook, str]] = set()
 _called: set[tuple[Hook, str]] = set()
 
 #: The functions that `wrap` has set.
@@ -35,16 +36,16 @@ _ours: set[Callable[..., Any]] = set()
 def when_imported(modules: Iterable[str], hook: Hook, failed: str) -> None:
     """Call `hook` with each name when its module is imported, or now if it is.
 
-    Asked again it calls `hook` again, to put back what has been lost meanwhile: an instrumentation
-    that is taken away restores what it had found, without what came after it. An error in `hook` is
-    logged as `failed` and does not fail the user's import.
+    A second `when_imported` calls `hook` again, which restores lost wrappers: an instrumentation
+    that is removed restores the methods that it found, without the wrappers that came later. An
+    exception in `hook` is logged, with the text `failed`, and does not fail the user's import.
     """
     for name in modules:
         guarded = _guarded(name, hook, failed)
         if (hook, name) in _called:
             guarded(sys.modules[name])
-        elif (hook, name) not in _asked:
-            _asked.add((hook, name))
+        elif (hook, name) not in _registered:
+            _registered.add((hook, name))
             wrapt.register_post_import_hook(guarded, name)
 
 
@@ -60,9 +61,10 @@ def _guarded(name: str, hook: Hook, failed: str) -> Callable[[ModuleType], None]
 
 
 def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
-    """Put `wrapper` around ``Class.method`` or a function of the module `name`, imported already.
+    """Wrap ``Class.method``, or a function, of the imported module `name`.
 
-    Where it is defined, and once. A missing one is a loud warning, which says what is `lost`.
+    The method is wrapped in the class that defines it, and once. A method that is missing is logged
+    as a warning with the text `lost`.
     """
     module = sys.modules[name]
     class_name, _, function = path.rpartition(".")
@@ -72,8 +74,8 @@ def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
         if _wraps_ours(original):
             return
         if callable(original):
-            # Through the class, not as it lies there: somebody's wrapper is a descriptor, which
-            # called bare takes the instance for an argument (wrapt's does).
+            # Read through the class, not from its __dict__: another library's wrapper may be a
+            # descriptor, which called directly takes the instance for an argument (wrapt's does).
             ours = wrapper(getattr(holder, function))
             _ours.add(ours)
             static = isinstance(original, staticmethod)
@@ -83,7 +85,7 @@ def wrap(name: str, path: str, wrapper: Wrapper, lost: str) -> None:
 
 
 def _wraps_ours(function: Any) -> bool:
-    """Say whether it is ours, or somebody's wrapper around ours."""
+    """Return whether the function is one that `wrap` has set, or another's wrapper around one."""
     while function is not None and function not in _ours:
         function = getattr(function, "__wrapped__", None)
     return function is not None

@@ -1,4 +1,4 @@
-"""A run of the framework that a module is about."""
+"""The session of a test module's framework."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _run(agent: Any, token: CancellationToken | None = None) -> Any:
 
 
 def _results(answer: Any) -> list[FunctionExecutionResult]:
-    """Return what the tools gave the model, in the order it asked."""
+    """Return the tools' results as the model got them, in the order of its calls."""
     events = [one for one in answer.messages if isinstance(one, ToolCallExecutionEvent)]
     return [result for event in events for result in event.content]
 
@@ -167,7 +167,7 @@ def test_agents_of_a_team_have_their_own_names(session: Session) -> None:
 
 
 def test_children_of_a_sync_function_are_born_in_the_calls_cgroup(session: Session) -> None:
-    """FunctionTool runs it in an executor that carries no context: the record's cgroup is true."""
+    """FunctionTool runs it in an executor without the context; the record names the right cgroup."""
     answer = _run(_agent([("cgroup_of_child", {})], cgroup_of_child))
     (record,) = session.records
     assert _in_cgroup(_results(answer)[0].content, record.cgroup)
@@ -213,7 +213,7 @@ def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
 
 
 def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> None:
-    """A tool that loops over commands ends at the first after its deadline, told once."""
+    """A tool that loops over commands ends at the first after its deadline, with one sentence."""
 
     def slow_loop() -> str:
         """Start one process after the other."""
@@ -228,7 +228,7 @@ def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> 
 
 
 def test_what_a_stopped_tool_had_printed_is_told(session: Session) -> None:
-    """The error of a stopped tool says nothing of use, its output does."""
+    """The answer has the output of a stopped tool and not its error, which has no useful text."""
 
     def slow_check() -> str:
         """Run a command that must succeed."""
@@ -242,7 +242,7 @@ def test_what_a_stopped_tool_had_printed_is_told(session: Session) -> None:
 
 @pytest.mark.parametrize("tool", [shell, ashell, wait], ids=lambda tool: str(tool.__name__))
 def test_a_cancelled_token_ends_the_tool(session: Session, tool: Callable[..., Any]) -> None:
-    """Since 0.6.2 AutoGen hangs on it (#7956): now processes end and the agent is answered."""
+    """AutoGen hangs on it since 0.6.2 (#7956). With us the processes end and the agent gets a result."""
     arguments = {"seconds": 9168} if tool is wait else {"command": "trap '' TERM; sleep 9168"}
     token = CancellationToken()
     _waiting.clear()
@@ -293,7 +293,7 @@ def test_a_cancelled_token_ends_a_teams_tool(session: Session) -> None:
 def test_cancelling_the_agents_task_leaves_no_process(
     session: Session, tool: Callable[..., Any]
 ) -> None:
-    """Since 0.6.2 tools run in tasks that nobody cancels; their processes end all the same."""
+    """AutoGen cancels no tool's task since 0.6.2; the processes of the tools end all the same."""
 
     async def main() -> None:
         agent = _agent([(tool.__name__, {"command": "sleep 9170"})], tool)
@@ -311,7 +311,7 @@ def test_cancelling_the_agents_task_leaves_no_process(
 
 
 def test_a_background_process_is_ended_and_told(session: Session) -> None:
-    """What the tool left running goes with the call, and the model hears of it."""
+    """Processes that the tool left running end with the call, and the answer mentions it."""
     command = "sleep 9171 >/dev/null 2>&1 & echo started"
     (told,) = _results(_run(_agent([("shell", {"command": command})], shell)))
     assert told.content.startswith("started")
@@ -322,7 +322,7 @@ def test_a_background_process_is_ended_and_told(session: Session) -> None:
 
 
 def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:
-    """Without a limit the model is told what AutoGen tells it, and the record says error."""
+    """Without a limit the model gets AutoGen's own text, and the outcome is error."""
     agentcgroup.unregister()
     (without,) = _results(_run(_agent([("fails", {})], fails)))
     again = agentcgroup.register("autogen")
@@ -382,7 +382,7 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
 
 
 def test_a_nested_team_is_inside_the_call_that_runs_it(session: Session) -> None:
-    """TeamTool: the team's own runtime hands the outer call on."""
+    """TeamTool: the outer call is the parent across the team's own runtime."""
     inner = _agent([("shell", {"command": "true"})], shell, name="inner")
     team = RoundRobinGroupChat([inner], termination_condition=MaxMessageTermination(2))
     outer = _agent([("team", {"task": "do it"})], TeamTool(team, "team", "A team."), name="outer")
@@ -393,7 +393,7 @@ def test_a_nested_team_is_inside_the_call_that_runs_it(session: Session) -> None
 
 
 def test_a_timeout_ends_a_nested_agent(session: Session) -> None:
-    """The outer call's time is over: the inner tool's processes go with it."""
+    """At the timeout of the outer call the inner tool's processes end."""
     inner = _agent([("ashell", {"command": "sleep 9172"})], ashell, name="slow_inner")
     outer = _agent([("slow_inner", {"task": "do it"})], AgentTool(inner), name="outer")
     began = time.monotonic()
@@ -450,7 +450,7 @@ def test_a_call_of_a_task_that_outlived_its_own_is_contained(session: Session) -
 
 
 def test_a_tool_run_without_an_agent_raises_the_limit(session: Session) -> None:
-    """Whoever runs a tool directly turns exceptions into error results himself."""
+    """A caller of `run_json` gets an exception, which it makes an error result of."""
     tool = FunctionTool(slow_wait, "Wait.")
     with pytest.raises(LimitExceeded, match=r"time limit of 2s \(timeout\)") as caught:
         asyncio.run(tool.run_json({"seconds": 60}, CancellationToken()))
@@ -460,7 +460,7 @@ def test_a_tool_run_without_an_agent_raises_the_limit(session: Session) -> None:
 def test_output_of_a_tool_run_without_an_agent_carries_the_sentence(
     session: Session, tmp_path: Any
 ) -> None:
-    """A str, and the output of AutoGen's own code tool, have room for it."""
+    """The sentence is appended to a str, and to the output of AutoGen's own code tool."""
     code = "import subprocess; print('out', flush=True); subprocess.Popen(['sleep', '9173'])"
     tool = PythonCodeExecutionTool(LocalCommandLineCodeExecutor(work_dir=tmp_path))
     # The child holds no pipe of the executor's, which would wait for it.
@@ -473,7 +473,7 @@ def test_output_of_a_tool_run_without_an_agent_carries_the_sentence(
 
 @streams
 def test_a_stream_tool_runs_in_its_call_and_its_consumer_does_not(session: Session) -> None:
-    """run_json_stream by user code: current while the tool runs, never across a yield."""
+    """In run_json_stream the call is current while the tool runs, and never across a yield."""
     tool = _stream_tool("stream_cgroups", 3)
 
     async def main() -> list[Any]:
@@ -520,7 +520,7 @@ def test_a_streams_time_is_that_of_the_whole(session: Session) -> None:
 
 @streams
 def test_a_stream_tool_of_an_agent_is_one_call(session: Session) -> None:
-    """Both seams fire for the same call: the inner one passes through."""
+    """Both wrappers run for the same call; the inner one passes through."""
     tool = _stream_tool("stream_cgroups", 1)
     answer = _run(_agent([("stream_cgroups", {})], tool))
     (record,) = session.records
@@ -567,7 +567,7 @@ def _run_code(
 
 
 def test_code_of_a_code_executor_agent_is_a_call(session: Session, tmp_path: Any) -> None:
-    """It has no tool and no id: the record names the agent and the framework's own method."""
+    """Without tool and id the record names the agent and the framework's own method."""
     inside = _run_code("cat /proc/self/cgroup", tmp_path)
     (record,) = session.records
     assert (record.agent, record.tool, record.tool_call_id, record.outcome) == (
@@ -580,7 +580,7 @@ def test_code_of_a_code_executor_agent_is_a_call(session: Session, tmp_path: Any
 
 
 def test_code_that_takes_too_long_is_ended_and_told(session: Session, tmp_path: Any) -> None:
-    """The code result carries what was printed and the sentence."""
+    """The code result has the output of the code and the sentence."""
     told = _run_code("echo half; sleep 9174", tmp_path, name="slow_runner")
     assert "half" in told
     assert "time limit of 2s (timeout)" in told
@@ -589,7 +589,7 @@ def test_code_that_takes_too_long_is_ended_and_told(session: Session, tmp_path: 
 
 
 def test_a_cancelled_token_ends_code(session: Session, tmp_path: Any) -> None:
-    """AutoGen's executor does not look at the token once the process runs."""
+    """AutoGen's executor ignores the token once the process runs."""
     token = CancellationToken()
 
     def cancel() -> None:
@@ -691,7 +691,7 @@ def test_an_mcp_server_outlives_the_call_that_first_needs_it(session: Session) -
 
 
 def test_registering_twice_wraps_once(session: Session) -> None:
-    """The second registration returns the session and adds no layer."""
+    """The second registration returns the session and adds no wrapper."""
     there = AssistantAgent._execute_tool_call
     assert agentcgroup.register("autogen") is session
     assert AssistantAgent._execute_tool_call is there
@@ -700,7 +700,7 @@ def test_registering_twice_wraps_once(session: Session) -> None:
 
 
 def test_unregistered_hooks_are_inert() -> None:
-    """After unregister the same agent runs as if nothing had been, and leaves no record."""
+    """After unregister the same agent runs uncontained, and leaves no record."""
     session = agentcgroup.register("autogen")
     agentcgroup.unregister()
     (told,) = _results(_run(_agent([("shell", {"command": "echo free"})], shell)))
@@ -711,7 +711,7 @@ def test_unregistered_hooks_are_inert() -> None:
 def test_a_fault_in_the_identity_layer_changes_no_result(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """Calls whose names cannot be read are contained and answer all the same."""
+    """Calls whose identity cannot be read are contained, with the same results."""
     for read in (identity.of_request, identity.of_tool, identity.of_code):
         break_function(monkeypatch, read)
     (told,) = _results(_run(_agent([("cgroup_of_child", {})], cgroup_of_child)))
@@ -725,7 +725,7 @@ def test_a_fault_in_the_identity_layer_changes_no_result(
 def test_a_fault_of_ours_does_not_hang_the_agent(
     session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tool that cannot be contained is not run: loud for the user, an error for the model."""
+    """A tool that cannot be contained does not run: the log and the model get an error."""
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no session today")
@@ -744,7 +744,7 @@ def test_a_fault_of_ours_does_not_hang_the_agent(
 def test_a_seam_that_is_missing_is_said_loudly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A future AutoGen without a seam: what is not contained is named."""
+    """For a version without a seam the warning names the calls that are not contained."""
     monkeypatch.delattr(autogen_agentchat.agents, "CodeExecutorAgent")
     module = "autogen_agentchat.agents"
     hook(module, seams.SEAMS[module])
@@ -754,7 +754,7 @@ def test_a_seam_that_is_missing_is_said_loudly(
 
 
 def test_what_a_sync_function_uses_of_its_thread_is_estimated(session: Session) -> None:
-    """AutoGen runs it in a thread; a coroutine shares the loop's, so nobody can tell."""
+    """AutoGen runs it in a thread, which is measured; a coroutine shares the loop's thread."""
 
     def busy(seconds: float) -> str:
         end = time.thread_time() + seconds

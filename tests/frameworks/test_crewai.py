@@ -112,7 +112,7 @@ def _crew(*agents: Agent, **settings: Any) -> Crew:
 
 
 def _told(model: Any) -> str:
-    """Return all that the model has been sent in the last turn."""
+    """Return the texts that the model got in the last turn."""
     return "\n".join(str(message.get("content")) for message in model.seen[-1])
 
 
@@ -179,7 +179,7 @@ def test_parallel_calls_have_their_own_ids_and_cgroups(session: Session, tmp_pat
 
 @both_ways
 def test_children_are_born_in_the_calls_cgroup(session: Session, react: bool) -> None:
-    """What the record names is where the child ran, and the model is told."""
+    """The child ran in the cgroup of the record, and the model got its output."""
     model = crewai_model([("cgroup_of_child", {})], "done", react=react)
     _crew(_agent(model, cgroup_of_child)).kickoff()
     (record,) = session.records
@@ -202,7 +202,7 @@ def test_an_async_tool_is_contained(session: Session, react: bool) -> None:
 @both_ways
 @pytest.mark.parametrize("one", [slow_shell, slow_strict], ids=["hides", "raises"])
 def test_a_timeout_is_told_once_and_runs_once(session: Session, react: bool, one: Any) -> None:
-    """The tree is gone, the tool is not tried again, the crew goes on with one sentence more."""
+    """The process tree ends, the tool does not run again, the model gets one sentence more."""
     command = "sleep 177 & setsid sleep 177; echo never; exit 3"
     model = crewai_model([(one.name, {"command": command})], "went on", react=react)
     began = time.monotonic()
@@ -221,7 +221,7 @@ def test_a_timeout_is_told_once_and_runs_once(session: Session, react: bool, one
 
 @both_ways
 def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session, react: bool) -> None:
-    """No process to kill, and a loop that is not ours: the coroutine is cancelled all the same."""
+    """Without a process, in a loop that CrewAI made, the timeout cancels the coroutine."""
     model = crewai_model([("slow_wait", {"seconds": 60})], "went on", react=react)
     began = time.monotonic()
     assert _crew(_agent(model, slow_wait)).kickoff().raw == "went on"
@@ -231,7 +231,7 @@ def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session, react: b
 
 
 def test_an_event_loop_in_a_tool_is_as_it_was(session: Session) -> None:
-    """What a tool runs by `asyncio.run` gives what it gives, and fails as it fails."""
+    """A coroutine that a tool runs by `asyncio.run` has its own result or exception."""
 
     async def double(number: int) -> int:
         if number < 0:
@@ -261,7 +261,7 @@ def test_an_event_loop_in_a_tool_is_as_it_was(session: Session) -> None:
 
 
 def test_a_timeout_ends_an_awaited_tool_that_only_waits(session: Session) -> None:
-    """No process to kill: the coroutine is cancelled and the answer is returned."""
+    """Without a process the timeout cancels the coroutine, and the answer is returned."""
     began = time.monotonic()
     answer = asyncio.run(slow_wait.arun(seconds=60))
     assert time.monotonic() - began < 50
@@ -271,7 +271,7 @@ def test_a_timeout_ends_an_awaited_tool_that_only_waits(session: Session) -> Non
 
 @both_ways
 def test_a_background_process_is_ended_and_told(session: Session, react: bool) -> None:
-    """What the tool left running goes with the call; the result stays one, with a note."""
+    """Processes that the tool left running end with the call; the result has a note."""
     model = crewai_model(
         [("shell", {"command": "sleep 179 >/dev/null 2>&1 & echo started"})], "done", react=react
     )
@@ -321,7 +321,7 @@ def test_a_limited_call_is_used_once(session: Session) -> None:
 
 
 def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> None:
-    """Without a limit an exception passes as it came: native tells it, ReAct tries again."""
+    """Without a limit CrewAI handles an exception itself: native reports it, ReAct tries again."""
     ran = []
 
     @tool
@@ -343,7 +343,7 @@ def test_the_tools_own_exception_is_the_frameworks_affair(session: Session) -> N
 
 
 def test_control_flow_passes_untouched(session: Session) -> None:
-    """What CrewAI raises to stop is no result of a tool, even when a limit was met."""
+    """Exceptions by which CrewAI stops a crew pass, even when a limit was met."""
 
     @tool
     def slow_stop() -> str:
@@ -367,7 +367,7 @@ def test_the_users_policy_for_failures_holds(session: Session) -> None:
 
 
 def test_a_result_that_is_no_text_is_told_in_words(session: Session) -> None:
-    """An object that hides a kill becomes a text with the sentence after it."""
+    """The answer for an object that hides a kill is its text and the sentence."""
 
     @tool
     def slow_object() -> dict[str, int]:
@@ -387,7 +387,7 @@ def test_a_result_that_is_no_text_is_told_in_words(session: Session) -> None:
 def test_cancelling_a_crew_leaves_no_process(
     session: Session, tmp_path: Path, way: str, react: bool
 ) -> None:
-    """The tool's processes end; a thread that goes on starts none."""
+    """The tool's processes end, and its thread, which goes on, can start no other."""
     if BLOCKS_THE_LOOP and (way, react) == ("akickoff", False):
         pytest.skip("this version cannot be cancelled while a tool runs")
     witness = tmp_path / "witness"
@@ -474,7 +474,7 @@ def test_an_mcp_server_is_born_in_the_call(session: Session, tmp_path: Path) -> 
 
 
 def test_an_arun_that_calls_run_is_one_call(session: Session) -> None:
-    """Both methods fire for the same call: the inner one passes through."""
+    """Both wrappers run for the same call; the inner one passes through."""
 
     class Both(BaseTool):
         name: str = "both"
@@ -491,7 +491,7 @@ def test_an_arun_that_calls_run_is_one_call(session: Session) -> None:
 
 
 def test_what_a_tool_calls_itself_is_a_call_of_its_agent(session: Session) -> None:
-    """A tool used by another's body: same agent, inside, and not the model's id twice."""
+    """A tool used by another's body is a call inside, of the same agent, without an id."""
 
     @tool
     def uses() -> str:
@@ -539,7 +539,7 @@ def test_a_users_hook_still_blocks(session: Session) -> None:
 def test_a_fault_in_the_identity_layer_changes_no_result(
     session: Session, monkeypatch: pytest.MonkeyPatch, react: bool
 ) -> None:
-    """Without agent, id and name the call is contained and answers all the same."""
+    """A call whose identity cannot be read is contained, with the same result."""
 
     class Broken(BaseTool):
         name: str = "broken"
@@ -567,7 +567,7 @@ def test_a_fault_in_the_identity_layer_changes_no_result(
 
 
 def test_unregistered_hooks_are_inert() -> None:
-    """After unregister the same crew runs as if nothing had been, and leaves no record."""
+    """After unregister the same crew runs uncontained, and leaves no record."""
     session = agentcgroup.register("crewai")
     agentcgroup.unregister()
     model = crewai_model([("shell", {"command": "echo free"})], "done")

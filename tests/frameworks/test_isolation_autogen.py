@@ -1,4 +1,4 @@
-"""AutoGen's tools with their bodies in workers: what crosses, what stays, what is answered."""
+"""AutoGen's tools with their bodies in workers: arguments, results and answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CrewAI's tools with their bodies in workers: what crosses, what stays, what is answered."""
+"""CrewAI's tools with their bodies in workers: arguments, results and answers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_structured_tool_counts_on_itself_and_on_its_tool(session: Session) ->
 
 
 def test_concurrent_calls_of_one_tool_are_all_counted(session: Session) -> None:
-    """The lock of the counter is the tool's own."""
+    """The app's process uses the tool's own lock for the counter."""
     shared = tool("shared")(elsewhere)
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda a: shared.run(a=a), range(12)))

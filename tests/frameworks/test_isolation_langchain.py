@@ -82,7 +82,7 @@ def test_a_tool_class_is_sent_and_its_changes_are_lost(
 
 
 def test_callbacks_are_called_in_the_app(session: Session) -> None:
-    """Those of the framework; a text that the tool gives to its run manager reaches no handler."""
+    """LangChain calls its callbacks; a text that the tool gives to its run manager reaches none."""
 
     class Ear(BaseCallbackHandler):
         heard: ClassVar[list[tuple[str, int]]] = []

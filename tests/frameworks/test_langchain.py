@@ -27,7 +27,7 @@ from tests.support.scripted import langchain_model
 FRAMEWORK = "langchain"
 RULES = [{"tool": "slow*", "timeout": "0.5s"}]
 
-#: Tells the sleeps of these tests from all others on this machine.
+#: Marks the sleeps of these tests among all others on this machine.
 _PID = os.getpid()
 
 
@@ -54,7 +54,7 @@ def _call(name: str, arguments: dict[str, Any], call_id: str = "id-1") -> dict[s
 
 
 def test_children_are_born_in_the_calls_cgroup(session: Session) -> None:
-    """What the record names is where the child ran."""
+    """The child ran in the cgroup of the record."""
     inside = cgroup_of_child.invoke({})
     (record,) = session.records
     assert record.cgroup is not None
@@ -106,7 +106,7 @@ def test_no_process_can_start_in_a_call_whose_time_is_over(session: Session) -> 
 
 
 def test_a_background_process_is_ended_and_told(session: Session) -> None:
-    """What the tool left running goes with the call, and the model hears of it."""
+    """Processes that the tool left running end with the call, and the answer mentions it."""
     message = shell.invoke(
         _call("shell", {"command": f"sleep 79.{_PID} >/dev/null 2>&1 & echo started"})
     )
@@ -155,7 +155,7 @@ def test_interrupts_pass_untouched(session: Session) -> None:
     not hasattr(langgraph.types, "Command"), reason="LangGraph before 0.2.58 has no commands"
 )
 def test_commands_pass_untouched(session: Session) -> None:
-    """A tool that steers the graph has its command come through as the same object."""
+    """The graph gets the same command object that the tool returned."""
     command = langgraph.types.Command(update={})
 
     @tool
@@ -167,7 +167,7 @@ def test_commands_pass_untouched(session: Session) -> None:
 
 
 def test_an_arun_that_calls_run_is_one_call(session: Session) -> None:
-    """Both seams fire for the same call: the inner one passes through."""
+    """Both wrappers run for the same call; the inner one passes through."""
 
     class Both(BaseTool):
         name: str = "both"
@@ -200,7 +200,7 @@ def test_tool_node_and_batch_and_classic_run(session: Session) -> None:
 
 
 def test_unregistered_hooks_are_inert() -> None:
-    """After unregister the same tools run as if nothing had been, and leave no record."""
+    """After unregister the same tools run uncontained, and leave no record."""
     session = agentcgroup.register("langchain")
     agentcgroup.unregister()
     assert shell.invoke({"command": "echo free"}) == "free\n"
@@ -208,7 +208,7 @@ def test_unregistered_hooks_are_inert() -> None:
 
 
 def test_a_fault_in_the_identity_layer_changes_no_result(session: Session) -> None:
-    """A tool whose name cannot be read is contained and answers all the same."""
+    """A tool whose name cannot be read is contained, with the same result."""
 
     class Broken(BaseTool):
         name: str = "broken"

@@ -23,7 +23,7 @@ from tests.support.scripted import langchain_model
 FRAMEWORK = "langchain"
 RULES = [{"tool": "slow*", "timeout": "0.5s"}]
 
-#: Tells the sleeps of these tests from all others on this machine.
+#: Marks the sleeps of these tests among all others on this machine.
 _PID = os.getpid()
 
 
@@ -71,7 +71,7 @@ def test_an_agents_calls_are_recorded_once_when_async(session: Session) -> None:
 
 
 def test_a_timeout_ends_an_async_tool_that_only_waits(session: Session) -> None:
-    """No process to kill: the coroutine is cancelled, the agent goes on."""
+    """Without a process the timeout cancels the coroutine, and the agent goes on."""
     model = langchain_model([("slow_wait", {"seconds": 60})], "went on")
     agent = create_agent(model, [slow_wait])
     began = time.monotonic()
@@ -110,7 +110,7 @@ def test_cancelling_the_agent_leaves_no_process(session: Session) -> None:
 
 
 def test_a_thread_of_a_cancelled_tool_starts_nothing_more(session: Session, tmp_path: Any) -> None:
-    """Nobody can stop it, and what it waited for was killed: it goes on with its next command."""
+    """A thread cannot be stopped: once its process is killed it goes on with its next command."""
     refused: list[LimitExceeded] = []
     removed, done = threading.Event(), threading.Event()
 
@@ -222,7 +222,7 @@ def test_a_nested_agent_is_inside_the_call_that_runs_it(session: Session) -> Non
 def test_a_nested_agent_starts_nothing_when_the_time_around_it_is_over(
     session: Session, tmp_path: Any
 ) -> None:
-    """It is in a thread that nobody can stop, and its own calls have time left."""
+    """The tool is in a thread, which cannot be stopped, and its own calls have time left."""
     later = tmp_path / "later"
 
     @tool

@@ -1,4 +1,4 @@
-"""The main job: an AutoGen agent, one tool over its memory_max, everything else goes on."""
+"""A tool of an AutoGen agent exceeds its memory_max; everything else goes on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_call_over_its_memory_max_dies_alone(registered: Callable[..., Session
 
 
 def test_a_tool_that_fails_for_its_limit_is_told_why(registered: Callable[..., Session]) -> None:
-    """A tool's own exception keeps its text in the model's answer, and the reason comes after."""
+    """The model's answer has the text of the tool's own exception, then the reason."""
     session = registered("autogen", limits={"call": {"memory_max": LIMIT}})
     agent = AssistantAgent(
         "analyst",

@@ -1,4 +1,4 @@
-"""What limits do to agents, the same for every framework: rows that need real controllers.
+"""Limits of agents, the same for every framework: the rows that need real controllers.
 
 The columns are those of tests/frameworks/conformance; each framework is imported when its first
 test runs, since that takes long in an emulated machine.
@@ -40,7 +40,7 @@ def _eat(mib: int) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("column", DRIVERS)
 def test_oom(registered: Callable[..., Session], column: str) -> None:
-    """A call over its memory_max dies alone, is told once and does not run again; others are ok.
+    """A call over its memory_max ends alone, with one sentence, and does not run again.
 
     Whether the tool hides it in a result or raises.
     """

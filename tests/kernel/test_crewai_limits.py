@@ -1,4 +1,4 @@
-"""The main job: a crew, one tool over its memory_max, everything else goes on.
+"""A tool of a crew exceeds its memory_max; everything else goes on.
 
 CrewAI is imported in the tests: it takes long in an emulated machine, and others need not wait.
 """
@@ -37,7 +37,7 @@ def _eat(mib: int) -> str:
 
 
 def _kickoff(*turns: Turn, react: bool) -> tuple[str, list[Any]]:
-    """Run a crew of one agent; return its answer and what its model was sent last."""
+    """Run a crew of one agent; return its answer and the last input of its model."""
     from crewai import Agent, Crew, Task
     from crewai.tools import tool
 

@@ -1,4 +1,4 @@
-"""A tool that eats the agent's own memory: with a worker it is the tool that dies, and alone.
+"""A tool that allocates memory of its own process: in a worker the tool alone is killed.
 
 Frameworks are imported in the tests: they take long in an emulated machine.
 """

@@ -1,4 +1,4 @@
-"""The main job: a LangChain agent, one tool over its memory_max, everything else goes on."""
+"""A tool of a LangChain agent exceeds its memory_max; everything else goes on."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_call_over_its_memory_max_dies_alone(
     assert "memory limit of 64 MiB (memory_max)" in str(told.content)
     assert len(str(told.content).split()) <= 60
     assert _answers(state)["modest"].content == f"{4 * MiB}\n"
-    # Nothing of what the tool ate is ours: the growth is the framework's own first use.
+    # The tool's memory is not in this process: the growth is the framework's own first use.
     assert _resident() - before < 30 * MiB
     assert processes_below(session) == []
 
@@ -104,7 +104,7 @@ def test_what_one_agent_eats_another_does_not_miss(registered: Callable[..., Ses
 
 
 def test_the_run_bounds_all_agents_together(registered: Callable[..., Session]) -> None:
-    """limits.run is the last line: its breach kills the call that breaks it, and says so."""
+    """A call that exceeds limits.run is killed, and its record names that limit."""
     session = registered(limits={"run": {"memory_max": 48 * MiB}})
     message = hungry.invoke(
         {"type": "tool_call", "name": "hungry", "args": {"mib": 300}, "id": "id-1"}

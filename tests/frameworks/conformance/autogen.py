@@ -116,7 +116,7 @@ def _assistant(*turns: Turn, tools: Sequence[Any], name: str) -> AssistantAgent:
 
 
 def _task(agent: Any) -> tuple[Any, Any]:
-    """Return the agent, and the message that it is given: code, or just anything."""
+    """Return the agent and its task: code, or any text."""
     if not isinstance(agent, tuple):
         return agent, "go"
     agent, code = agent

@@ -1,4 +1,4 @@
-"""One column of the table at a time, and nothing left over after each cell."""
+"""The columns of the table; after each cell no process and no cgroup is left."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.processes import until
 
 _TOKEN = "AGENTCGROUP_CONFORMANCE"
 
-#: What every cell runs under: tools whose name starts with "slow" are given two seconds, and the
-#: bodies of those with "isolated" in it run in a worker.
+#: The configuration of every cell: tools whose name starts with "slow" have two seconds, and the
+#: bodies of tools with "isolated" in their name run in a worker.
 CONFIG = {
     "rules": [
         {"tool": "slow*", "timeout": "2s"},
@@ -28,7 +28,7 @@ CONFIG = {
 
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> Driver:
-    """Give the column; a cell that the framework cannot have is skipped with its reference."""
+    """Return the driver of the column; skip a cell that the framework cannot have."""
     driver = load(request.param)
     row = request.function.__name__.removeprefix("test_")
     if row in driver.absent:
@@ -38,7 +38,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 @pytest.fixture
 def session(driver: Driver, nothing_left: None) -> Iterator[Session]:
-    """Register the framework; afterwards none of the run's cgroups is there."""
+    """Register the framework; afterwards assert that the run's cgroups are removed."""
     session = agentcgroup.register(driver.framework, config=CONFIG)
     run = session._services.cgroups.branch()
     assert run is not None, "these tests need a place for cgroups"
@@ -49,7 +49,7 @@ def session(driver: Driver, nothing_left: None) -> Iterator[Session]:
 
 @pytest.fixture
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Mark every process that is born from here on; afterwards none of them lives."""
+    """Mark every process that starts from here on; afterwards assert that all have ended."""
     token = secrets.token_hex(8)
     monkeypatch.setenv(_TOKEN, token)
     yield
@@ -58,12 +58,12 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def token(nothing_left: None) -> str:
-    """Return what the environment of this cell's processes holds."""
+    """Return the mark in the environment of this cell's processes."""
     return os.environ[_TOKEN]
 
 
 def processes(token: str) -> list[str]:
-    """Return the command lines of the processes born with this token; orphans, too."""
+    """Return the command lines of all processes with this mark, orphans included."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -127,7 +127,7 @@ def _crew(*agents: Agent) -> Crew:
 
 
 def _reply(crew: Crew, output: Any) -> Reply:
-    """Read the output and what the first agent's model has been sent."""
+    """Read the output and the inputs of the first agent's model."""
     model: Any = crew.agents[0].llm
     failures = getattr(output.tasks_output[0], "tool_failures", [])
 

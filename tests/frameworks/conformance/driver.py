@@ -1,4 +1,4 @@
-"""What a behaviour needs of a framework: agents with scripted models, and what these were told."""
+"""The interface of a column: agents of a framework with scripted models, and their replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.scripted import Turn
 
 __all__ = ["DRIVERS", "Driver", "Reply", "Told", "load"]
 
-#: The columns of the table, with the module and the class of each; imported when it is used.
+#: The columns of the table, with the module and the class of each, which `load` imports.
 DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
     "langchain-sync": ("langchain", "Sync"),
     "langchain-async": ("langchain", "Async"),
@@ -30,7 +30,7 @@ DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class Told:
-    """What the model was told for one call; `failed` is the framework's own mark of an error."""
+    """The model's input for one call; `failed` is the framework's own mark of an error."""
 
     tool: str
     text: str
@@ -39,7 +39,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Reply:
-    """How an agent's run ended: its final text, and all that its model was told, in order."""
+    """The end of an agent's run: its final text, and its model's inputs in order."""
 
     text: str
     told: tuple[Told, ...]
@@ -50,19 +50,19 @@ class Driver(ABC):
 
     framework: ClassVar[str]
 
-    #: Rows that the framework itself cannot have: why, with a reference.
+    #: The rows that the framework itself cannot have, each with a reason and a reference.
     absent: ClassVar[Mapping[str, str]] = {}
 
     #: Whether a turn of the model may call several tools at once.
     parallel: ClassVar[bool] = True
 
-    #: Whether the framework itself tries a tool again that raised, when it is asked to.
+    #: Whether the framework has an option to run a tool again that raised.
     retries: ClassVar[bool] = False
 
-    #: Whether the framework, in this version, tells its user which answers of tools are errors.
+    #: Whether the framework, in this version, marks the answers of tools that are errors.
     marks_errors: ClassVar[bool] = True
 
-    #: What records call the tool that executes code.
+    #: The name in records of the tool that executes code.
     code_tool: ClassVar[str] = ""
 
     @abstractmethod
@@ -73,11 +73,11 @@ class Driver(ABC):
         name: str = "coder",
         retry: bool = False,
     ) -> Any:
-        """Make an agent of this name whose model says these turns; `tools` are plain functions."""
+        """Make an agent of this name whose model returns these turns; `tools` are functions."""
 
     @abstractmethod
     def build_nested(self, *turns: Turn, tools: Sequence[Callable[..., Any]]) -> Any:
-        """Make an agent "outer" whose one call runs an agent "inner", which says these turns."""
+        """Make an agent "outer" whose one call runs an agent "inner", which returns these turns."""
 
     @abstractmethod
     def build_mcp(self, tool: str, command: Sequence[str], env: Mapping[str, str]) -> Any:
@@ -97,10 +97,10 @@ class Driver(ABC):
 
     @abstractmethod
     def stream(self, agent: Any) -> Reply:
-        """Run the agent and take what it does piece by piece."""
+        """Run the agent with the framework's streaming method."""
 
     async def give_up(self, agent: Any, started: Callable[[], Awaitable[None]]) -> None:
-        """Run the agent and, once `started`, give it up the way the framework has for it."""
+        """Run the agent and, once `started`, cancel it the way the framework has for it."""
         task = asyncio.create_task(self.arun(agent))
         await started()
         task.cancel()

@@ -1,4 +1,4 @@
-"""A program that is traced by OpenInference and contained by us, hooked in the order it is told.
+"""A program that OpenInference traces and agentcgroup contains, hooked in the given order.
 
 Prints, for a run with both, and one after the tracing has been taken away again: what the agent
 said, the records, and the names of the spans of tools.

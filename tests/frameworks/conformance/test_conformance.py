@@ -1,7 +1,7 @@
-"""The rows: what holds for every framework on every path of it.
+"""The rows: behaviours that every framework has on every path.
 
-Each cell asserts the records, what the model was told, and (in the fixtures) that neither a process
-nor a cgroup is left over.
+Each cell asserts the records, the model's inputs, and (in the fixtures) that no process and no
+cgroup is left.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _ask(tool: str, /, **arguments: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _is_in(text: str, record: CallRecord) -> bool:
-    """Whether a process that showed its /proc/self/cgroup was in the cgroup of the record."""
+    """Return whether a process that printed its /proc/self/cgroup was in the record's cgroup."""
     assert record.cgroup is not None
     unified = re.search(r"0::(/[\w./-]*)", text)
     assert unified is not None
@@ -52,7 +52,7 @@ def _names(record: CallRecord) -> tuple[str, str | None, str, str]:
 
 
 def _in_order(session: Session) -> list[CallRecord]:
-    """Return the records by their start: a call that met a limit is handed out before others."""
+    """Return the records by their start: that of a call that met a limit comes before others."""
     return sorted(session.records, key=lambda record: record.started_at)
 
 
@@ -150,7 +150,7 @@ def test_isolated_async_tool(driver: Driver, session: Session) -> None:
 
 
 def test_isolated_timeout(driver: Driver, session: Session) -> None:
-    """A tool that never gives the interpreter away is ended all the same."""
+    """A timeout ends a tool that never releases the interpreter."""
     agent = driver.build(_ask("slow_isolated", text="on"), "done", tools=[tools.slow_isolated])
     reply = driver.run(agent)
     (record,) = session.records
@@ -160,7 +160,7 @@ def test_isolated_timeout(driver: Driver, session: Session) -> None:
 
 
 def test_unshippable(driver: Driver, session: Session) -> None:
-    """What no worker can run is refused by name, or runs inline where the rule allows it."""
+    """A tool that no worker can run is refused by name, or runs inline where the rule allows it."""
     agent = driver.build(
         _ask("isolated_lock", text="no"),
         _ask("lenient_isolated_lock", text="yes"),
@@ -192,7 +192,7 @@ def test_retry(driver: Driver, session: Session) -> None:
 
 
 def test_exception(driver: Driver, nothing_left: None) -> None:
-    """What a tool raises takes the same way with us as without us."""
+    """An exception of a tool has the same effect with agentcgroup as without."""
 
     def ended() -> Reply | str:
         agent = driver.build(_ask("fails"), "done", tools=[tools.fails])
@@ -212,7 +212,7 @@ def test_exception(driver: Driver, nothing_left: None) -> None:
 
 @pytest.mark.parametrize("tool", [tools.slow_shell, tools.slow_strict], ids=["hides", "raises"])
 def test_timeout(driver: Driver, session: Session, token: str, tool: Callable[[str], str]) -> None:
-    """The tree is gone, the tool ran once, its output and one sentence are told, the run goes on.
+    """The process tree ends, the tool ran once, the model gets its output and one sentence.
 
     A tool that looks at no exit status hides the kill in a result; another one raises.
     """
@@ -230,7 +230,7 @@ def test_timeout(driver: Driver, session: Session, token: str, tool: Callable[[s
 
 
 def test_cancelled(driver: Driver, session: Session, token: str, tmp_path: Path) -> None:
-    """A run that is given up leaves no process, though its tool sits in a thread."""
+    """A cancelled run leaves no process, though its tool is in a thread."""
     witness = tmp_path / "started"
     command = f"touch {witness}; trap '' TERM; sleep 600"
     agent = driver.build(_ask("shell", command=command), "never", tools=[tools.shell])
@@ -249,7 +249,7 @@ def test_cancelled(driver: Driver, session: Session, token: str, tmp_path: Path)
 
 
 def test_background(driver: Driver, session: Session, token: str) -> None:
-    """What a tool left running goes with the call; the result stays one, with a note."""
+    """Processes that a tool left running end with the call; the result has a note."""
     command = "setsid sleep 600 >/dev/null 2>&1 & echo started"
     agent = driver.build(_ask("shell", command=command), "done", tools=[tools.shell])
     (told,) = driver.run(agent).told
@@ -262,7 +262,7 @@ def test_background(driver: Driver, session: Session, token: str) -> None:
 
 
 def test_state(driver: Driver, session: Session) -> None:
-    """A tool with state runs where its state is."""
+    """A tool with state runs in the app's process."""
     note = tools.Notebook()
     turns = [_ask("note", line="one"), _ask("note", line="two")]
     reply = driver.run(driver.build(*turns, "done", tools=[note.tool()]))
@@ -272,7 +272,7 @@ def test_state(driver: Driver, session: Session) -> None:
 
 
 def test_streaming(driver: Driver, session: Session) -> None:
-    """A run that is taken piece by piece is contained and told the same."""
+    """A streamed run is contained, with the same answers."""
     turns = [
         _ask("shell", command="cat /proc/self/cgroup"),
         _ask("slow_shell", command=HANGS),
@@ -306,7 +306,7 @@ def test_code_executor(driver: Driver, session: Session, tmp_path: Path) -> None
 
 
 def test_identity_fault(driver: Driver, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a bug in every source of names, results are the same and calls are contained."""
+    """With a fault in every function that reads names, results are the same and calls contained."""
     driver.break_identity(monkeypatch)
     turns: list[Turn] = [_ask("add", a=1, b=2), _ask("shell", command="cat /proc/self/cgroup")]
     reply = driver.run(driver.build(*turns, "done", tools=[tools.add, tools.shell]))
@@ -319,7 +319,7 @@ def test_identity_fault(driver: Driver, session: Session, monkeypatch: pytest.Mo
 
 
 def test_unregister(driver: Driver, nothing_left: None) -> None:
-    """Agents made before, within and after a registration are as they were once it is over."""
+    """Agents made before, within and after a registration run uncontained once it is over."""
     call = _ask("shell", command="cat /proc/self/cgroup")
 
     def agent() -> Any:
@@ -343,7 +343,7 @@ def test_register_twice(driver: Driver, session: Session) -> None:
 
 @pytest.mark.parametrize("column", DRIVERS)
 def test_every_absent_cell_is_a_row_and_says_why(column: str) -> None:
-    """The table has no gap that is not named, and no name without a reference."""
+    """Every absent cell is a row of the table, with a reference."""
     rows = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     for row, reason in load(column).absent.items():
         assert row in rows

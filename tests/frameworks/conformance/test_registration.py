@@ -1,4 +1,4 @@
-"""What registering costs, and who else may hook the same methods."""
+"""Imports that registering causes, and tracing that hooks the same methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools that agents of every framework are given, as plain functions."""
+"""The tools of the agents of every framework, as plain functions."""
 
 from __future__ import annotations
 

@@ -209,3 +209,62 @@ double = FunctionTool(helper, "Double.", name="double")
         ("double", "autogen", "_func", True),
     }
     assert "tool.index (_thread.lock)" in found["search"]["problem"]
+
+
+_TOY = """
+from agentcgroup.adapter import Body, FrameworkAdapter, Parts
+
+def _parts():
+    return Parts({{}}, owns=lambda tool: {owns}, bodies=lambda tool: {bodies})
+
+adapter = FrameworkAdapter("toyframe", "toyframe", ("toyframe",), _parts, "lost")
+"""
+_OURS = "type(tool).__name__ == 'Tool'"
+
+
+@pytest.mark.parametrize(
+    ("owns", "bodies", "can", "body", "problem"),
+    [
+        (_OURS, "{'work': Body(tool.work)}", True, "work", None),
+        (_OURS, "1 / 0", False, "", "the adapter fails: bodies(): ZeroDivisionError: division by"),
+    ],
+)
+def test_a_tool_of_another_distributions_adapter_is_known_by_its_framework(
+    folder: Path, owns: str, bodies: str, can: bool, body: str, problem: str | None
+) -> None:
+    _declare(folder, _TOY.format(owns=owns, bodies=bodies))
+    (finding,) = _found("toyapp").values()
+    assert (finding["tool"], finding["framework"], finding["body"]) == ("tool", "toyframe", body)
+    assert finding["can"] is can
+    assert problem is None or finding["problem"].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "reason"),
+    [
+        ("import gone", "the adapter 'toyframe' (toy_adapter:adapter) cannot be loaded: No module"),
+        ("class adapter:\n  install = print", "(toy_adapter:adapter) has no modules(), owns(), "),
+        (_TOY.format(owns="1 / 0", bodies="{}"), "'toyframe': owns() fails: ZeroDivisionError: "),
+    ],
+)
+def test_an_adapter_that_fails_is_named_once_and_hides_no_other(
+    folder: Path, adapter: str, reason: str
+) -> None:
+    _declare(folder, adapter)
+    done = _doctor("app:TOOLS", "--json")
+    assert json.loads(done.stdout)["tools"][0]["tool"] == "plain"
+    assert done.stderr.count(reason) == 1
+    assert "Traceback" not in done.stderr
+
+
+def _declare(folder: Path, adapter: str) -> None:
+    """Install an adapter for a framework of one class, and an app with a tool of it."""
+    info = folder / "toy_adapter-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-adapter\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[agentcgroup.adapters]\ntoyframe = toy_adapter:adapter\n"
+    )
+    (folder / "toy_adapter.py").write_text(adapter)
+    (folder / "toyframe.py").write_text("class Tool:\n    name = 'tool'\n    def work(self): ...\n")
+    (folder / "toyapp.py").write_text("import toyframe\ntool = toyframe.Tool()\n")

@@ -1,4 +1,4 @@
-"""Hooking methods of a module: where they are defined, once, and never silently not."""
+"""Wrapping methods of a module: in the class that defines them, once, or with a warning."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_method_is_wrapped_where_it_is_defined_and_once(framework: str) -> None:
-    """An inherited method is hooked in its class: never twice, whoever is named."""
+    """An inherited method is wrapped in its class, and once, whichever class is named."""
     module = importlib.import_module(framework)
     for path in ("Tool.run", "Base.run", "Tool.run", "function"):
         hooks.wrap(framework, path, _loud, "lost")
@@ -50,7 +50,7 @@ def test_a_method_is_wrapped_where_it_is_defined_and_once(framework: str) -> Non
 
 
 def test_a_static_method_stays_one(framework: str) -> None:
-    """It takes no self, whether it is called on the class or on an instance."""
+    """The wrapper takes no self, whether it is called on the class or on an instance."""
     module = importlib.import_module(framework)
     hooks.wrap(framework, "Tool.static", _loud, "lost")
     assert module.Tool().static() == module.Base.static() == "ran!"
@@ -60,7 +60,7 @@ def test_a_static_method_stays_one(framework: str) -> None:
 def test_a_missing_seam_is_a_warning(
     framework: str, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    """It names what is missing and what is lost with it."""
+    """The warning names the missing method and what is lost with it."""
     importlib.import_module(framework)
     hooks.wrap(framework, path, _loud, "calls are NOT contained")
     (record,) = caplog.records
@@ -70,7 +70,7 @@ def test_a_missing_seam_is_a_warning(
 
 
 def test_hooks_wait_for_the_import(framework: str) -> None:
-    """Asking imports nothing; asking again before the import adds nothing."""
+    """`when_imported` imports nothing; a second one before the import adds nothing."""
     seen: list[str] = []
     hook = seen.append
     hooks.when_imported([framework], hook, "failed")
@@ -81,7 +81,7 @@ def test_hooks_wait_for_the_import(framework: str) -> None:
 
 
 def test_what_another_has_taken_away_is_put_back(framework: str) -> None:
-    """Whoever wrapped before us restores what he had found: asked again, we are there again."""
+    """Another library restores the methods that it had found; `when_imported` wraps them again."""
 
     def hook(name: str) -> None:
         for path in ("Tool.run", "Tool.static"):
@@ -98,7 +98,7 @@ def test_what_another_has_taken_away_is_put_back(framework: str) -> None:
 
 
 def test_wrappers_of_others_are_called_as_methods(framework: str) -> None:
-    """A descriptor of wrapt's below ours is given the instance; above ours, ours is there once."""
+    """A descriptor of wrapt's below ours gets the instance; below another's ours is there once."""
     module = importlib.import_module(framework)
     instances = []
 
@@ -118,7 +118,7 @@ def test_wrappers_of_others_are_called_as_methods(framework: str) -> None:
 def test_a_fault_of_ours_does_not_fail_the_import(
     framework: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged as what it costs."""
+    """The exception is logged with the text of what is lost."""
 
     def hook(name: str) -> None:
         raise RuntimeError("a bug")

@@ -220,7 +220,7 @@ def test_a_missing_class_is_a_warning_unless_it_is_optional(
 
 
 def test_an_adapter_loads_its_parts_once_its_framework_is_there(framework: str) -> None:
-    """Its modules are those of its packages: nobody tests asyncio by importing it."""
+    """`modules` lists modules of its packages alone, and not asyncio."""
     loaded = []
 
     def parts() -> Parts:
