@@ -193,7 +193,7 @@ class _Flag(Form):
         return (str(int(value)),)
 
 
-_IDS: Final = re.compile(r"[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*")
+_IDS: Final = r"[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*"
 
 
 class _Latency(Form):
@@ -221,10 +221,10 @@ class _Latency(Form):
 class _IdList(Form):
     """Numbers of CPUs or of memory nodes, in the kernel's list format."""
 
-    schema = _schema("string", examples=["0-3,8"], pattern=f"^{_IDS.pattern}$")
+    schema = _schema("string", examples=["0-3,8"], pattern=f"^{_IDS}$")
 
     def parse(self, value: object) -> str:
-        if isinstance(value, str) and _IDS.fullmatch(value):
+        if isinstance(value, str) and re.fullmatch(_IDS, value):
             for part in value.split(","):
                 first, _, last = part.partition("-")
                 if last and int(last) < int(first):

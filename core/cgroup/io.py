@@ -26,7 +26,7 @@ _BOUNDS: Final = Bounds(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class IoLimits:
     """The limits of the io controller.
 

@@ -4,7 +4,8 @@ Each controller module declares its rows as the fields of a dataclass (`memory.M
 `limits.Limits` puts them together. From a row are made: the field of `Limits`, the write to
 cgroupfs, the field of the configuration's tables with its JSON schema, the comments of
 ``agentcgroup config init``, what ``explain`` and ``doctor`` print, the limits that a place is tried
-with, and docs/limits.md.
+with, and docs/limits.md. The dataclass of a controller only carries fields: `Limits` has the
+methods, so that no start of a program pays for methods that nobody calls.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agentcgroup.cgroup.forms import MAX, Form
 __all__ = ["Limit", "limit"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Limit:
     """One limit.
 

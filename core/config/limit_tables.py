@@ -16,7 +16,7 @@ from typing_extensions import Self
 from agentcgroup import units
 from agentcgroup.cgroup.unified import checked_data, checked_file
 from agentcgroup.config.constraints import ORDERED_PAIRS, is_above
-from agentcgroup.config.limit_fields import Table, limit_table, plain
+from agentcgroup.config.limit_fields import BY_DEVICE, Table, limit_table, plain
 from agentcgroup.config.values import (
     Background,
     Glob,
@@ -129,7 +129,8 @@ class LimitTable(_LimitFields, defer_build=False):
 
     def value(self, key: str) -> Any:
         """Return the value of a limit as `Limits` has it."""
-        return plain(getattr(self, key))
+        value = getattr(self, key)
+        return plain(value) if key in BY_DEVICE else value
 
 
 if TYPE_CHECKING:
