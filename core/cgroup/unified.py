@@ -13,7 +13,9 @@ from typing import Final
 
 from agentcgroup.cgroup.limits import LIMITS
 
-__all__ = ["checked_data", "checked_file"]
+__all__ = ["EXAMPLE", "checked_data", "checked_file"]
+
+EXAMPLE: Final[Mapping[str, str]] = {"memory.zswap.max": "0", "hugetlb.2MB.max": "0"}
 
 #: CONTROLLER.NAME (cgroup-v2.rst, "Conventions"); hugetlb has a size, such as 2MB, in the name.
 _FILE: Final = r"[a-z][a-z0-9_]{0,31}(?:\.[A-Za-z0-9_-]{1,32}){1,5}"

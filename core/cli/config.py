@@ -22,36 +22,37 @@ group = typer.Typer(
 #: What `config init` writes. Every key that is commented out shows its default, or an example.
 TEMPLATE = f"""\
 # Limits for the tool calls of agents. Sizes: 512M, 1.5G, 50% (of the machine), "max".
-# Times: 30s, 10m, 1h30m, "none". Check this file: agentcgroup config check
-# See what holds for a call, and why:    agentcgroup explain --agent coder --tool run_tests
+# Times: 30s, 10m, 1h30m, "none".
+# Check this file:              agentcgroup config check
+# Print the limits of a call:   agentcgroup explain --agent coder --tool run_tests
 
-# auto: enforce what this machine can and say what it cannot; enforce: refuse to start without;
-# observe: measure and limit nothing; off: do nothing.
+# auto: enforce the limits that this machine can enforce and log the others; enforce: refuse to
+# start unless all can be enforced; observe: measure and limit nothing; off: do nothing.
 mode = "auto"
 
-# What becomes of processes that outlive their call: "kill" or "keep".
+# "kill" or "keep" the processes that outlive their call.
 # background = "kill"
 
-# Append every finished call to this file, as JSON Lines, and keep so many in memory.
+# The file that finished calls are appended to, as JSON Lines, and how many stay in memory.
 # records = "agentcgroup.jsonl"
 # records_max = 10000
 
 # Work below this cgroup instead of the one that is found.
 # cgroup_root = "/sys/fs/cgroup/agents"
 
-# What looks at calls from within the kernel, where that is asked for and allowed.
+# The monitor reads events of calls from the kernel: docs/monitor.md
 [monitor]
 # backend = "off"           # libbpf, procs, bcc, or auto: the first of these that works here
 # detail = "default"        # full: BPF programs on the scheduler and on memory charging too
-# escape = "return"         # a process that leaves its call is brought back; kill: ends the call
+# escape = "return"         # move a process that leaves its call back; kill: end the call
 
-# The processes that wait for the tools of isolation = "process": docs/isolation.md
+# Warm worker processes for tools with isolation = "process": docs/isolation.md
 [workers]
-# min = 1                   # stay ready however long no tool has asked for one
-# max = 8                   # stand ready at most; those at work are not counted
-# idle = "1m"               # then one that nobody has asked for is ended
+# min = 1                   # workers that stay warm even when no tool uses them
+# max = 8                   # the most that wait at once; those that serve a call do not count
+# idle = "1m"               # time after which an unused worker is ended
 
-# The three levels nest: a call lives inside its agent, an agent inside the run.
+# The three levels nest: run > agent > call. docs/limits.md lists the limits.
 [limits.run]              # all agents of the process together
 # memory_max = "75%"
 
@@ -62,33 +63,33 @@ mode = "auto"
 [limits.call]             # each call; these are the defaults
 {limit_comments(defaults=True)}
 # timeout = "10m"
-# More keys, all with the kernel's meaning:
+# More limits:
 {limit_comments(defaults=False)}
 # Any further cgroup v2 file that is a limit, by its kernel name in quotes:
 # unified."memory.zswap.max" = "0"
 
-# Rules change limits for some calls. Later rules win, key by key. Globs on any of tool, agent and
-# framework (langchain, autogen, crewai) say which calls.
+# Rules change limits for some calls; later rules win, key by key. Globs on tool, agent and
+# framework (langchain, autogen, crewai) select the calls.
 # [[rules]]
 # tool = "run_tests"
 # agent = "coder*"
 # memory_max = "3G"
 # timeout = "30m"
-# priority = "high"         # high, normal or low: ten times the share of CPU, the usual, a tenth
+# priority = "high"         # high, normal, low: cpu_weight 1000, 100, 10
 
 # [[rules]]
 # tool = "start_server"
-# background = "keep"       # this one is meant to outlive its call
+# background = "keep"       # the server outlives its call
 
 # [[rules]]
 # tool = "load_csv"
-# isolation = "process"     # its own code, too, runs in the call's cgroup: docs/isolation.md
+# isolation = "process"     # the tool's own code runs in the call's cgroup, too
 # reuse = 1                 # calls that one worker process may serve
-# on_unshippable = "error"  # or "inline": what becomes of a tool that no other process can run
+# on_unshippable = "error"  # for a tool that no worker can run; "inline" runs it here
 
 # [[rules]]
 # agent = "reviewer"
-# applies_to = "agent"      # not each call: all calls of the agent together
+# applies_to = "agent"      # all calls of the agent together, instead of each call
 # memory_max = "1G"
 """
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from agentcgroup import units
+from agentcgroup.cgroup.unified import EXAMPLE as UNIFIED_EXAMPLE
 from agentcgroup.cgroup.unified import checked_data, checked_file
 from agentcgroup.config.constraints import ORDERED_PAIRS, is_above
 from agentcgroup.config.limit_fields import BY_DEVICE, Table, limit_table, plain
@@ -104,7 +105,7 @@ class LimitTable(_LimitFields, defer_build=False):
             "Further files of cgroup v2 by their kernel names in quotes, written after the other "
             "limits as they stand."
         ),
-        json_schema_extra={"examples": [{"memory.zswap.max": "0", "hugetlb.2MB.max": "0"}]},
+        json_schema_extra={"examples": [dict(UNIFIED_EXAMPLE)]},
     )
 
     @model_validator(mode="after")
