@@ -11,8 +11,7 @@ methods, so that no start of a program pays for methods that nobody calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.forms import MAX, Form
@@ -20,16 +19,15 @@ from agentcgroup.cgroup.forms import MAX, Form
 __all__ = ["Limit", "limit"]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Limit:
+class Limit(NamedTuple):
     """One limit.
 
     Attributes:
         file: the kernel's file (Documentation/admin-guide/cgroup-v2.rst).
         form: how a value is written by people and to the kernel.
         help: one line: what the value is.
-        note: what else a user has to know, as sentences.
         example: a value as TOML, for the file that ``config init`` writes.
+        note: what else a user has to know, as sentences.
         since: the first Linux version with the file, None where all of cgroup v2 have it.
         needs: the kernel option that the file depends on, None where there is none.
         absent: why the limit is not enforced where its controller works and the file is missing.
@@ -43,8 +41,8 @@ class Limit:
     file: str
     form: Form
     help: str
-    note: str = ""
     example: str
+    note: str = ""
     since: str | None = None
     needs: str | None = None
     absent: str = "this kernel does not have it."
