@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentcgroup.cgroup import files
+from agentcgroup.cgroup.device_forms import LATENCY, RATE, Bounds, PerDevice
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.forms import LATENCY, RATE, Bounds, PerDevice, Quantity, Weight
+from agentcgroup.cgroup.forms import Quantity, Weight
 from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import nested
 

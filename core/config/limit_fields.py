@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from agentcgroup.cgroup.forms import DEVICE, Bounds, Form, Memory, PerDevice
+from agentcgroup.cgroup.device_forms import DEVICE, Bounds, PerDevice
+from agentcgroup.cgroup.forms import Form, Memory
 from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.place import capacity
 
