@@ -60,7 +60,7 @@ class IoLimits:
         metadata=limit(
             "io.latency",
             PerDevice(LATENCY, {"8:0": "5ms"}),
-            "Latency target by block device, which slows cgroups with a higher one down",
+            "Latency target by block device, met by throttling siblings with a higher target",
             example='{ "8:0" = "5ms" }',
             since="4.19",
             needs="CONFIG_BLK_CGROUP_IOLATENCY",
