@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import os
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Limits, controller_of
@@ -22,6 +22,9 @@ from agentcgroup.place.place import Place, bases, find, teardown
 __all__ = ["RunCgroups"]
 
 logger = logging.getLogger("agentcgroup")
+
+#: Times that the base of the run is looked for again when another program has removed it.
+_TRIES: Final = 5
 
 
 class RunCgroups:
@@ -162,21 +165,33 @@ class RunCgroups:
             self._closed = True
 
     def _make_run(self) -> Branch | None:
-        if self.place.base is not None and not os.path.isdir(self.place.base):
-            # Another program removed the base, the last program to use it. The child that `find`
-            # starts to try the place must not belong to the call that waits here.
-            needed = self._resolver.controllers()
-            self.place = contextvars.Context().run(find, self._config.cgroup_root, needed)
-            self._check(self.place)
-        if self.place.base is None:
+        for _ in range(_TRIES):
+            try:
+                cgroup = self._make_run_cgroup()
+                break
+            except FileNotFoundError:  # another program removed the base, the last one to use it
+                self._find_again()
+        else:
+            cgroup = self._make_run_cgroup()
+        if cgroup is None:
             return None
-        with contextlib.closing(Cgroup.open(self.place.base)) as parent:
-            cgroup = parent.child(run_name(), exist_ok=True)
         options = TreeOptions(
             self.place.controllers, self._unmet, on_made=self._on_made, limiting=self.limiting
         )
         options.limit(cgroup, self._resolver.run())
         return Branch(cgroup, options)
+
+    def _make_run_cgroup(self) -> Cgroup | None:
+        if self.place.base is None:
+            return None
+        with contextlib.closing(Cgroup.open(self.place.base)) as base:
+            return base.child(run_name(), exist_ok=True)
+
+    def _find_again(self) -> None:
+        # The child that `find` starts to try the place must not belong to the call that waits here.
+        needed = self._resolver.controllers()
+        self.place = contextvars.Context().run(find, self._config.cgroup_root, needed)
+        self._check(self.place)
 
     def _check(self, place: Place) -> None:
         """Report once what of the configuration is not enforced here.

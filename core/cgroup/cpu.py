@@ -22,7 +22,7 @@ def _clear_burst(directory: Directory, limits: CpuLimits) -> None:
         directory.write_optional(files.CPU_MAX_BURST, "0")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CpuLimits:
     """The limits of the cpu controller."""
 

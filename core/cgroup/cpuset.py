@@ -10,7 +10,7 @@ from agentcgroup.cgroup.limit import limit
 __all__ = ["CpusetLimits"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CpusetLimits:
     """The limits of the cpuset controller.
 

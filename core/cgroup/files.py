@@ -2,16 +2,16 @@
 
 Theory of operation: a `Directory` is an O_PATH descriptor of one cgroup. Each read or write is
 openat + read/write + close relative to it, so a path is resolved once, and a cgroup that was
-renamed or removed behind our back cannot be mistaken for another one. Nothing but the directory's
-own descriptor stays open between two calls, except what `keep_open` was asked for. A name that did
-not come from this file passes `checked_name` before it reaches the kernel.
+renamed or removed meanwhile cannot be mistaken for another one. Only the directory's own descriptor
+stays open between two calls, and the files that `keep_open` opened. The name of a new cgroup passes
+`checked_name` before it reaches the kernel.
 
-Which files a cgroup has is decided by its parent's subtree_control and the kernel, so siblings have
-the same. What one of them turned out to lack is not asked of the next ones: an ENOENT costs 10 us
-and a call on a machine without controllers would meet ten of them.
+The parent's subtree_control and the kernel decide which files a cgroup has, so siblings have the
+same. A file that one of them lacks is not opened again in the others: an ENOENT costs 10 us, and a
+call on a machine without controllers would cause ten of them.
 
-Errors are plain OSErrors of the kernel's errno, with the file's full path as `filename` and the
-data that was refused in the text: an EINVAL without the data says nothing.
+Errors are OSErrors with the kernel's errno, the file's full path as `filename`, and the refused
+data in the text, because EINVAL alone does not name it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVENTS: Final = "cgroup.events"
 FREEZE: Final = "cgroup.freeze"  # since 5.2
 KILL: Final = "cgroup.kill"  # since 5.14
 
-# What is read, or needed beside a limit's own row; the files of limits stand in their rows.
+# Files that are read, and those that rows of limits share; the other limits name their own.
 MEMORY_MAX: Final = "memory.max"
 MEMORY_PEAK: Final = "memory.peak"  # since 5.19
 MEMORY_EVENTS: Final = "memory.events"
@@ -57,7 +57,7 @@ _ONE_READ: Final = 2048
 
 
 def checked_name(name: str) -> str:
-    """Return `name` if it names one directory entry and nothing else.
+    """Return `name` if it is one plain part of a path.
 
     Raises:
         ValueError: it is empty, `.`, `..`, or holds `/`, NUL or a line break.
@@ -68,15 +68,15 @@ def checked_name(name: str) -> str:
 
 
 def mount_id(fd: int) -> int:
-    """Return the number that /proc/self/mountinfo has for the mount a descriptor lies on."""
+    """Return the id of the mount that a descriptor lies on, as in /proc/self/mountinfo."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def is_cgroup2(fd: int) -> bool:
-    """Say whether an open descriptor lies on a cgroup v2 file system.
+    """Return whether an open descriptor lies on a cgroup v2 file system.
 
-    Read from /proc: statfs(2) is to be had by ctypes alone, which takes milliseconds to load.
+    Reads /proc: only ctypes could call statfs(2), and it takes milliseconds to load.
     """
     start = f"{mount_id(fd)} "
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -102,7 +102,7 @@ class Directory:
 
     @classmethod
     def open(cls, path: str) -> Directory:
-        """Open the cgroup at `path`, which need not be one that this package made.
+        """Open the cgroup at `path`, made by this package or not.
 
         Raises:
             OSError: ENOENT and the like for the path; ENOTSUP where it is not on cgroup v2.
@@ -122,18 +122,18 @@ class Directory:
             if one >= 0:
                 os.close(one)
 
-    # Cgroups come and go by the thousand; a forgotten one must not cost a descriptor for ever.
+    # A process makes thousands of cgroups; one that is never closed must not leak its descriptor.
     __del__ = close
 
     # Files
 
     def keep_open(self, file: str) -> bool:
-        """Keep a file open that will be read soon; return whether that could be done."""
+        """Keep a file open for later reads; return whether it is open."""
         if file in self._absent:
             return False
         try:
             self._kept[file] = os.open(file, os.O_RDONLY, dir_fd=self.fd)
-        except OSError as error:  # without a descriptor to spare it is opened when it is read
+        except OSError as error:  # out of descriptors: each read opens the file then
             self._learn(error, file)
             return False
         return True
@@ -150,7 +150,7 @@ class Directory:
             raise self._explained(error, file) from None
 
     def read_optional(self, file: str) -> str | None:
-        """Return the text of a file, None where this kernel or this cgroup does not have it."""
+        """Return the text of a file, None where this kernel or this cgroup lacks it."""
         if file in self._absent:
             return None
         try:
@@ -176,7 +176,7 @@ class Directory:
             self._absent_below.clear()
 
     def write_optional(self, file: str, data: str) -> bool:
-        """Write `data`; return False where this kernel or this cgroup does not have the file."""
+        """Write `data`; return False where this kernel or this cgroup lacks the file."""
         if file in self._absent:
             return False
         try:
@@ -189,7 +189,7 @@ class Directory:
         return True
 
     def has(self, file: str) -> bool:
-        """Say whether the kernel shows `file` in this cgroup."""
+        """Return whether the kernel shows `file` in this cgroup."""
         return os.access(file, os.F_OK, dir_fd=self.fd)
 
     def watch(self, file: str, setup: str | None = None) -> int:
@@ -247,7 +247,7 @@ class Directory:
     # Inside
 
     def _learn(self, error: OSError, file: str) -> None:
-        """Remember a file that is not there, unless it is the whole cgroup that is gone."""
+        """Remember a file that is missing, unless the whole cgroup is gone."""
         if error.errno == errno.ENOENT and self.has(PROCS):
             self._absent.add(file)
 
@@ -273,7 +273,7 @@ class Directory:
             os.close(fd)
 
     def _explained(self, error: OSError, file: str, data: str | None = None) -> OSError:
-        """Return the same error with the path of the file, and the data that was refused."""
+        """Return the same error with the path of the file and the refused data."""
         text = error.strerror or str(error)
         if data is not None:
             text = f"{text} (writing {data!r})"
@@ -284,5 +284,5 @@ def _subdirectories(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:  # removed between being listed and being looked into
+    except FileNotFoundError:  # removed meanwhile
         return []

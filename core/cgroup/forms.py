@@ -17,22 +17,19 @@ from agentcgroup import units
 __all__ = [
     "COUNT",
     "CPU",
-    "DEVICE",
     "FLAG",
     "ID_LIST",
-    "LATENCY",
     "MAX",
     "MEMORY",
     "MEMORY_BOUND",
     "MICROSECONDS",
-    "RATE",
     "WEIGHT",
-    "Bounds",
     "Form",
     "Memory",
-    "PerDevice",
     "Quantity",
+    "Size",
     "Weight",
+    "json_schema",
 ]
 
 MAX: Literal["max"] = "max"
@@ -67,12 +64,15 @@ class Form:
         return (str(value),)
 
 
-def _schema(*types: str, examples: list[object], **more: object) -> Mapping[str, Any]:
+def json_schema(*types: str, examples: list[object], **more: object) -> Mapping[str, Any]:
+    """Return the JSON schema of a value of these types."""
     return {"type": list(types), "examples": examples, **more}
 
 
-class _Size(Form):
-    schema = _schema(
+class Size(Form):
+    """A number with a unit of 1024, or "max"."""
+
+    schema = json_schema(
         "string",
         "integer",
         examples=["512M", "1.5G", "max"],
@@ -80,7 +80,7 @@ class _Size(Form):
     )
 
 
-class Memory(_Size):
+class Memory(Size):
     """Bytes of memory, at least `least`."""
 
     def __init__(self, least: int = 0) -> None:
@@ -102,20 +102,8 @@ class Memory(_Size):
         return units.format_size(value)
 
 
-class _Rate(_Size):
-    """Bytes or operations a second."""
-
-    def parse(self, value: object) -> Quantity:
-        rate = units.parse_size(value)
-        if rate == 0:
-            raise ValueError(
-                "0 would stop all of it, which the kernel does not take; write at least 1"
-            )
-        return rate
-
-
 class _Count(Form):
-    schema = _schema("integer", "string", examples=[256, "max"], pattern="^max$", minimum=1)
+    schema = json_schema("integer", "string", examples=[256, "max"], pattern="^max$", minimum=1)
 
     def parse(self, value: object) -> Quantity:
         if value == MAX:
@@ -153,7 +141,7 @@ class Weight(_Whole):
 
     def __init__(self, prefix: str = "") -> None:
         """Write the weight behind `prefix`: io.weight takes "default 100"."""
-        schema = _schema("integer", examples=[100], minimum=1, maximum=10_000)
+        schema = json_schema("integer", examples=[100], minimum=1, maximum=10_000)
         super().__init__(1, 10_000, "a weight", schema=schema)
         self._prefix = prefix
 
@@ -165,7 +153,7 @@ class Weight(_Whole):
 class _Cpu(Form):
     """CPU bandwidth: (quota, period) in microseconds."""
 
-    schema = _schema("string", examples=["150%", "150000 100000", "max"])
+    schema = json_schema("string", examples=["150%", "150000 100000", "max"])
 
     def parse(self, value: object) -> tuple[Quantity, int]:
         return units.parse_cpu(value)
@@ -193,38 +181,16 @@ class _Flag(Form):
         return (str(int(value)),)
 
 
-_IDS: Final = re.compile(r"[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*")
-
-
-class _Latency(Form):
-    """A latency target: whole microseconds, written as `target=MICROSECONDS`."""
-
-    schema = _schema("string", "number", examples=["5ms", "none"])
-
-    def parse(self, value: object) -> Quantity:
-        seconds = units.parse_duration(value)
-        if seconds is None:
-            return MAX
-        if seconds < 1e-6:
-            raise ValueError(
-                f"{value!r} is no latency: write at least '1us', or 'none' for no target"
-            )
-        return round(seconds * 1e6)
-
-    def show(self, value: Quantity) -> str:
-        return "none" if value == MAX else units.format_duration(value / 1e6)
-
-    def data(self, value: Quantity) -> tuple[str, ...]:
-        return (f"target={value}",)
+_IDS: Final = r"[0-9]{1,6}(?:-[0-9]{1,6})?(?:,[0-9]{1,6}(?:-[0-9]{1,6})?)*"
 
 
 class _IdList(Form):
     """Numbers of CPUs or of memory nodes, in the kernel's list format."""
 
-    schema = _schema("string", examples=["0-3,8"], pattern=f"^{_IDS.pattern}$")
+    schema = json_schema("string", examples=["0-3,8"], pattern=f"^{_IDS}$")
 
     def parse(self, value: object) -> str:
-        if isinstance(value, str) and _IDS.fullmatch(value):
+        if isinstance(value, str) and re.fullmatch(_IDS, value):
             for part in value.split(","):
                 first, _, last = part.partition("-")
                 if last and int(last) < int(first):
@@ -233,77 +199,18 @@ class _IdList(Form):
         raise ValueError(f"{value!r} is not a list of numbers: write ranges such as '0-3,8'")
 
 
-class _Device(Form):
-    """The key of a table by block device."""
-
-    def parse(self, value: object) -> str:
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,7}:[0-9]{1,7}", value):
-            return value
-        raise ValueError(
-            f"{value!r} is not a device: write MAJOR:MINOR as lsblk shows it, such as 8:0"
-        )
-
-
-class PerDevice(Form):
-    """A table of values by block device, "MAJOR:MINOR"; each device is one write.
-
-    Attributes:
-        each: the form of the values.
-    """
-
-    def __init__(self, each: Form, example: Mapping[str, object]) -> None:
-        self.each = each
-        self.schema = {"examples": [example]}
-
-    def show(self, value: Mapping[str, Any]) -> str:
-        """Return the devices in one line."""
-        return "; ".join(f"{device} {self.each.show(one)}" for device, one in value.items())
-
-    def data(self, value: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return one text for each device."""
-        return tuple(
-            f"{device} {text}" for device, one in value.items() for text in self.each.data(one)
-        )
-
-
-class Bounds(Form):
-    """A table of several named values, which are written together as `NAME=VALUE NAME=VALUE`.
-
-    Attributes:
-        name: what the JSON schema calls the table.
-        help: one line about the table.
-        parts: form and one line of help of each value.
-    """
-
-    def __init__(self, name: str, text: str, parts: Mapping[str, tuple[Form, str]]) -> None:
-        self.name = name
-        self.help = text
-        self.parts = parts
-
-    def show(self, value: Mapping[str, Any]) -> str:
-        """Return the values by their names."""
-        return " ".join(f"{name}={one}" for name, one in value.items())
-
-    def data(self, value: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what `show` returns, which is the kernel's own form."""
-        return (self.show(value),)
-
-
 MEMORY: Final = Memory()
 #: No process starts in less than 1 MiB: a smaller bound is a unit that was forgotten, or a mistake.
 MEMORY_BOUND: Final = Memory(least=1 << 20)
-RATE: Final = _Rate()
 COUNT: Final = _Count()
 WEIGHT: Final = Weight()
 MICROSECONDS: Final = _Whole(
     0,
     2**44 - 1,
     "a number of microseconds",
-    schema=_schema("integer", examples=[50_000], minimum=0),
+    schema=json_schema("integer", examples=[50_000], minimum=0),
     unit=" us",
 )
 CPU: Final = _Cpu()
 FLAG: Final = _Flag()
-LATENCY: Final = _Latency()
 ID_LIST: Final = _IdList()
-DEVICE: Final = _Device()

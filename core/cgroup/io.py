@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentcgroup.cgroup import files
+from agentcgroup.cgroup.device_forms import LATENCY, RATE, Bounds, PerDevice
 from agentcgroup.cgroup.files import Directory
-from agentcgroup.cgroup.forms import LATENCY, RATE, Bounds, PerDevice, Quantity, Weight
+from agentcgroup.cgroup.forms import Quantity, Weight
 from agentcgroup.cgroup.limit import limit
 from agentcgroup.cgroup.stats import nested
 
@@ -26,7 +27,7 @@ _BOUNDS: Final = Bounds(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class IoLimits:
     """The limits of the io controller.
 
@@ -59,7 +60,7 @@ class IoLimits:
         metadata=limit(
             "io.latency",
             PerDevice(LATENCY, {"8:0": "5ms"}),
-            "Latency target by block device, which slows cgroups with a higher one down",
+            "Latency target by block device, met by throttling siblings with a higher target",
             example='{ "8:0" = "5ms" }',
             since="4.19",
             needs="CONFIG_BLK_CGROUP_IOLATENCY",

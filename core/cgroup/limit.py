@@ -4,14 +4,14 @@ Each controller module declares its rows as the fields of a dataclass (`memory.M
 `limits.Limits` puts them together. From a row are made: the field of `Limits`, the write to
 cgroupfs, the field of the configuration's tables with its JSON schema, the comments of
 ``agentcgroup config init``, what ``explain`` and ``doctor`` print, the limits that a place is tried
-with, and docs/limits.md.
+with, and docs/limits.md. The dataclass of a controller only carries fields: `Limits` has the
+methods, so that no start of a program pays for methods that nobody calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.forms import MAX, Form
@@ -19,16 +19,15 @@ from agentcgroup.cgroup.forms import MAX, Form
 __all__ = ["Limit", "limit"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(NamedTuple):
     """One limit.
 
     Attributes:
         file: the kernel's file (Documentation/admin-guide/cgroup-v2.rst).
         form: how a value is written by people and to the kernel.
         help: one line: what the value is.
-        note: what else a user has to know, as sentences.
         example: a value as TOML, for the file that ``config init`` writes.
+        note: what else a user has to know, as sentences.
         since: the first Linux version with the file, None where all of cgroup v2 have it.
         needs: the kernel option that the file depends on, None where there is none.
         absent: why the limit is not enforced where its controller works and the file is missing.
@@ -42,8 +41,8 @@ class Limit:
     file: str
     form: Form
     help: str
-    note: str = ""
     example: str
+    note: str = ""
     since: str | None = None
     needs: str | None = None
     absent: str = "this kernel does not have it."

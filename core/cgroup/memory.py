@@ -27,7 +27,7 @@ def _no_swap(directory: Directory) -> bool:
         return True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class MemoryLimits:
     """The limits of the memory controller.
 

@@ -1,9 +1,10 @@
-"""What one call after the other has used in the same cgroup: differences of its counters.
+"""The usage of each of several calls in the same cgroup: differences of its counters.
 
-Theory of operation: most counters only grow, so a call has used what they grew by. A peak does not
-grow with each call. memory.peak can be reset since Linux 6.12, for whoever holds the descriptor
-that the reset was written to (cgroup-v2.rst, "memory.peak"), which therefore stays open. Before,
-and for pids.peak, a peak that has not risen is an earlier call's, and this call's is not known.
+Theory of operation: most counters only grow, so the usage of a call is the difference of two reads.
+A peak does not grow with each call. Since Linux 6.12 a write resets memory.peak for the descriptor
+that it is written to (cgroup-v2.rst, "memory.peak"), which therefore stays open. Before 6.12, and
+for pids.peak, a peak that has not risen belongs to an earlier call, and that of this call is not
+known.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _READ: Final = (
 
 
 class Meter:
-    """Takes laps of a cgroup's usage; the first is all since the cgroup was made."""
+    """Divides a cgroup's usage into laps; the first begins when the cgroup is made."""
 
     __slots__ = ("_before", "_directory", "_peak")
 
@@ -41,7 +42,7 @@ class Meter:
             directory.keep_open(file)
 
     def lap(self, now: Usage) -> Usage:
-        """Return what was used since the last lap, when all there has been so far is `now`."""
+        """Return the usage since the last lap; `now` is the usage since the cgroup was made."""
         before, self._before = self._before, now
         peak = self._peak_since_reset()
         if before is None:
@@ -55,7 +56,7 @@ class Meter:
         return Usage(**used)
 
     def _peak_since_reset(self) -> int | None:
-        """Return the peak since the last lap and reset it; None where that cannot be done."""
+        """Return the peak since the last lap and reset it; None where the kernel cannot."""
         try:
             if self._peak is None:
                 self._peak = self._directory.watch(files.MEMORY_PEAK, "reset")
@@ -67,7 +68,7 @@ class Meter:
         return peak
 
     def close(self) -> None:
-        """Close what is kept open."""
+        """Close the descriptor of memory.peak."""
         peak, self._peak = self._peak, None
         if peak is not None:
             with contextlib.suppress(OSError):

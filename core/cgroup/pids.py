@@ -13,7 +13,7 @@ from agentcgroup.cgroup.stats import flat
 __all__ = ["PidsLimits", "peak", "refused"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class PidsLimits:
     """The limits of the pids controller."""
 

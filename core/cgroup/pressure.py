@@ -15,13 +15,13 @@ Resource = Literal["cpu", "memory", "io"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pressure:
-    """The share of time in which tasks of a cgroup waited for one resource.
+    """The share of time in which tasks of a cgroup waited for a resource.
 
     Attributes:
-        some_avg10: percent of the last ten seconds in which at least one task waited.
+        some_avg10: percent of the last 10 seconds in which at least one task waited.
         some_total_s: seconds in which at least one task waited, since the cgroup was made.
-        full_avg10: percent of the last ten seconds in which all of them waited at once.
-        full_total_s: seconds in which all of them waited at once.
+        full_avg10: percent of the last 10 seconds in which all tasks waited at once.
+        full_total_s: seconds in which all tasks waited at once, since the cgroup was made.
     """
 
     some_avg10: float
@@ -49,11 +49,11 @@ def parse(text: str) -> Pressure:
 
 
 def trigger(directory: Directory, resource: Resource, *, stall_s: float, window_s: float) -> int:
-    """Return a descriptor that poll(2) reports as POLLPRI at each window with that much stall.
+    """Return a descriptor that poll(2) reports as POLLPRI at each window with so much stall.
 
     Args:
         directory: the cgroup.
-        resource: what its tasks wait for.
+        resource: the resource that its tasks wait for.
         stall_s: seconds of `some` stall within one window.
         window_s: 0.5 to 10 seconds; without CAP_SYS_RESOURCE a multiple of 2 (since 6.5).
 

@@ -1,7 +1,6 @@
-"""What a cgroup has used, what has happened to it, and the two text forms the kernel tells it in.
+"""The counters of a cgroup, and the two text forms of the kernel's files.
 
-Every counter is optional: None means that this kernel or this cgroup does not have it, which is not
-the same as zero.
+Every counter is optional: None means that this kernel or this cgroup lacks it, which is not zero.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ __all__ = ["Events", "Usage", "flat", "nested"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the processes of one cgroup, dead ones and descendants included, have used so far.
+    """The usage of one cgroup since it was made, with dead processes and descendants.
 
     Attributes:
         memory_peak_bytes: largest memory.current seen (memory.peak, since 5.19).
-        cpu_usage_s: CPU time in seconds (cpu.stat usage_usec), there without the controller too.
-        throttled_s: seconds in which cpu.max held the cgroup back (cpu.stat throttled_usec).
-        throttled_periods: periods in which it did (cpu.stat nr_throttled).
+        cpu_usage_s: CPU time in seconds (cpu.stat usage_usec); needs no controller.
+        throttled_s: seconds in which cpu.max throttled the cgroup (cpu.stat throttled_usec).
+        throttled_periods: periods with throttling (cpu.stat nr_throttled).
         pids_peak: most tasks, threads included, at one time (pids.peak, since 6.1).
         io_read_bytes: bytes read from block devices, all devices together (io.stat).
         io_write_bytes: bytes written to block devices, all devices together (io.stat).
@@ -36,18 +35,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """What has happened to one cgroup since it was made.
+    """The events of one cgroup since it was made.
 
-    Test the counters for > 0 and do not count by them: under memory.oom.group the kernel may count
-    the kill of one process twice.
+    A counter above 0 is reliable, its value is not: under memory.oom.group the kernel may count the
+    kill of one process twice.
 
     Attributes:
         oom: times an allocation failed for this cgroup's limit or a descendant's.
         oom_kill: processes of this subtree killed by any OOM killer, the machine's own included.
         oom_local: `oom` of this cgroup's own limit only (memory.events.local, since 5.2).
-        oom_kill_local: `oom_kill` of processes right in this cgroup.
+        oom_kill_local: `oom_kill` of processes right in this cgroup, not below it.
         memory_high: times processes were throttled for being above memory.high.
-        memory_max: times usage was about to pass memory.max.
+        memory_max: times usage was about to exceed memory.max.
         pids_max: forks refused. Since 6.11: for this cgroup's own pids.max (pids.events.local);
             before: in this cgroup, whichever ancestor's pids.max it was (pids.events).
     """
@@ -62,7 +61,7 @@ class Events:
 
 
 def flat(text: str) -> dict[str, int]:
-    """Parse a "flat keyed" file: one `KEY VALUE` a line. Lines of another form are passed over."""
+    """Parse a "flat keyed" file: one `KEY VALUE` a line. Other lines are skipped."""
     values: dict[str, int] = {}
     for line in text.splitlines():
         key, _, value = line.partition(" ")

@@ -13,10 +13,12 @@ from typing import Final
 
 from agentcgroup.cgroup.limits import LIMITS
 
-__all__ = ["checked_data", "checked_file"]
+__all__ = ["EXAMPLE", "checked_data", "checked_file"]
+
+EXAMPLE: Final[Mapping[str, str]] = {"memory.zswap.max": "0", "hugetlb.2MB.max": "0"}
 
 #: CONTROLLER.NAME (cgroup-v2.rst, "Conventions"); hugetlb has a size, such as 2MB, in the name.
-_FILE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}(?:\.[A-Za-z0-9_-]{1,32}){1,5}")
+_FILE: Final = r"[a-z][a-z0-9_]{0,31}(?:\.[A-Za-z0-9_-]{1,32}){1,5}"
 _LONGEST_DATA: Final = 1000
 
 #: Last parts of the names of files that count or describe and cannot be limits.
@@ -34,7 +36,7 @@ def checked_file(name: object) -> str:
     Raises:
         ValueError: the name is refused; the text says why, and the key to write instead.
     """
-    if not isinstance(name, str) or not _FILE.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_FILE, name):
         raise ValueError(
             f"{name!r} is not the name of a cgroup file: write CONTROLLER.NAME in quotes, "
             'such as "memory.zswap.max"'

@@ -67,7 +67,7 @@ mode = "auto"
 [limits.call]             # each call; these are the defaults
 {limit_comments(defaults=True)}
 # timeout = "10m"
-# More keys, all with the kernel's meaning:
+# More limits:
 {limit_comments(defaults=False)}
 # Any further cgroup v2 file that is a limit, by its kernel name in quotes:
 # unified."memory.zswap.max" = "0"

@@ -147,6 +147,6 @@ def limits_of(values: Values) -> Limits:
     unified = {
         key: setting.value
         for key, setting in values.items()
-        if is_unified(key) and setting.value is not None
+        if "." in key and setting.value is not None
     }
     return Limits(**{key: values[key].value for key in _LIMIT_KEYS}, unified=unified or None)

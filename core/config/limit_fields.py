@@ -11,12 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from agentcgroup.cgroup.forms import DEVICE, Bounds, Form, Memory, PerDevice
+from agentcgroup.cgroup.device_forms import DEVICE, Bounds, PerDevice
+from agentcgroup.cgroup.forms import Form, Memory
 from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.place import capacity
 
-__all__ = ["Table", "limit_table", "plain"]
+__all__ = ["BY_DEVICE", "Table", "limit_table", "plain"]
 
+
+#: The keys whose values are tables by device.
+BY_DEVICE = frozenset(key for key, row in LIMITS.items() if isinstance(row.form, PerDevice))
 
 _Device = Annotated[str, BeforeValidator(DEVICE.parse)]
 

@@ -14,9 +14,10 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from agentcgroup import units
+from agentcgroup.cgroup.unified import EXAMPLE as UNIFIED_EXAMPLE
 from agentcgroup.cgroup.unified import checked_data, checked_file
 from agentcgroup.config.constraints import ORDERED_PAIRS, is_above
-from agentcgroup.config.limit_fields import Table, limit_table, plain
+from agentcgroup.config.limit_fields import BY_DEVICE, Table, limit_table, plain
 from agentcgroup.config.values import (
     Background,
     Glob,
@@ -104,7 +105,7 @@ class LimitTable(_LimitFields, defer_build=False):
             "Further files of cgroup v2 by their kernel names in quotes, written after the other "
             "limits as they stand."
         ),
-        json_schema_extra={"examples": [{"memory.zswap.max": "0", "hugetlb.2MB.max": "0"}]},
+        json_schema_extra={"examples": [dict(UNIFIED_EXAMPLE)]},
     )
 
     @model_validator(mode="after")
@@ -129,7 +130,8 @@ class LimitTable(_LimitFields, defer_build=False):
 
     def value(self, key: str) -> Any:
         """Return the value of a limit as `Limits` has it."""
-        return plain(getattr(self, key))
+        value = getattr(self, key)
+        return plain(value) if key in BY_DEVICE else value
 
 
 if TYPE_CHECKING:

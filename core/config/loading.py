@@ -24,8 +24,8 @@ def load(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = No
     """Load a configuration.
 
     Args:
-        config: a path, a dict in the shape of the file, or a `Config`, which comes back as it is;
-            None looks for a file.
+        config: a path, a dict in the shape of the file, or a `Config`, which is returned as it
+            is; None finds a file.
 
     Raises:
         ConfigError: the file cannot be read, or has faults; the error lists every fault with

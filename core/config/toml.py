@@ -1,8 +1,8 @@
 """TOML files, with the line of every key.
 
-tomllib gives values but no positions. A file it has accepted is well formed, so a short scan that
-knows strings, comments and brackets is enough to find where each key stands. Keys inside inline
-tables and arrays have the line of the key that holds them.
+tomllib gives values but no positions. A file that tomllib accepts is well formed, so a short scan
+for strings, comments and brackets finds the line of each key. Keys inside inline tables and arrays
+have the line of the key that holds them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Document", "KeyPath", "Source", "parse", "read"]
 #: The way to a value: keys, and indices of arrays.
 KeyPath = tuple[str | int, ...]
 
-#: More than anyone writes by hand; a wrong path may lead to anything.
+#: Bytes; no configuration is larger, and a wrong path may name any file.
 _LARGEST = 1 << 20
 
 # A multi-line string may end in up to two quotes of its own before the three that close it.
@@ -44,7 +44,7 @@ class Document:
     """A parsed TOML text.
 
     Attributes:
-        name: what errors call it, its path as a rule.
+        name: its name in errors, usually its path.
         text: the text itself.
         data: the values.
     """
@@ -73,12 +73,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a configuration was read, for messages; it never tells two configurations apart.
+    """The origin of a configuration, for messages; two configurations are equal without it.
 
     Attributes:
-        name: path of the file, or what else it is.
-        document: the file with its lines, None where there is none.
-        prefix: keys above ours in that file.
+        name: path of the file, or another name such as "call()".
+        document: the parsed file, None where the source is no file.
+        prefix: the path of our table in that file.
     """
 
     name: str = field(compare=False)
@@ -119,8 +119,8 @@ def read(path: str) -> Document:
     """Read a TOML file.
 
     Raises:
-        ConfigError: it is not there, not a regular file, not readable, too large, not UTF-8 or
-            not TOML.
+        ConfigError: the file is missing, not a regular file, not readable, above 1 MiB, not UTF-8
+            or not TOML.
     """
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
@@ -140,7 +140,7 @@ def read(path: str) -> Document:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO without waiting for somebody who writes to it."""
+    """Open without blocking on a FIFO that has no writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -156,7 +156,7 @@ def _statements(text: str) -> Iterator[tuple[KeyPath, int]]:
         start = _skip(_BLANK, text, at + header)
         end = _skip(_KEY, text, start)
         if end == start:
-            return  # not well formed after all: better no line than a wrong one
+            return  # not well formed after all: no line rather than a wrong one
         keys = _keys(text[start:end])
         if header == 2:
             table = (*_inside(elements, keys[:-1]), keys[-1])
@@ -177,7 +177,7 @@ def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _keys(dotted: str) -> tuple[str, ...]:
-    """Split a dotted key; quoted parts are left to tomllib, which knows the escapes."""
+    """Split a dotted key; tomllib parses quoted parts and their escapes."""
     if '"' not in dotted and "'" not in dotted:
         return tuple(part.strip() for part in dotted.split("."))
     node: Any = tomllib.loads(f"{dotted} = 0")
@@ -189,7 +189,7 @@ def _keys(dotted: str) -> tuple[str, ...]:
 
 
 def _inside(elements: Mapping[KeyPath, int], keys: tuple[str, ...]) -> KeyPath:
-    """Turn the keys of a header into a path: below an array of tables, its last element."""
+    """Return the path of a header: below an array of tables, in its last element."""
     path: KeyPath = ()
     for key in keys:
         path = (*path, key)

@@ -133,10 +133,10 @@ def _first_that_works(ways: tuple[_Way, ...], host: HostFacts, wanted: frozenset
 def _proved(place: Place, host: HostFacts, wanted: frozenset[str]) -> Place:
     """Return the place with the result of a trial below its base."""
     assert place.base is not None
-    verdict = trial.run(place.base, host, wanted)
+    result = trial.run(place.base, host, wanted)
     # A problem that the way found explains more than the trial's.
-    found = place.problems or verdict.problems
-    return replace(place, controllers=verdict.controllers, problems=found)
+    found = place.problems or result.problems
+    return replace(place, controllers=result.controllers, problems=found)
 
 
 def _nothing(*found: Problem) -> Place:

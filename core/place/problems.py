@@ -35,8 +35,8 @@ class Problem:
 
 INSIDE_A_RUN: Final = Problem(
     "limits of this run",
-    "this process runs inside a call of another agentcgroup run; the limits of that call hold for"
-    " all of it, and it is not left.",
+    "this process runs inside a call of another agentcgroup run; the limits of that call bound this"
+    " run, which stays inside.",
     "set the limits in the configuration of the outer run.",
 )
 NOT_LINUX: Final = Problem(
@@ -46,8 +46,8 @@ NOT_LINUX: Final = Problem(
 )
 INSIDE_RAY: Final = Problem(
     "all limits",
-    "this process runs inside the cgroups of a Ray node with resource isolation, where Ray expects"
-    " no cgroups of others.",
+    "this process runs inside the cgroups of a Ray node with resource isolation, and Ray allows no"
+    " cgroups of other programs there.",
     "start Ray without resource isolation.",
 )
 
@@ -76,7 +76,7 @@ def occupied(path: str, controllers: Iterable[str], why: str) -> Problem:
     """Return the problem of a cgroup that cannot be emptied."""
     return of(
         controllers,
-        f"{path} holds processes that cannot be moved out of the way ({why}), and the kernel"
+        f"{path} holds processes that cannot be moved to another cgroup ({why}), and the kernel"
         " enables no controller for the children of a cgroup that holds processes.",
         "start the program in a cgroup of its own.",
     )

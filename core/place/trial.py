@@ -21,7 +21,7 @@ try:
 except ImportError:
     _native = None  # type: ignore[assignment]  # built where there is a compiler
 
-__all__ = ["Verdict", "run"]
+__all__ = ["TrialResult", "run"]
 
 #: Limits that some kernels lack although their controller works.
 _OPTIONAL: Final = frozenset(key for key, row in LIMITS.items() if row.optional)
@@ -30,7 +30,7 @@ _V1_NAMES: Final = {"io": "blkio"}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrialResult:
     """The result of a trial.
 
     Attributes:
@@ -42,7 +42,7 @@ class Verdict:
     problems: tuple[Problem, ...]
 
 
-def run(path: str, host: HostFacts, controllers: frozenset[str]) -> Verdict:
+def run(path: str, host: HostFacts, controllers: frozenset[str]) -> TrialResult:
     """Try which of some controllers work below a base.
 
     Raises:
@@ -58,7 +58,7 @@ def run(path: str, host: HostFacts, controllers: frozenset[str]) -> Verdict:
             trial.remove()
             trial.close()
         found += _why_missing(base, controllers - on, host)
-    return Verdict(on.difference(*(problem.controllers for problem in found)), tuple(found))
+    return TrialResult(on.difference(*(problem.controllers for problem in found)), tuple(found))
 
 
 def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:

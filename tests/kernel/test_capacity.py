@@ -1,4 +1,4 @@
-"""Shares of memory are of what this process can have, not of what the machine has."""
+"""A percentage of memory is of the memory that this process can have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from agentcgroup.cgroup import Cgroup, Limits
 from agentcgroup.place import capacity
 
-#: Waits to be moved, then says what half of the memory is to a configuration.
+#: Waits until it is moved, then prints the default memory_max, which is half of the memory.
 ASK = """
 input()
 from agentcgroup.config.loading import load

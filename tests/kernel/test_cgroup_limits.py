@@ -1,4 +1,4 @@
-"""Each limit is written, read back, and seen to bite."""
+"""Each limit is written, reads back, and is enforced by the kernel."""
 
 from __future__ import annotations
 

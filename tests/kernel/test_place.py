@@ -1,4 +1,4 @@
-"""Where runs can be made: each situation is built for real, and a fresh process looks around."""
+"""Each situation is built on a real kernel, and a fresh process finds a place in it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ sys.stdin.readline()
 
 
 class Finder:
-    """A process that looks for a place when told to, and what it says about it."""
+    """A process that finds a place at a signal, and its report."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Finder:
         self._go_on()
 
     def place(self) -> dict[str, Any]:
-        """Return what it has found, after `look`."""
+        """Return the place that it has found, after `look`."""
         return dict(json.loads(self._line()))
 
     def found(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Finder:
 
 @pytest.fixture
 def finder() -> Iterator[Callable[..., Finder]]:
-    """Start finders, all ended afterwards."""
+    """Start finders; end all of them afterwards."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: Any, **keywords: Any) -> Finder:

@@ -1,4 +1,4 @@
-"""Under systemd as PID 1, of namespaces made for it: what a service of it finds for a place."""
+"""Services of a systemd that runs as PID 1 of its own namespaces find a place."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ exec env -i container=test "PATH=$PATH" "$2" --unit=finder.service --show-status
 def found_by_a_service(
     branch: Cgroup, folder: Path, more: str = "", finder: str = FINDER
 ) -> tuple[Any, str]:
-    """Boot systemd with one service that looks for a place; return it and the service's cgroup."""
+    """Boot systemd with one service that finds a place; return it and the service's cgroup."""
     out, script = folder / "out", folder / "finder.py"
     script.write_text(finder)
     for name, text in UNITS.items():
@@ -155,6 +155,6 @@ def test_a_service_that_is_delegated_stays_where_it_is(branch: Cgroup, tmp_path:
 def test_what_died_in_another_scope_is_gone_at_the_next_start(
     branch: Cgroup, tmp_path: Path
 ) -> None:
-    """Each run has a scope of its own; the next one finds it all the same."""
+    """Each run has a scope of its own; the next run finds the scopes of earlier ones."""
     fate, _ = found_by_a_service(branch, tmp_path, finder=NEXT)
     assert fate == "gone"

@@ -1,4 +1,4 @@
-"""A configuration is found, read, and what is wrong with it is said where it stands."""
+"""A configuration is found and read; each fault is reported with its file, line and key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(folder: Path) -> Write:
 
 
 def errors(config: Any) -> list[str]:
-    """Load what is wrong; return what is said, a line each."""
+    """Load a faulty configuration; return the lines of the error."""
     with pytest.raises(ConfigError) as caught:
         load(config)
     return str(caught.value).splitlines()
@@ -51,7 +51,7 @@ def test_without_any_file_the_defaults_hold(folder: Path) -> None:
 def test_the_first_file_found_is_the_configuration(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files are made from the last place looked at to the first; each hides those before."""
+    """The files are made in reverse order of precedence; each takes precedence over the earlier."""
 
     def found() -> int:
         return load().records_max
@@ -326,7 +326,7 @@ def test_an_impossible_pair_names_both_keys(write: Write, table: str, said: str)
 
 
 def test_what_only_looks_like_an_impossible_pair_is_taken(write: Write) -> None:
-    """Without a bound above, everything is below; "max" as a protection means all of it."""
+    """Every value is below a missing bound; "max" as a protection protects all memory."""
     load(write('[limits.call]\nmemory_high = "max"\nmemory_max = "1G"\nmemory_min = "max"\n'))
     load(write('[limits.call]\nmemory_high = "1G"\nmemory_max = "1G"\n'))
     load(write('[limits.call]\ncpu_max = "max"\ncpu_max_burst = 60000\n'))

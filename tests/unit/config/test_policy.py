@@ -1,4 +1,4 @@
-"""Layers, rules and code decide the policy of a call, and it is known which did."""
+"""Defaults, tables, rules and code make the policy of a call; each value has its source."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def test_a_hostile_name_cannot_stall_a_glob() -> None:
 
 
 def test_a_repeated_question_costs_less_than_a_microsecond() -> None:
-    """A look-up takes a tenth of that; the bound only keeps resolving out of the hot path."""
+    """A look-up takes a tenth of that; the bound keeps the resolution out of the hot path."""
     one = resolver()
     best = min(
         timeit.repeat(lambda: one.call("langchain", "coder", "shell"), number=10_000, repeat=5)

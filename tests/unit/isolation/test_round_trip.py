@@ -443,7 +443,7 @@ def test_register_in_a_worker_changes_nothing(session: Session) -> None:
         inner = agentcgroup.register()
         with agentcgroup.call("inner"):
             told = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
-        return inner.working, told.stdout.strip().rpartition("\n")[2].rpartition("::")[2]
+        return inner._services.working, told.stdout.strip().rpartition("\n")[2].rpartition("::")[2]
 
     working, inside = registering()
     assert not working

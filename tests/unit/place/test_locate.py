@@ -1,4 +1,4 @@
-"""Where a process is that was just born, however long its fork has to wait for a CPU."""
+"""A process is found in its cgroup even while its fork waits for a CPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ os.wait()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may keep a CPU for itself; CI is root")
 def test_who_has_not_run_yet_is_not_judged_by_where_it_seems_to_be(box: Cgroup) -> None:
-    """A fork that is not done: the child is in the root as it seems, and gets to its place late."""
+    """Until a fork is complete, /proc shows the child in the root; it joins its cgroup later."""
     for _ in range(20):  # until we, too, have had a CPU in time
         with subprocess.Popen([sys.executable, "-S", "-c", _FORKS], stdout=PIPE) as parent:
             assert parent.stdout is not None
@@ -52,7 +52,7 @@ def test_who_has_not_run_yet_is_not_judged_by_where_it_seems_to_be(box: Cgroup) 
 
 
 def _followed(child: int, box: Cgroup) -> tuple[str | None, bool]:
-    """Return where a child is taken to be that joins meanwhile, and whether it had not run then."""
+    """Return the cgroup that is found while the child joins, and whether it had not run before."""
     not_run: list[bool] = []
 
     def join() -> None:

@@ -1,4 +1,4 @@
-"""Whose run a directory is, and the end of those whose owner is dead."""
+"""The name of a run's directory has its owner; runs of dead owners are removed."""
 
 from __future__ import annotations
 
