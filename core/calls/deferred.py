@@ -1,9 +1,8 @@
-"""One thread that does, behind the calls, what no call should wait for.
+"""Deferred jobs: one thread does, when calls pause, what no call waits for.
 
-Behind, not beside: what is done while another call is on its way takes the interpreter's lock and
-the kernel's cgroup lock away from it, which made each call in a loop a quarter slower. So jobs wait
-until none has come for a moment. A backlog is worked off all the same, since each of its jobs keeps
-a cgroup.
+A job that runs beside a call takes the interpreter's lock and the kernel's cgroup lock away from
+the call: each call in a loop took a quarter longer. So jobs wait until none has come for a moment.
+A backlog of 64 jobs is done without a pause, because each job keeps a cgroup.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ __all__ = ["DeferredJobs"]
 logger = logging.getLogger("agentcgroup")
 
 #: Seconds without a new job after which the jobs are done: more than the Python code between two
-#: calls in a loop takes, less than a model. Where calls take longer, so does the pause, by this
-#: factor: the next one in a loop has ended by then.
+#: calls in a loop takes, less than a model takes. After a longer call the pause is longer, by this
+#: factor: the next call of a loop has ended by then.
 _PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.1
 _PAUSE_PER_CALL: Final = 1.25
-#: Jobs beyond which nothing is waited for.
+#: Number of jobs from which on they are done without a pause.
 _BACKLOG: Final = 64
 
 
@@ -42,10 +41,7 @@ class DeferredJobs:
         self._lock = threading.Lock()
 
     def put(self, job: Callable[[], None], took: float = 0.0) -> None:
-        """Queue a job left by a call that took so many seconds.
-
-        What it raises is logged, since nobody waits for it.
-        """
+        """Queue a job of a call that took `took` seconds; an exception in the job is logged."""
         pause = min(max(took * _PAUSE_PER_CALL, _PAUSE), _LONGEST_PAUSE)
         self._rested = time.monotonic() + pause
         self._jobs.put(job)
@@ -53,13 +49,13 @@ class DeferredJobs:
             self._start()
 
     def busy(self) -> bool:
-        """Say whether there are jobs that it has not come to."""
+        """Return whether jobs wait."""
         return not self._jobs.empty()
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Have every job queued so far done now; False when `timeout` seconds passed first.
+        """Do every job queued so far now; return False when `timeout` seconds passed first.
 
-        Called from a job it returns at once: what a job waits for would wait for the job.
+        Called from a job it returns at once: the job would wait for itself.
         """
         if self._thread is None or self._thread is threading.current_thread():
             return True
@@ -74,7 +70,7 @@ class DeferredJobs:
         return done.wait(timeout)
 
     def close(self, timeout: float) -> None:
-        """Do what is queued, then end the thread; give up after `timeout` seconds."""
+        """Do the queued jobs, then end the thread; give up after `timeout` seconds."""
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             self._hurry.set()
@@ -84,13 +80,13 @@ class DeferredJobs:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = start_thread(self._work, "janitor")
+                self._thread = start_thread(self._work, "deferred")
 
     def _work(self) -> None:
         job = self._jobs.get()
         while job is not None:
             self._await_pause()
-            # All there are, at a stretch: in a row a job takes 40 us, alone between calls 150.
+            # All of them at once: in a row a job takes 40 us, alone between two calls 150.
             for _ in range(self._jobs.qsize()):
                 self._do(job)
                 if (job := self._jobs.get()) is None:
@@ -101,11 +97,11 @@ class DeferredJobs:
     def _do(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException:  # SystemExit, too, would end the thread without a word
+        except BaseException:  # SystemExit would end the thread silently
             logger.exception("agentcgroup: clearing up behind a call failed")
 
     def _await_pause(self) -> None:
-        """Wait until no job has come for a moment, or they are too many, or somebody waits."""
+        """Wait until no job has come for a moment, jobs are too many, or `drain` hurries."""
         while self._jobs.qsize() < _BACKLOG:
             pause = self._rested - time.monotonic()
             if pause <= 0 or self._hurry.wait(pause):

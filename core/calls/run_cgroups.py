@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Limits, controller_of
+from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.policy import Resolver
 from agentcgroup.config.tables import Config
 from agentcgroup.containment.tree import Branch, TreeOptions
@@ -52,8 +53,11 @@ class RunCgroups:
         self._resolver = resolver
         self._warn = warn
         self._on_made = on_made
-        asked = config.mode != "off"
-        self.place = find(config.cgroup_root) if asked else Place(base=None, kind="none")
+        self.place = (
+            Place(base=None, kind="none")
+            if config.mode == "off"
+            else find(config.cgroup_root, resolver.controllers())
+        )
         self._check(self.place)
         self.start_over()
 
@@ -161,7 +165,8 @@ class RunCgroups:
         if self.place.base is not None and not os.path.isdir(self.place.base):
             # Another program removed the base, the last program to use it. The child that `find`
             # starts to try the place must not belong to the call that waits here.
-            self.place = contextvars.Context().run(find, self._config.cgroup_root)
+            needed = self._resolver.controllers()
+            self.place = contextvars.Context().run(find, self._config.cgroup_root, needed)
             self._check(self.place)
         if self.place.base is None:
             return None
@@ -202,7 +207,8 @@ class RunCgroups:
         Raises:
             OSError: mode is ``enforce``.
         """
-        names = ", ".join(sorted(k for k in keys if controller_of(k) in self.place.controllers))
+        there = self.place.controllers
+        names = ", ".join(sorted(k for k in keys if k not in LIMITS or controller_of(k) in there))
         if not names:
             return
         if self._config.mode == "enforce":

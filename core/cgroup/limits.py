@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from agentcgroup.cgroup.cpu import CpuLimits
@@ -23,14 +23,19 @@ __all__ = ["CONTROLLERS", "LIMITS", "MAX", "Limits", "Quantity", "controller_of"
 class Limits(CpusetLimits, IoLimits, PidsLimits, CpuLimits, MemoryLimits):
     """What to write into one cgroup; a field that is None is not written.
 
-    Every name is the kernel's file name with '_' for '.'. A `Limits` is hashable: cgroups that are
-    made ahead of need are kept by their limits.
+    Every name but `unified` is the kernel's file name with '_' for '.'. A `Limits` is hashable:
+    cgroups that are made ahead of need are kept by their limits.
+
+    Attributes:
+        unified: the texts to write into further files, by the names of the files (`unified`).
     """
+
+    unified: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 #: The rows, by key, in the order in which they are shown.
 LIMITS: Final[Mapping[str, Limit]] = {
-    field.name: field.metadata["limit"] for field in fields(Limits)
+    field.name: field.metadata["limit"] for field in fields(Limits) if "limit" in field.metadata
 }
 #: The controllers that have rows, in the order in which they are written.
 CONTROLLERS: Final = tuple(dict.fromkeys(row.controller for row in LIMITS.values()))
@@ -41,15 +46,17 @@ _IN_ORDER: Final = tuple(
 
 
 def controller_of(key: str) -> str:
-    """Return the controller of a limit, such as "memory"."""
-    return LIMITS[key].controller
+    """Return the controller, such as "memory", of a key: of a row, or a file of `unified`."""
+    row = LIMITS.get(key)
+    return key.partition(".")[0] if row is None else row.controller
 
 
 def write(directory: Directory, limits: Limits) -> list[str]:
     """Write the limits that are set.
 
     Returns:
-        The keys that do not hold because this kernel or this cgroup lacks the file.
+        The keys, and the names of files of `unified`, that do not hold because this kernel or this
+        cgroup lacks the file.
 
     Raises:
         OSError: the kernel refused a value.
@@ -59,4 +66,8 @@ def write(directory: Directory, limits: Limits) -> list[str]:
         value = getattr(limits, key)
         if value is not None and not row.write(directory, value, limits):
             missing.append(key)
+    if limits.unified is not None:
+        for file, data in limits.unified.items():
+            if not directory.write_optional(file, data):
+                missing.append(file)
     return missing

@@ -69,6 +69,8 @@ mode = "auto"
 # timeout = "10m"
 # More keys, all with the kernel's meaning:
 {limit_comments(defaults=False)}
+# Any further cgroup v2 file that is a limit, by its kernel name in quotes:
+# unified."memory.zswap.max" = "0"
 
 # A rule changes limits for the calls that it matches: by globs on any of tool, agent and framework
 # (langchain, autogen, crewai). A later rule overrides an earlier one, key by key.

@@ -17,7 +17,7 @@ import typer
 from agentcgroup.cli.finding import Finding, State
 
 if TYPE_CHECKING:
-    from agentcgroup.config.tables import MonitorTable
+    from agentcgroup.config.tables import Config, MonitorTable
 
 __all__ = ["command"]
 
@@ -96,24 +96,26 @@ def _findings(config: str | None) -> Iterator[Finding]:
         return
     yield Finding("kernel", "yes", kernel)
     loaded = load(config)
-    yield from _place(loaded.cgroup_root)
+    yield from _place(loaded)
     yield _spawning()
     yield from _monitor(loaded.monitor)
     yield from frameworks.findings()
 
 
-def _place(cgroup_root: str | None) -> Iterator[Finding]:
+def _place(config: Config) -> Iterator[Finding]:
     from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS
+    from agentcgroup.config.policy import Resolver
     from agentcgroup.place.place import find
 
-    place = find(cgroup_root)
+    place = find(config.cgroup_root, Resolver(config).controllers())
     if place.base is None:
         yield Finding("cgroup v2", "no", "tools run without cgroups of their own.")
     else:
         yield Finding("cgroup v2", "yes", f"{place.base} ({place.kind})")
-    for name in CONTROLLERS:
+    for name in (*CONTROLLERS, *sorted(place.controllers.difference(CONTROLLERS))):
         if name in place.controllers:
             keys = ", ".join(key for key, row in LIMITS.items() if row.controller == name)
+            keys = keys or f"keys of unified that begin with {name}."
             yield Finding(f"limits of {name}", "yes", keys + _BESIDE_LIMITS.get(name, ""))
     for problem in place.problems:
         yield Finding(problem.what, "no", problem.why, problem.fix)

@@ -14,6 +14,7 @@ from agentcgroup import units
 from agentcgroup.cgroup.limits import LIMITS, Limits
 from agentcgroup.config.constraints import ALONE, ORDERED_PAIRS, is_above, would_hang
 from agentcgroup.config.limit_tables import CPU_WEIGHT, DEFAULT_TIMEOUT, LimitTable
+from agentcgroup.config.toml import KeyPath
 from agentcgroup.errors import ConfigError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Values",
     "defaults",
     "fit",
+    "is_unified",
     "limits_of",
     "refuse_to_hang",
     "resolved",
@@ -55,7 +57,7 @@ class Setting:
     source: str
 
 
-#: Values by key: those of limits, and those of `CALL_KEYS`.
+#: Values by key: those of limits, those of `CALL_KEYS`, and those of `unified` by file.
 Values = dict[str, Setting]
 
 
@@ -70,15 +72,23 @@ def defaults(table: LimitTable) -> Values:
     return {key: Setting(value, DEFAULT) for key, value in values.items() if value is not None}
 
 
-def written(table: LimitTable, describe: Callable[[str], str]) -> Values:
+def is_unified(key: str) -> bool:
+    """Return whether a key is a file of the `unified` table: only those have a dot."""
+    return "." in key
+
+
+def written(table: LimitTable, describe: Callable[[KeyPath], str]) -> Values:
     """Return the keys that are written in a table, with the source that `describe` gives.
 
-    A priority sets cpu_weight too, unless the table has a cpu_weight of its own.
+    The files of `unified` are keys of their own, so that rules change them one by one. A priority
+    sets cpu_weight too, unless the table has a cpu_weight of its own.
     """
     keys = table.model_fields_set.intersection(_LIMIT_KEYS + CALL_KEYS)
     # None means "no limit" for a limit, and nothing for a choice.
     keys -= {key for key in _CHOICES if getattr(table, key, None) is None}
-    values = {key: Setting(table.value(key), describe(key)) for key in keys}
+    values = {key: Setting(table.value(key), describe((key,))) for key in keys}
+    for file, data in (table.unified or {}).items():
+        values[file] = Setting(data, describe(("unified", file)))
     if "priority" in keys and "cpu_weight" not in keys:
         priority = values["priority"]
         values["cpu_weight"] = Setting(CPU_WEIGHT[priority.value], f"{priority.source}, priority")
@@ -87,7 +97,8 @@ def written(table: LimitTable, describe: Callable[[str], str]) -> Values:
 
 def values_of(limits: Limits) -> Values:
     """Return the layer that `limits_of` has made these limits of; only None keeps its source."""
-    return {key: resolved(getattr(limits, key)) for key in _LIMIT_KEYS}
+    values = {key: resolved(getattr(limits, key)) for key in _LIMIT_KEYS}
+    return values | {file: resolved(data) for file, data in (limits.unified or {}).items()}
 
 
 def resolved(value: Any) -> Setting:
@@ -133,4 +144,9 @@ def refuse_to_hang(values: Values, timeout: float | None, where: str) -> None:
 
 def limits_of(values: Values) -> Limits:
     """Return the limits of one cgroup."""
-    return Limits(**{key: values[key].value for key in _LIMIT_KEYS})
+    unified = {
+        key: setting.value
+        for key, setting in values.items()
+        if is_unified(key) and setting.value is not None
+    }
+    return Limits(**{key: values[key].value for key in _LIMIT_KEYS}, unified=unified or None)

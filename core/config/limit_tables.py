@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from agentcgroup import units
+from agentcgroup.cgroup.unified import checked_data, checked_file
 from agentcgroup.config.constraints import ORDERED_PAIRS, is_above
 from agentcgroup.config.limit_fields import Table, limit_table, plain
 from agentcgroup.config.values import (
@@ -79,6 +80,11 @@ _ON_UNSHIPPABLE = (
     "call with the reason, 'inline' runs the tool here and notes that in the call's record."
 )
 
+_UnifiedFile = Annotated[str, BeforeValidator(checked_file)]
+_UnifiedData = Annotated[
+    str, BeforeValidator(checked_data), WithJsonSchema({"type": ["string", "integer"]})
+]
+
 
 if TYPE_CHECKING:
 
@@ -91,6 +97,15 @@ else:
 
 class LimitTable(_LimitFields, defer_build=False):
     """What one cgroup may use; the names are the kernel's with '_' for '.'."""
+
+    unified: Mapping[_UnifiedFile, _UnifiedData] | None = Field(
+        default=None,
+        description=(
+            "Further files of cgroup v2 by their kernel names in quotes, written after the other "
+            "limits as they stand."
+        ),
+        json_schema_extra={"examples": [{"memory.zswap.max": "0", "hugetlb.2MB.max": "0"}]},
+    )
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:

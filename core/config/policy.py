@@ -22,6 +22,7 @@ from agentcgroup.config.layers import (
     Values,
     defaults,
     fit,
+    is_unified,
     limits_of,
     refuse_to_hang,
     resolved,
@@ -32,7 +33,7 @@ from agentcgroup.config.layers import (
 from agentcgroup.config.limit_tables import Limiting, LimitTable, Rule
 from agentcgroup.config.problems import validate
 from agentcgroup.config.tables import Config
-from agentcgroup.config.toml import Source
+from agentcgroup.config.toml import KeyPath, Source
 from agentcgroup.config.values import Background, Isolation, OnUnshippable, Priority
 
 __all__ = ["Policy", "Resolver", "Setting"]
@@ -69,7 +70,9 @@ class Policy:
     asked: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        asked = {key: getattr(self.limits, key) for key in LIMITS} | {"timeout": self.timeout}
+        asked = {key: getattr(self.limits, key) for key in (*LIMITS, "unified")} | {
+            "timeout": self.timeout
+        }
         present = {key: value for key, value in asked.items() if value is not None}
         object.__setattr__(self, "asked", MappingProxyType(present))
 
@@ -122,7 +125,7 @@ class Resolver:
             *(written(matcher.rule, str) for matcher in self._matchers),
         ]
         keys = {key for values in layers for key, setting in values.items() if setting.value}
-        return frozenset(controller_of(key) for key in keys.intersection(LIMITS))
+        return frozenset(controller_of(key) for key in keys if key in LIMITS or is_unified(key))
 
     def override(self, policy: Policy, /, **changes: object) -> Policy:
         """Return `policy` with limits given in code, such as ``memory_max="1G", timeout="5s"``.
@@ -135,7 +138,7 @@ class Resolver:
         if not changes:
             return policy
         given = validate(Limiting, changes, Source("call()"))
-        values = _values_of(policy) | written(given, lambda _: "call()")
+        values = _changed(_values_of(policy), given, "call()")
         refuse_to_hang(values, values["timeout"].value, "call()")
         return _policy_of(fit(values))
 
@@ -148,7 +151,7 @@ class Resolver:
         if not changes:
             return limits
         given = validate(LimitTable, changes, Source("agent()"))
-        values = values_of(limits) | written(given, lambda _: "agent()")
+        values = _changed(values_of(limits), given, "agent()")
         # Only calls hang in the cgroup of an agent, so a timeout of every call is enough.
         refuse_to_hang(values, self.config.limits.call.timeout, "agent()")
         return limits_of(fit(values))
@@ -185,8 +188,8 @@ class Resolver:
         return self.config.source.place((key,)) if is_written else DEFAULT
 
     def _table(self, table: LimitTable, name: str) -> Values:
-        def describe(key: str) -> str:
-            return f"{self.config.source.place(('limits', name, key))} [limits.{name}]"
+        def describe(key: KeyPath) -> str:
+            return f"{self.config.source.place(('limits', name, *key))} [limits.{name}]"
 
         return written(table, describe)
 
@@ -198,8 +201,8 @@ class Resolver:
         for index, matcher in enumerate(self._matchers):
             if matcher.rule.applies_to == applies_to and matcher.matches(framework, agent, tool):
 
-                def describe(key: str, index: int = index) -> str:
-                    place = self.config.source.place(("rules", index, key))
+                def describe(key: KeyPath, index: int = index) -> str:
+                    place = self.config.source.place(("rules", index, *key))
                     return f"{place} rule {index + 1}"
 
                 values |= written(matcher.rule, describe)
@@ -237,3 +240,10 @@ def _values_of(policy: Policy) -> Values:
     values |= {key: resolved(getattr(policy, key)) for key in CALL_KEYS}
     values["isolation"] = Setting(policy.isolation, policy.isolation_source)
     return values
+
+
+def _changed(values: Values, given: LimitTable, where: str) -> Values:
+    """Return values with those given in code; None for `unified` takes all of its files off."""
+    if "unified" in given.model_fields_set and given.unified is None:
+        values |= {key: Setting(None, where) for key in values if is_unified(key)}
+    return values | written(given, lambda _: where)

@@ -21,6 +21,16 @@ can stand in `[limits.run]`, `[limits.agent]`, `[limits.call]` and `[[rules]]`, 
 of `agentcgroup.call()`. The kernel's
 [documentation](https://docs.kernel.org/admin-guide/cgroup-v2.html) describes each file.
 
+The table `unified` takes any further file of cgroup v2 that is a limit, by its kernel name in
+quotes, and writes the text as it stands, after the limits of the table below:
+
+    [limits.call.unified]
+    "memory.zswap.max" = "0"
+    "hugetlb.2MB.max" = "0"
+
+A name is refused where it has a key of its own, would undo one (`cpu.weight.nice`), belongs to
+`cgroup.*`, or is a statistic.
+
 A file that the kernel lacks is reported: mode `auto` logs the limit as not enforced, mode `enforce`
 refuses to start, or refuses the call.
 """

@@ -48,7 +48,7 @@ class Deadlines:
             self._deadlines[call] = deadline
             earlier = deadline < self._wakes_at
             if self._thread is None:
-                self._thread = start_thread(self._work, "watcher")
+                self._thread = start_thread(self._work, "deadlines")
         if earlier:
             self._earlier.set()
 

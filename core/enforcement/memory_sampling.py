@@ -51,7 +51,7 @@ class MemorySampler:
         with self._lock:
             self._limits[call] = memory_max
             if self._thread is None:
-                self._thread = start_thread(self._work, "sampler")
+                self._thread = start_thread(self._work, "memory-sampler")
 
     def forget(self, call: Sampled) -> None:
         """Stop sampling `call`."""

@@ -27,7 +27,8 @@ class Adoptions:
         """Serve `calls`, by their numbers; `send` sends a message to the helper."""
         self._calls = calls
         self._send = send
-        self._done: dict[int, threading.Event] = {}
+        #: By the number of the call; set once its process is adopted. `Monitor.vacate` drops it.
+        self.done: dict[int, threading.Event] = {}
 
     def wait(self, number: int, timeout: float) -> None:
         """Wait until the process that the helper has found for a call is adopted.
@@ -37,10 +38,6 @@ class Adoptions:
             timeout: seconds to wait at most.
         """
         self._adopted(number).wait(timeout)
-
-    def forget(self, number: int) -> None:
-        """Drop what is kept for a call that has ended."""
-        self._done.pop(number, None)
 
     def adopt(self, pid: int, number: int) -> None:
         """Have the call adopt a process; the helper kills it when the call is over."""
@@ -53,7 +50,7 @@ class Adoptions:
         finally:
             self._adopted(number).set()
         if cgroup is None:
-            self._done.pop(number, None)
+            self.done.pop(number, None)
             logger.warning("agentcgroup: ended a process that a call had started unseen: %d", pid)
             self._send({"do": "kill", "pid": pid})
         else:
@@ -61,8 +58,8 @@ class Adoptions:
 
     def release_all(self) -> None:
         """End every `wait`: the helper is gone."""
-        for adopted in tuple(self._done.values()):
+        for adopted in tuple(self.done.values()):
             adopted.set()
 
     def _adopted(self, number: int) -> threading.Event:
-        return self._done.setdefault(number, threading.Event())
+        return self.done.setdefault(number, threading.Event())

@@ -154,7 +154,7 @@ class Monitor(HelperConnection):
         _note_charged(call, slot)
         slot.vacate()
         self._by_number.pop(call.number, None)
-        self._adoptions.forget(call.number)
+        self._adoptions.done.pop(call.number, None)
 
     def note_cgroup(self, call: WatchedCall, cgroup: Cgroup, slot: ThreadSlot | None) -> None:
         """Note the cgroup that a call has got; `slot` is the call's from `occupy`."""

@@ -1,4 +1,4 @@
-"""How much memory there is to share out: the machine's, or what a cgroup above leaves of it."""
+"""The memory of the machine, or of the cgroups that this process is in."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["memory"]
 
 
 def memory() -> int:
-    """Return the bytes that this process and its children can have at the most.
+    """Return the most bytes that this process and its children can have.
 
-    That is the machine's memory, or the tightest memory.max from this process's cgroup upwards, as
-    far as it can be seen: a container sees its own limit but not those above it.
+    That is the machine's memory, or the lowest memory.max of this process's cgroup and those above
+    it. A container sees its own limit but not those above it.
     """
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if sys.platform != "linux":
         return most
-    # Without /proc, or where a cgroup goes away under the look at it, the machine's will do.
+    # Without /proc, or where a cgroup is removed meanwhile, the machine's memory is the answer.
     with contextlib.suppress(OSError):
-        facts = probe()
-        path = facts.own_path
-        while path is not None and facts.mount is not None and len(path) >= len(facts.mount.point):
+        host = probe()
+        path = host.own_path
+        while path is not None and host.mount is not None and len(path) >= len(host.mount.point):
             with contextlib.closing(Directory.open(path)) as directory:
                 limit = (directory.read_optional(files.MEMORY_MAX) or MAX).strip()
             if limit != MAX:

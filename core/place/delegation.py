@@ -1,9 +1,9 @@
-"""Dividing a subtree that is ours, and putting it together again.
+"""Dividing a delegated cgroup into a leaf for its processes and room for runs, and back.
 
 A cgroup with controllers enabled for its children may not hold processes itself, the machine's root
-excepted (cgroup-v2.rst, "No Internal Process Constraint"). So what lives in it moves to the leaf
-`agentcgroup.sup`, and runs are made beside it. Processes can move back only when the controllers
-are off again.
+excepted (cgroup-v2.rst, "No Internal Process Constraint"). So its processes move to the leaf
+`agentcgroup.sup`, and runs are made beside that leaf. Processes can move back only when the
+controllers are off again.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from agentcgroup.place.problems import Problem
 
 __all__ = ["SUPERVISOR", "divide", "reunite"]
 
-#: The leaf that takes the processes.
+#: The leaf that the processes move to.
 SUPERVISOR: Final = "agentcgroup.sup"
 
-#: A process may fork as it is moved; this many looks find them all, or it is a fork bomb.
-_LOOKS: Final = 5
+#: A process may fork while it is moved; only a fork bomb still has new ones after so many passes.
+_PASSES: Final = 5
 _PAUSE_S: Final = 0.01
 
 
 def divide(path: str, controllers: Iterable[str]) -> Problem | None:
-    """Empty a cgroup and enable controllers for its children, those that it has.
+    """Empty a cgroup and enable those controllers for its children that it has.
 
     Returns:
-        Why it cannot be emptied; then nothing was changed, and cgroups may be made in it still,
-        without controllers. None also where the kernel refuses a controller: see `Cgroup.why_not`.
+        The problem where the cgroup cannot be emptied; then nothing was changed, and cgroups can
+        still be made in it, without controllers. None also where the kernel refuses a controller:
+        see `Cgroup.why_not`.
 
     Raises:
-        OSError: it is gone or not ours.
+        OSError: the cgroup is gone, or this process may not write to it.
     """
     with contextlib.closing(Cgroup.open(path)) as top:
         wanted = top.available().intersection(controllers)
-        for _ in range(_LOOKS):
+        for _ in range(_PASSES):
             if wanted <= top.enabled():
                 return None
             why = None if top.is_machine_root() else _evacuate(top)
@@ -48,12 +49,12 @@ def divide(path: str, controllers: Iterable[str]) -> Problem | None:
                 return problems.occupied(path, wanted, why)
             if wanted <= top.enable(wanted):
                 return None
-            time.sleep(_PAUSE_S)  # one entered between the two steps, or another divides it too
+            time.sleep(_PAUSE_S)  # a process entered meanwhile, or another program divides it too
     return None
 
 
 def reunite(path: str) -> None:
-    """Undo `divide`, unless somebody has made other cgroups there meanwhile."""
+    """Undo `divide`, unless another program has made cgroups there meanwhile."""
     with contextlib.closing(Cgroup.open(path)) as top:
         if set(top.children()) == {SUPERVISOR}:
             top.disable(top.enabled())
@@ -61,12 +62,12 @@ def reunite(path: str) -> None:
 
 
 def _evacuate(top: Cgroup) -> str | None:
-    """Move all processes of `top` into its leaf; return why some remain, with none moved then."""
+    """Move all processes of `top` into its leaf, or none; return why some cannot be moved."""
     if not top.procs():
         return None
     why = "new ones keep coming"
     with contextlib.closing(top.child(SUPERVISOR, exist_ok=True)) as leaf:
-        for _ in range(_LOOKS):
+        for _ in range(_PASSES):
             pids = top.procs()
             if not pids:
                 return None

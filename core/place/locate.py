@@ -1,4 +1,4 @@
-"""In which cgroup a process is, as a path that can be opened here."""
+"""The cgroup of a process, as a path that can be opened here."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from agentcgroup.place.probe import probe
 
 __all__ = ["CgroupLocator"]
 
-#: What the kernel writes behind the path of a cgroup that was removed (seq_puts of cgroup.c).
+#: The kernel appends this to the path of a removed cgroup (kernel/cgroup/cgroup.c).
 _DELETED: Final = " (deleted)"
-#: Seconds that a fork may take from where its child can be seen to where it is in its cgroup: some
-#: microseconds of work, but who forks may have to wait for a CPU in between.
+#: Seconds that a fork may take from the moment its child is visible to the moment the child is in
+#: its cgroup: microseconds of work, but the forking thread may wait for a CPU in between.
 _BIRTH: Final = 2.0
-#: The same where the kernel does not say who has run (sched_info_on() of linux/sched/stat.h).
+#: The same where the kernel does not count run time (sched_info_on() of linux/sched/stat.h).
 _BIRTH_UNSEEN: Final = 0.1
 
 
 class CgroupLocator:
-    """Finds processes; looks for the mount of cgroup v2 once."""
+    """Finds the cgroups of processes; reads the mount of cgroup v2 once."""
 
     def __init__(self) -> None:
         self._mount = probe().mount
@@ -43,23 +43,23 @@ class CgroupLocator:
         return None
 
     def of_newborn(self, pid: int) -> str | None:
-        """As `of`, for a process whose fork may not be done yet: waits for that.
+        """As `of`, for a process whose fork may not be complete: waits for that.
 
-        Until then its cgroup reads as the root: copy_process() in the kernel's fork.c tells the
-        process connector before it calls cgroup_post_fork(). One that has run is born.
+        Until then its cgroup reads as the root: copy_process() in the kernel's fork.c notifies the
+        process connector before it calls cgroup_post_fork(). A process that has run is complete.
         """
         deadline = time.monotonic() + self._birth
         while (path := self.of(pid)) in ("", self._root):
             if _has_run(pid) or time.monotonic() > deadline:
-                return self.of(pid)  # the path may be from before, however little there is between
+                return self.of(pid)  # `path` may have been read before the fork was complete
             time.sleep(0.0002)
         return path
 
 
 def _has_run(pid: int) -> bool:
-    """Say whether a process has had a CPU, by the third figure of its schedstat."""
+    """Return whether a process has run, by the third figure of its schedstat."""
     try:
         with open(f"/proc/{pid}/schedstat", "rb") as file:
             return file.read().split()[2] != b"0"
     except OSError:
-        return True  # it is gone
+        return True  # the process is gone

@@ -1,12 +1,13 @@
-"""Who owns a run's directory: names that outlive their owner and say so.
+"""The owner of a run's directory, encoded in its name, and the removal of orphaned runs.
 
-Theory of operation: the directory of a run is called after the process that made it: pid, start
-time, boot and pid namespace. That names one process of all times, without a file that has to be
-kept in step: a pid that was used again has another start time, one of before the reboot another
-boot id. A lock would not do: the tools a run starts inherit its descriptor and hold it on.
+Theory of operation: the name of a run's directory has the pid, the start time, the boot id and the
+pid namespace of the process that made it. These name one process for all time, without a file to
+keep up to date: a reused pid has another start time, and a pid from before a reboot another boot
+id. A lock would not work: the tools that a run starts inherit its descriptor and keep the lock.
 
-`reap` removes what dead owners left behind. It touches nothing whose name is not of this form, no
-run of another pid namespace (its owner's pid means nothing to us), and none whose owner lives.
+`reap` removes the runs of dead owners. It leaves every directory whose name is not of this form,
+every run of another pid namespace (its owner's pid has no meaning here), and every run whose owner
+lives.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Owner:
     """The process that made a run.
 
     Attributes:
-        pid: its number, in the pid namespace below.
+        pid: its pid in `pid_namespace`.
         start: its start time in clock ticks since boot, field 22 of /proc/PID/stat.
         boot: first 8 hex digits of /proc/sys/kernel/random/boot_id.
         pid_namespace: inode number of its pid namespace.
@@ -47,7 +48,11 @@ class Owner:
 
     @classmethod
     def myself(cls) -> Owner:
-        """Return the calling process as an owner."""
+        """Return the calling process as an owner.
+
+        Raises:
+            RuntimeError: /proc is not mounted.
+        """
         pid = os.getpid()
         start = _start_time(pid)
         if start is None:
@@ -56,7 +61,7 @@ class Owner:
 
     @classmethod
     def parse(cls, name: str) -> Owner | None:
-        """Read an owner out of a directory's name; None when it is not exactly a run's name."""
+        """Return the owner in a directory's name; None when that is not exactly a run's name."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -68,7 +73,7 @@ class Owner:
         return f"{_PREFIX}{self.pid}-{self.start}-{self.boot}-{self.pid_namespace}"
 
     def life(self) -> Life:
-        """Say whether the owner lives; "unknown" for one of another pid namespace."""
+        """Return whether the owner lives; "unknown" for an owner of another pid namespace."""
         if self.boot != _boot():
             return "dead"
         if self.pid_namespace != _pid_namespace():
@@ -81,11 +86,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What became of one orphan.
+    """One orphaned run that `reap` tried to remove.
 
     Attributes:
         path: its directory.
-        error: why it is still there, None when it is gone.
+        error: why the directory is still there, None when it is gone.
     """
 
     path: str
@@ -93,12 +98,12 @@ class Reaped:
 
 
 def run_name() -> str:
-    """Return the name that the calling process gives the directory of its run."""
+    """Return the name of the calling process's run directory."""
     return Owner.myself().name()
 
 
 def is_run(name: str) -> bool:
-    """Say whether a directory's name is exactly that of a run."""
+    """Return whether a directory's name is exactly that of a run."""
     return Owner.parse(name) is not None
 
 
@@ -106,8 +111,8 @@ def orphans(base: Cgroup, *, force: bool = False) -> list[str]:
     """Return the names of the runs below `base` whose owner is dead.
 
     Args:
-        base: where runs are made.
-        force: count runs of other pid namespaces too, whose owner may well be alive.
+        base: the cgroup below which runs are made.
+        force: include runs of other pid namespaces, whose owners may be alive.
     """
     wanted = {"dead", "unknown"} if force else {"dead"}
     return sorted(
@@ -118,7 +123,7 @@ def orphans(base: Cgroup, *, force: bool = False) -> list[str]:
 
 
 def reap(base: Cgroup, *, force: bool = False, timeout: float = 2.0) -> list[Reaped]:
-    """Kill and remove what dead owners left below `base`, each for itself, and say what became."""
+    """Kill and remove the runs of dead owners below `base`; return the result of each."""
     return [_reap_one(f"{base.path}/{name}", timeout) for name in orphans(base, force=force)]
 
 

@@ -1,18 +1,18 @@
 """Where on this machine runs can be made, and what can be enforced there.
 
-Theory of operation: `find` looks (`probe`, facts only), takes the first of `_WAYS` that fits the
-facts, prepares a base there, and then proves it (`trial`): a cgroup is made below the base, given
-limits, and a process is put in. What the trial shows is what the Place promises; nothing is
-concluded from versions or the mere presence of files.
+Theory of operation: `find` probes the host (`probe`), takes the first of `_WAYS` that fits it,
+prepares a base there, and then tries the base (`trial`): it makes a cgroup below the base, writes
+limits, and puts a process in. A `Place` has what the trial showed; nothing is concluded from
+versions or from files that exist.
 
-Who moves a process needs write access to the common ancestor of both ends. So root may work
-anywhere, a user only inside a subtree that is delegated and holds the process already; such a
-subtree is divided first (`division`).
+Moving a process needs write access to the common ancestor of both cgroups (cgroup-v2.rst,
+"Delegation Containment"). So root may work anywhere; a user may only work inside a delegated
+subtree that already holds the process. Such a subtree is divided first (`delegation`).
 
-Every step may be taken by several processes at once: directories that are there already are taken
-as they are, and enabling what is enabled does nothing. One that tears a base down as another has
-just found it leaves the other with ENOENT, or with limits that `Cgroup.set` reports as not applied:
-both are loud, and finding again mends them.
+Several processes may take every step at once: a directory that exists is used as it is, and
+enabling an enabled controller does nothing. Where one process tears a base down that another has
+just found, the other gets ENOENT, or limits that `Cgroup.set` reports as missing: both are
+reported, and a second `find` repairs them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import functools
 import glob
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -30,28 +30,28 @@ from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.cgroup.limits import CONTROLLERS
 from agentcgroup.place import owner, probe, problems, systemd, trial
 from agentcgroup.place.delegation import SUPERVISOR, divide, reunite
-from agentcgroup.place.probe import Facts
+from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
 
 __all__ = ["Place", "bases", "find", "teardown"]
 
 Kind = Literal["root", "delegated", "systemd-system", "systemd-user", "container", "given", "none"]
 
-#: The directory under the machine's root that all our runs share.
+#: The directory under the machine's root in which all runs are made.
 BASE: Final = "agentcgroup"
-#: Names the base, where the right one cannot be found or should be another.
+#: The environment variable that names the base, instead of the one that is found.
 ROOT_VARIABLE: Final = "AGENTCGROUP_ROOT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where runs are made, and what holds there.
+    """The cgroup below which runs are made, and what can be enforced there.
 
     Attributes:
-        base: path of the cgroup below which runs are made; None when there is none.
-        kind: how it was come by.
-        controllers: those that the trial showed to work for the children of `base`.
-        problems: what is not enforced, and why.
+        base: path of that cgroup; None when there is none.
+        kind: how the base was found.
+        controllers: the controllers that work for the children of `base`, as the trial showed.
+        problems: the limits that are not enforced, with the reasons.
     """
 
     base: str | None
@@ -60,36 +60,38 @@ class Place:
     problems: tuple[Problem, ...] = ()
 
 
-def find(root: str | None = None) -> Place:
+def find(root: str | None = None, controllers: Iterable[str] = ()) -> Place:
     """Find, prepare and prove the place for the runs of this process.
 
-    May ask systemd for a scope, and moves this process and its neighbours within a subtree that is
-    ours. Takes about 20 ms, more where systemd is asked.
+    May ask systemd for a scope. In a subtree that belongs to this process, `find` moves this
+    process and the others there into a leaf. Takes about 20 ms, more where systemd is asked.
 
     Args:
-        root: the cgroup to work below; else $AGENTCGROUP_ROOT; else the best one that can be had.
+        root: the cgroup to work below; else $AGENTCGROUP_ROOT; else the best one on this machine.
+        controllers: controllers to enable and try beside those of the limits with a row.
 
     Returns:
-        A place; one of kind "none" where this machine has nothing for us. What the machine lacks
-        is never raised: it is in `Place.problems`.
+        A place; one of kind "none" where no cgroup can be made. `find` raises nothing for what the
+        machine lacks: that is in `Place.problems`.
     """
     if sys.platform != "linux":
         return _nothing(problems.NOT_LINUX)
-    facts = probe.probe()
-    if "/ray-node_" in (facts.own or ""):
+    host = probe.probe()
+    if "/ray-node_" in (host.own or ""):
         return _nothing(problems.INSIDE_RAY)
     given = root or os.environ.get(ROOT_VARIABLE)
-    if _inside_a_run(facts):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
-        return _first_that_works((_nested,), facts)
+    wanted = frozenset(CONTROLLERS).union(controllers)
+    if _inside_a_run(host):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
+        return _first_that_works((_nested,), host, wanted)
     if given:
-        return _first_that_works((functools.partial(_given, given),), facts)
-    return _first_that_works(_WAYS, facts)
+        return _first_that_works((functools.partial(_given, given),), host, wanted)
+    return _first_that_works(_WAYS, host, wanted)
 
 
 def teardown(place: Place) -> None:
-    """Undo what `find` prepared, as far as nobody else uses it. Never raises."""
+    """Undo what `find` prepared, where no other process uses it. Never raises."""
     if place.base is None or place.kind in ("systemd-system", "systemd-user"):
-        return  # a scope goes with its last process, as it is
+        return  # systemd removes a scope with its last process
     with contextlib.suppress(OSError):
         if place.kind == "root":
             os.rmdir(place.base)  # refused by the kernel while any run is inside
@@ -98,9 +100,9 @@ def teardown(place: Place) -> None:
 
 
 def bases(place: Place) -> list[str]:
-    """Return the paths below which runs like those of `place` are made, its own among them.
+    """Return the bases of the same kind as that of `place`, which is one of them.
 
-    Under systemd every run has a scope of its own, which outlives it while processes are left.
+    Under systemd every run has a scope of its own, which outlives the run while processes are left.
     """
     if place.base is None:
         return []
@@ -109,14 +111,14 @@ def bases(place: Place) -> list[str]:
     return sorted(glob.glob(f"{glob.escape(os.path.dirname(place.base))}/{systemd.NAME}-*.scope"))
 
 
-def _first_that_works(ways: tuple[_Way, ...], facts: Facts) -> Place:
+def _first_that_works(ways: tuple[_Way, ...], host: HostFacts, wanted: frozenset[str]) -> Place:
     failed: tuple[Problem, ...] = ()
     for way in ways:
         try:
-            place = way(facts)
+            place = way(host, wanted)
             if place is not None:
-                place = _proved(place, facts)
-                # What failed before is worth telling only where something is missing now.
+                place = _proved(place, host, wanted)
+                # The ways that failed before are of interest only where something is missing.
                 return replace(place, problems=place.problems and (*failed, *place.problems))
         except _Unusable as error:
             failed += (error.problem,)
@@ -124,51 +126,55 @@ def _first_that_works(ways: tuple[_Way, ...], facts: Facts) -> Place:
             failed += (problems.failed(error),)
         else:
             continue
-        facts = probe.probe()  # what failed may have moved us
-    return _nothing(*(failed or (problems.no_way(facts),)))
+        host = probe.probe()  # the way that failed may have moved this process
+    return _nothing(*(failed or (problems.no_way(host),)))
 
 
-def _proved(place: Place, facts: Facts) -> Place:
-    """Return the place with what a real trial below its base has shown."""
+def _proved(place: Place, host: HostFacts, wanted: frozenset[str]) -> Place:
+    """Return the place with the result of a trial below its base."""
     assert place.base is not None
-    verdict = trial.run(place.base, facts)
-    # Where the way here has a reason for what is missing, it is the better one.
-    told = place.problems or verdict.problems
-    return replace(place, controllers=verdict.controllers, problems=told)
+    verdict = trial.run(place.base, host, wanted)
+    # A problem that the way found explains more than the trial's.
+    found = place.problems or verdict.problems
+    return replace(place, controllers=verdict.controllers, problems=found)
 
 
 def _nothing(*found: Problem) -> Place:
     return Place(base=None, kind="none", problems=found)
 
 
-def _inside_a_run(facts: Facts) -> bool:
-    return any(owner.is_run(part) for part in (facts.own or "").split("/"))
+def _inside_a_run(host: HostFacts) -> bool:
+    return any(owner.is_run(part) for part in (host.own or "").split("/"))
 
 
 # The ways: each returns a prepared place, None where it does not fit, or raises _Unusable
 
 
 class _Unusable(Exception):
-    """A way that fits the facts and leads nowhere."""
+    """Raised by a way that fits the host and fails."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
 
 
-_Way = Callable[[Facts], Place | None]
+_Way = Callable[[HostFacts, frozenset[str]], Place | None]
 
 
-def _nested(facts: Facts) -> Place | None:
-    """Stay inside the call of the outer run: its limits hold, and its end is our end too."""
-    if facts.own_path is None or not probe.controls(facts.own_path):
+def _nested(host: HostFacts, _: frozenset[str]) -> Place | None:
+    """Stay inside the call of the outer run: its limits bound this run, and its end ends it."""
+    if host.own_path is None or not probe.controls(host.own_path):
         raise _Unusable(problems.INSIDE_A_RUN)
     # Without controllers for children a cgroup may hold processes and children at once.
-    return Place(base=facts.own_path, kind="delegated", problems=(problems.INSIDE_A_RUN,))
+    return Place(base=host.own_path, kind="delegated", problems=(problems.INSIDE_A_RUN,))
 
 
-def _given(path: str, facts: Facts) -> Place | None:
-    """Use the cgroup that was named, or say why not."""
+def _given(path: str, host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Use the cgroup that the user named.
+
+    Raises:
+        _Unusable: it cannot be used.
+    """
     try:
         with contextlib.closing(Cgroup.open(path)) as top:
             pids = [] if top.is_machine_root() else top.procs()
@@ -176,26 +182,29 @@ def _given(path: str, facts: Facts) -> Place | None:
         raise _Unusable(problems.named(path, error)) from error
     if not probe.controls(path):
         raise _Unusable(problems.named(path, f"user {os.geteuid()} may not write to it"))
-    # Those in it may be moved only where we are one of them, or were until another divided it.
-    if pids and not f"{facts.own_path}/".startswith(f"{top.path}/"):
+    # Its processes may be moved only where this process is one of them, or was one before another
+    # supervisor divided the cgroup.
+    if pids and not f"{host.own_path}/".startswith(f"{top.path}/"):
         some = ", ".join(map(str, pids[:5]))
         raise _Unusable(problems.named(path, f"processes of others live right in it ({some})"))
-    return _divided(top.path, "given")
+    return _divided(top.path, "given", wanted)
 
 
-def _delegated_by_systemd(facts: Facts) -> Place | None:
-    """Work in the unit that systemd has delegated to us already."""
-    if not facts.systemd or facts.mount is None or facts.own_path is None:
+def _delegated_by_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Work in a unit that systemd has delegated to this process."""
+    if not host.systemd or host.mount is None or host.own_path is None:
         return None
-    unit = probe.delegated_above(facts.own_path, facts.mount.point)
-    return _divided(unit, "delegated") if unit is not None and probe.controls(unit) else None
+    unit = probe.delegated_above(host.own_path, host.mount.point)
+    return (
+        _divided(unit, "delegated", wanted) if unit is not None and probe.controls(unit) else None
+    )
 
 
-def _scope_of_systemd(facts: Facts) -> Place | None:
-    """Ask systemd for a scope: on its machines nobody else may make cgroups at the top."""
-    if not facts.systemd or facts.mount is None or facts.mount.read_only:
+def _scope_of_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Ask systemd for a scope: under systemd no other program may make cgroups at the top."""
+    if not host.systemd or host.mount is None or host.mount.read_only:
         return None
-    user = facts.uid != 0
+    user = host.uid != 0
     try:
         systemd.start_scope(user=user)
     except systemd.ScopeRefused as error:
@@ -203,38 +212,38 @@ def _scope_of_systemd(facts: Facts) -> Place | None:
     own_path = probe.probe().own_path
     if own_path is None:
         return None
-    return _divided(own_path, "systemd-user" if user else "systemd-system")
+    return _divided(own_path, "systemd-user" if user else "systemd-system", wanted)
 
 
-def _root(facts: Facts) -> Place | None:
-    """Work below the machine's own root."""
-    mount = facts.mount
+def _root(host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Work below the root of the machine's hierarchy."""
+    mount = host.mount
     if mount is None or not mount.true_root or not probe.controls(mount.point):
         return None
     with contextlib.closing(Cgroup.open(mount.point)) as top:
-        top.enable(CONTROLLERS)
+        top.enable(wanted)
         with contextlib.closing(top.child(BASE, exist_ok=True)) as base:
-            base.enable(CONTROLLERS)
+            base.enable(wanted)
             return Place(base=base.path, kind="root")
 
 
-def _container(facts: Facts) -> Place | None:
-    """Divide the root of our private cgroup namespace."""
-    mount = facts.mount
+def _container(host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Divide the root of a private cgroup namespace."""
+    mount = host.mount
     if mount is None or mount.true_root or mount.root != "/" or not probe.controls(mount.point):
         return None
-    return _divided(mount.point, "container")
+    return _divided(mount.point, "container", wanted)
 
 
-def _delegated(facts: Facts) -> Place | None:
-    """Divide our own cgroup, which somebody has made ours."""
-    path = facts.own_path
+def _delegated(host: HostFacts, wanted: frozenset[str]) -> Place | None:
+    """Divide the cgroup of this process, which was delegated by hand or by another manager."""
+    path = host.own_path
     if path is None:
         return None
     above, _, name = path.rpartition("/")
     if name == SUPERVISOR and probe.controls(above):  # another supervisor has divided it before
         path = above
-    return _divided(path, "delegated") if probe.controls(path) else None
+    return _divided(path, "delegated", wanted) if probe.controls(path) else None
 
 
 _WAYS: Final[tuple[_Way, ...]] = (
@@ -246,7 +255,7 @@ _WAYS: Final[tuple[_Way, ...]] = (
 )
 
 
-def _divided(path: str, kind: Kind) -> Place:
-    """Return a subtree of ours as a base; for the life cycle alone where it cannot be emptied."""
-    problem = divide(path, CONTROLLERS)
+def _divided(path: str, kind: Kind, wanted: frozenset[str]) -> Place:
+    """Return a delegated subtree as a base; without controllers where it cannot be emptied."""
+    problem = divide(path, wanted)
     return Place(base=path, kind=kind, problems=() if problem is None else (problem,))

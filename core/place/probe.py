@@ -1,4 +1,4 @@
-"""What this machine and this process offer, as facts. The rules on them are in `place`."""
+"""Reading what the host offers to this process; `place` decides what follows from it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 
 from agentcgroup.cgroup import files
 
-__all__ = ["Facts", "Mount", "controls", "delegated_above", "is_charged", "probe"]
+__all__ = ["HostFacts", "Mount", "controls", "delegated_above", "is_charged", "probe"]
 
-#: What systemd sets on the cgroup of a unit with Delegate=yes; user.* since version 251.
+#: The attributes that systemd sets on the cgroup of a unit with Delegate=yes; user.* since 251.
 _DELEGATE_XATTRS: Final = ("user.delegate", "trusted.delegate")
 
 
@@ -19,10 +19,11 @@ class Mount:
     """One mount of the cgroup v2 hierarchy, as /proc/self/mountinfo shows it.
 
     Attributes:
-        point: where it is mounted.
-        root: which cgroup it shows there, relative to this process's cgroup namespace.
-        read_only: mounted so.
-        true_root: it shows the root of the machine's hierarchy, which alone has no cgroup.type.
+        point: the path it is mounted at.
+        root: the cgroup that is visible there, relative to this process's cgroup namespace.
+        read_only: whether it is mounted read-only.
+        true_root: whether `root` is the root of the machine's hierarchy, which alone has no
+            cgroup.type.
     """
 
     point: str
@@ -42,8 +43,8 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What `probe` found; nothing in here is a judgement.
+class HostFacts:
+    """The host as this process sees it.
 
     Attributes:
         mount: the mount of cgroup v2 to work with, None when there is none.
@@ -62,10 +63,10 @@ class Facts:
     uid: int
 
 
-def probe() -> Facts:
-    """Look once; changes nothing."""
+def probe() -> HostFacts:
+    """Read the host once; changes nothing."""
     mount, own = _best_mount(), _own_cgroup()
-    return Facts(
+    return HostFacts(
         mount=mount,
         own=own,
         own_path=mount.locate(own) if mount is not None and own is not None else None,
@@ -76,16 +77,16 @@ def probe() -> Facts:
 
 
 def is_charged() -> bool:
-    """Say whether this process's memory is charged to a cgroup v2: what is in the root is not."""
-    facts = probe()
-    mount, path = facts.mount, facts.own_path
-    if mount is None or path is None or "memory" in facts.v1_controllers:
+    """Return whether this process's memory is charged to a cgroup v2; in the root it is not."""
+    host = probe()
+    mount, path = host.mount, host.own_path
+    if mount is None or path is None or "memory" in host.v1_controllers:
         return False
     return not (mount.true_root and path == mount.point)
 
 
 def controls(path: str) -> bool:
-    """Say whether we may divide a cgroup: make children, enable controllers, move processes in."""
+    """Return whether this process may make children, enable controllers and move processes."""
     needed = (path, f"{path}/{files.PROCS}", f"{path}/{files.SUBTREE_CONTROL}")
     return all(os.access(file, os.W_OK) for file in needed)
 
@@ -93,8 +94,8 @@ def controls(path: str) -> bool:
 def delegated_above(path: str, mount: str) -> str | None:
     """Return the nearest cgroup, `path` or above it, that systemd has delegated to programs.
 
-    One with an init.scope of its own was delegated to another systemd, the user's or a
-    container's, which is not for us to divide.
+    A cgroup with an init.scope of its own was delegated to another systemd, the user's or a
+    container's, and is not to be divided.
     """
     while path.startswith(mount + "/"):
         if any(_xattr(path, name) == b"1" for name in _DELEGATE_XATTRS):
@@ -118,7 +119,7 @@ def parse_mounts(mountinfo: str) -> list[tuple[int, str, str, bool]]:
 
 
 def _best_mount() -> Mount | None:
-    """Choose the mount with most to offer: writable before read-only, the widest view first."""
+    """Return the best mount: writable before read-only, then the one that shows most."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mounts = [
             Mount(point=point, root=root, read_only=read_only, true_root=_is_true_root(point))
@@ -131,7 +132,7 @@ def _best_mount() -> Mount | None:
 
 
 def _mount_seen_at(point: str) -> int | None:
-    """Return the id of the mount on top at a path: others may lie hidden below it."""
+    """Return the id of the topmost mount at a path, which hides the others."""
     try:
         fd = os.open(point, os.O_PATH)
     except OSError:

@@ -1,4 +1,4 @@
-"""What is not enforced, why, and what would change it, in words for the person at the machine."""
+"""The problems of a place: each says what is not enforced, why, and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentcgroup.cgroup.limits import LIMITS
-from agentcgroup.place.probe import Facts
+from agentcgroup.place.probe import HostFacts
 
 __all__ = ["Problem"]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not enforced here.
+    """Limits that are not enforced here.
 
     Attributes:
-        what: what is not enforced.
+        what: the limits.
         why: the reason, as a sentence.
-        fix: what would change it, None when nothing here can.
-        controllers: the controllers it is about; empty when it is about everything.
+        fix: how to have them enforced, None when nothing on this machine can.
+        controllers: the controllers of the limits; empty when no limit is enforced.
     """
 
     what: str
@@ -59,7 +59,7 @@ def of(controllers: Iterable[str], why: str, fix: str | None = None) -> Problem:
 
 
 def failed(error: OSError) -> Problem:
-    """Return the problem of a place that fits by all facts and does not work."""
+    """Return the problem of a place that fits the host and does not work."""
     return Problem("all limits", f"no cgroup can be made and used: {error}.")
 
 
@@ -83,7 +83,7 @@ def occupied(path: str, controllers: Iterable[str], why: str) -> Problem:
 
 
 def no_scope(error: Exception, *, user: bool) -> Problem:
-    """Return the problem of a systemd that gave no scope."""
+    """Return the problem where systemd starts no scope."""
     return Problem(
         "a subtree of our own",
         f"{error}.",
@@ -93,7 +93,7 @@ def no_scope(error: Exception, *, user: bool) -> Problem:
 
 
 def not_writable(path: str) -> Problem:
-    """Return the problem of a user without a subtree."""
+    """Return the problem where the user has no delegated subtree."""
     return Problem(
         "all limits",
         f"user {os.geteuid()} may not make cgroups in {path}.",
@@ -103,11 +103,11 @@ def not_writable(path: str) -> Problem:
     )
 
 
-def no_way(facts: Facts) -> Problem:
-    """Say why no way to a place fits the facts."""
-    mount = facts.mount
+def no_way(host: HostFacts) -> Problem:
+    """Return the problem where no way to a place fits the host."""
+    mount = host.mount
     if mount is None:
-        only = "only cgroup v1 is mounted" if facts.v1_controllers else "cgroup v2 is not mounted"
+        only = "only cgroup v1 is mounted" if host.v1_controllers else "cgroup v2 is not mounted"
         return Problem(
             "all limits",
             f"{only} here.",
@@ -122,17 +122,17 @@ def no_way(facts: Facts) -> Problem:
             " podman run --security-opt unmask=/sys/fs/cgroup,"
             " or cgroup_writable = true for the runtime in containerd's configuration (2.1).",
         )
-    if facts.own_path is None:
+    if host.own_path is None:
         return Problem(
             "all limits",
-            f"this process is in cgroup {facts.own}, which {mount.point} does not show.",
+            f"this process is in cgroup {host.own}, which {mount.point} does not show.",
             "give the container a cgroup namespace of its own (--cgroupns=private).",
         )
-    return not_writable(facts.own_path)
+    return not_writable(host.own_path)
 
 
 def in_v1(controllers: Iterable[str]) -> Problem:
-    """Return the problem of controllers that cgroup v1 has taken."""
+    """Return the problem of controllers that are bound to cgroup v1."""
     return of(
         controllers,
         "the controllers are bound to cgroup v1 on this machine.",
@@ -140,11 +140,11 @@ def in_v1(controllers: Iterable[str]) -> Problem:
     )
 
 
-def withheld(base: str, controllers: Iterable[str], facts: Facts) -> Problem:
-    """Return the problem of controllers that do not reach the base from above."""
+def withheld(base: str, controllers: Iterable[str], host: HostFacts) -> Problem:
+    """Return the problem of controllers that the cgroups above do not enable for the base."""
     names = sorted(controllers)
-    if facts.systemd:
-        fix = "as root: systemctl edit " + ("user@.service" if facts.uid else "UNIT")
+    if host.systemd:
+        fix = "as root: systemctl edit " + ("user@.service" if host.uid else "UNIT")
         fix += ", add Delegate=cpu cpuset io memory pids below [Service], and start it anew."
     else:
         wish = " ".join(f"+{name}" for name in names)
@@ -155,11 +155,11 @@ def withheld(base: str, controllers: Iterable[str], facts: Facts) -> Problem:
 
 
 def refused(base: str, controller: str, why: str) -> Problem:
-    """Return the problem of a controller that the kernel offers and will not turn on."""
+    """Return the problem of a controller that the kernel offers and refuses to turn on."""
     return of([controller], f"the kernel refused the controller in {base}: {why}.")
 
 
 def lacking(key: str) -> Problem:
-    """Return the problem of one limit that this kernel lacks though its controller works."""
+    """Return the problem of a limit whose file this kernel lacks though its controller works."""
     row = LIMITS[key]
     return Problem(key, row.absent, row.fix)

@@ -1,9 +1,9 @@
-"""Asking systemd for a subtree of our own, the one way it has for a program that runs already.
+"""Asking systemd for a delegated scope: the one way that a running program has.
 
 A transient scope with Delegate=yes is made around the calling process (StartTransientUnit of
 org.freedesktop.systemd1.Manager, see systemd's CGROUP_DELEGATION.md): by root over the system bus,
-by a user over the bus of the user's own manager. What is below the scope is then ours; the scope
-goes when its last process does.
+by a user over the bus of the user's own manager. The program then owns the cgroups below the scope;
+systemd removes the scope with its last process.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Final
 
 __all__ = ["NAME", "ScopeRefused", "start_scope"]
 
-#: What the names of our scopes begin with.
+#: The prefix of the names of our scopes.
 NAME: Final = "agentcgroup"
 
 _TIMEOUT_S: Final = 5.0
 
 
 class ScopeRefused(Exception):
-    """Raised when systemd could not be asked or said no; the text says why."""
+    """Raised when systemd cannot be reached or refuses; the text has the reason."""
 
 
 def start_scope(*, user: bool) -> None:
-    """Move the calling process, and it alone, into a delegated scope of its own.
+    """Move the calling process, and no other, into a delegated scope of its own.
 
     Args:
-        user: ask the user's own manager, not the system's.
+        user: ask the user's own manager instead of the system's.
 
     Raises:
-        ScopeRefused: no bus, no answer within seconds, or an error for an answer.
+        ScopeRefused: there is no bus, no answer within 5 seconds, or the answer is an error.
     """
     before = _own_cgroup()
     _ask(_user_bus() if user else "SYSTEM", f"{NAME}-{os.getpid()}-{secrets.token_hex(4)}")
-    # The answer names a queued job; the move is its effect, and what we are after.
+    # The answer names a queued job; the job moves this process.
     deadline = time.monotonic() + _TIMEOUT_S
     while _own_cgroup() == before:
         if time.monotonic() > deadline:
@@ -45,7 +45,11 @@ def start_scope(*, user: bool) -> None:
 
 
 def _ask(bus: str, name: str) -> None:
-    """Send StartTransientUnit and wait for the answer."""
+    """Send StartTransientUnit and wait for the answer.
+
+    Raises:
+        ScopeRefused: there is no bus, no answer, or the answer is an error.
+    """
     # Loaded here: most runs never ask systemd.
     from jeepney import DBusAddress, DBusErrorResponse, new_method_call
     from jeepney.io.blocking import open_dbus_connection
@@ -60,7 +64,7 @@ def _ask(bus: str, name: str) -> None:
         ("Description", ("s", "agentcgroup: tool calls of AI agents")),
         ("Delegate", ("b", True)),
         ("CollectMode", ("s", "inactive-or-failed")),
-        ("PIDs", ("au", [0])),  # 0: whoever sends this, right in any pid namespace
+        ("PIDs", ("au", [0])),  # 0: the sender, correct in any pid namespace
     ]
     message = new_method_call(
         manager,

@@ -1,4 +1,4 @@
-"""The proof of a place: a cgroup is made there, given limits, and a process is put in."""
+"""Trying a place: make a cgroup there, write limits, and put a process in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentcgroup.cgroup.cgroup import Cgroup
-from agentcgroup.cgroup.limits import CONTROLLERS, LIMITS, Limits
+from agentcgroup.cgroup.limits import LIMITS, Limits
 from agentcgroup.place import problems
-from agentcgroup.place.probe import Facts
+from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
 
 try:
@@ -25,39 +25,39 @@ __all__ = ["Verdict", "run"]
 
 #: Limits that some kernels lack although their controller works.
 _OPTIONAL: Final = frozenset(key for key, row in LIMITS.items() if row.optional)
-#: What cgroup v1 calls them.
+#: The names of cgroup v1, where they differ.
 _V1_NAMES: Final = {"io": "blkio"}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a trial showed.
+    """The result of a trial.
 
     Attributes:
-        controllers: those whose limits were taken.
-        problems: why the others are not among them, and single limits that are missing.
+        controllers: the controllers whose limits the kernel took.
+        problems: why the others are missing, and single limits that are missing.
     """
 
     controllers: frozenset[str]
     problems: tuple[Problem, ...]
 
 
-def run(path: str, facts: Facts) -> Verdict:
-    """Try what can be enforced below a base.
+def run(path: str, host: HostFacts, controllers: frozenset[str]) -> Verdict:
+    """Try which of some controllers work below a base.
 
     Raises:
-        OSError: no cgroup can be made there, or no process be put into it.
+        OSError: no cgroup can be made there, or no process can be put into it.
     """
     with contextlib.closing(Cgroup.open(path)) as base:
-        on = base.enabled().intersection(CONTROLLERS)
+        on = base.enabled() & controllers
         trial = base.child(f"agentcgroup.trial-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             found = [problem for one in sorted(on) for problem in _try_limits(trial, one)]
-            _hold_a_process(trial)
+            _put_a_process_in(trial)
         finally:
             trial.remove()
             trial.close()
-        found += _why_missing(base, frozenset(CONTROLLERS) - on, facts)
+        found += _why_missing(base, controllers - on, host)
     return Verdict(on.difference(*(problem.controllers for problem in found)), tuple(found))
 
 
@@ -79,16 +79,16 @@ def _harmless(controller: str) -> Limits:
     return Limits(**values)
 
 
-def _hold_a_process(trial: Cgroup) -> None:
-    """Have a process in the trial cgroup: born there, else moved there and seen."""
+def _put_a_process_in(trial: Cgroup) -> None:
+    """Put a process into the trial cgroup: born there where the kernel can, else moved there."""
     if _native is not None and _native.spawn_mode()[0] == "clone3":
-        _give_birth(trial)
+        _spawn_in(trial)
     else:
         _move_in(trial)
 
 
-def _give_birth(trial: Cgroup) -> None:
-    """Start a process right in the trial cgroup: there it finds no program, and has proved it."""
+def _spawn_in(trial: Cgroup) -> None:
+    """Start a process in the trial cgroup; it fails there, as its program does not exist."""
     nothing: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
     with contextlib.suppress(FileNotFoundError):
         _native.posix_spawn(trial.fd, "", [b""], [b""], None, [], *nothing)
@@ -107,14 +107,14 @@ def _move_in(trial: Cgroup) -> None:
             process.kill()
 
 
-def _why_missing(base: Cgroup, controllers: frozenset[str], facts: Facts) -> list[Problem]:
-    """Say why controllers are not on in the base, one problem for each reason."""
-    taken = {one for one in controllers if _V1_NAMES.get(one, one) in facts.v1_controllers}
+def _why_missing(base: Cgroup, controllers: frozenset[str], host: HostFacts) -> list[Problem]:
+    """Return why controllers are not enabled in the base, one problem for each reason."""
+    taken = {one for one in controllers if _V1_NAMES.get(one, one) in host.v1_controllers}
     offered = controllers & base.available()
     withheld = controllers - taken - offered
     found = [problems.refused(base.path, one, base.why_not(one)) for one in sorted(offered)]
     if taken:
         found.append(problems.in_v1(taken))
     if withheld:
-        found.append(problems.withheld(base.path, withheld, facts))
+        found.append(problems.withheld(base.path, withheld, host))
     return found

@@ -127,6 +127,23 @@ def test_io_latency_reads_back_as_written_or_is_reported_as_missing(box: Cgroup)
         assert missing == {"io_latency"}
 
 
+def test_further_files_are_written_after_the_limits_of_rows(box: Cgroup) -> None:
+    files = {
+        "memory.swap.high": str(64 * MIB),
+        "memory.zswap.max": "0",
+        "cpu.uclamp.max": "50.00",
+        "cpuset.cpus.partition": "member",
+    }
+    there = {file for file in files if Path(box.path, file).exists()}
+    assert "cpuset.cpus.partition" in there
+    assert box.set(Limits(pids_max=17, unified=files)) == files.keys() - there
+    assert {file: text(box, file) for file in there} == {file: files[file] for file in there}
+    with pytest.raises(OSError, match="nonsense") as caught:
+        box.set(Limits(pids_max=18, unified={"cpuset.cpus.partition": "nonsense"}))
+    assert caught.value.filename == f"{box.path}/cpuset.cpus.partition"
+    assert text(box, "pids.max") == "18"
+
+
 def test_a_device_that_is_not_there_is_named_in_the_error(box: Cgroup) -> None:
     with pytest.raises(OSError, match="250:250 rbps=1") as caught:
         box.set(Limits(io_max={"250:250": {"rbps": 1}}))

@@ -9,7 +9,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
-from agentcgroup.calls import call
+from agentcgroup.calls import ending
 from agentcgroup.monitor import client
 from tests.support.processes import SOON
 
@@ -28,7 +28,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have records wait longer for the helper: the tests are not about how fast it answers."""
-    for module in (call, client):
+    for module in (ending, client):
         for name in ("HURRY", "PATIENCE"):
             monkeypatch.setattr(module, name, SOON)
 

@@ -1,4 +1,4 @@
-"""The watcher: who ends calls whose time is over."""
+"""Deadlines: calls whose time is over are stopped."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class _Stopped(threading.Event):
 
 
 @pytest.fixture
-def watcher() -> Iterator[Deadlines]:
-    watcher = Deadlines()
-    yield watcher
-    watcher.close()
+def deadlines() -> Iterator[Deadlines]:
+    deadlines = Deadlines()
+    yield deadlines
+    deadlines.close()
 
 
 @pytest.fixture
@@ -39,26 +39,28 @@ def session() -> Iterator[Session]:
     agentcgroup.unregister()
 
 
-def test_an_older_call_that_comes_later_to_its_first_child_ends_in_time(watcher: Deadlines) -> None:
+def test_an_older_call_with_a_later_first_child_ends_in_time(
+    deadlines: Deadlines,
+) -> None:
     young, old = _Stopped(), _Stopped()
     now = time.monotonic()
-    watcher.arm(young, now + 600)
-    watcher.arm(old, now + 0.05)
+    deadlines.arm(young, now + 600)
+    deadlines.arm(old, now + 0.05)
     assert old.wait(SOON)
     assert not young.is_set()
 
 
-def test_a_call_that_has_ended_is_left_alone(watcher: Deadlines) -> None:
+def test_a_call_that_has_ended_is_left_alone(deadlines: Deadlines) -> None:
     ended, other = _Stopped(), _Stopped()
     now = time.monotonic()
-    watcher.arm(ended, now + 3)  # disarmed by then, whoever else is on this machine
-    watcher.arm(other, now + 3.05)
-    watcher.disarm(ended)
+    deadlines.arm(ended, now + 3)  # disarmed by then, whoever else is on this machine
+    deadlines.arm(other, now + 3.05)
+    deadlines.disarm(ended)
     assert other.wait(SOON)
     assert not ended.is_set()
 
 
-def test_a_child_that_is_refused_before_the_watcher_wakes_saves_no_other(session: Session) -> None:
+def test_a_child_that_is_refused_before_the_thread_wakes_saves_no_other(session: Session) -> None:
     """Both see that the time is over; the one that is first must not keep the other from it."""
     call = lifecycle.open_call(
         session._services, "python", None, "late", overrides={"timeout": "0.2s"}
@@ -69,7 +71,7 @@ def test_a_child_that_is_refused_before_the_watcher_wakes_saves_no_other(session
     time.sleep(0.3)
     with pytest.raises(LimitExceeded):
         subprocess.run(["true"], check=True)
-    call.stop("timeout")  # as the watcher does when it wakes
+    call.stop("timeout")  # as the thread of Deadlines does when it wakes
     assert sleeper.wait(SOON / 2) == -signal.SIGKILL
     current.reset(token)
     lifecycle.finish(call)

@@ -92,7 +92,7 @@ def test_the_end_of_a_call_waits_for_its_adoption_and_for_no_dead_helper(box: Cg
     timer.start()
     assert 0.01 < _waited(adoptions) < 10
     timer.join()
-    adoptions.forget(7)
+    adoptions.done.pop(7)
     timer = threading.Timer(0.05, adoptions.release_all)
     timer.start()
     assert 0.01 < _waited(adoptions) < 10
