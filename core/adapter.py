@@ -15,12 +15,15 @@ Guarantees:
   Then its processes are ended, or kept where the policy says so, and its record is handed out.
 - The answer function is called for a call that a limit ended or touched, and for no other.
   Otherwise the caller gets the tool's own result or exception.
-- An exception in an identity function or in an answer function is logged and changes no result of
-  a tool. An exception in containment is raised: with ``mode = "enforce"`` the tool does not run.
-- Every process that the body starts is born in the cgroup of the call, whichever thread or task
-  starts it.
+- An exception in an identity function is logged, and the call goes on without names. An exception
+  in an answer function is logged, and the caller gets the tool's own result or exception; the
+  tool's own exception and `LimitExceeded` may be raised there. An exception in containment is
+  raised: with ``mode = "enforce"`` the tool does not run.
+- Every process that the body starts is born in the cgroup of the call, from any thread or task that
+  the body starts. Pools that outlive the call serve others, and their processes are not the call's.
 - A seam that is missing in a version of the framework is a warning that names what is lost.
-- A wrapper of `around_tool` adds to an inline call what core itself needs, and no function call.
+- An inline call through `around_tool` runs three functions of these wrappers: the wrapper itself,
+  the opener and the body. `stand_in` is called for an isolated call alone.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_agents_of_a_team_have_their_own_names(session: Session) -> None:
 
 
 def test_children_of_a_sync_function_are_born_in_the_calls_cgroup(session: Session) -> None:
-    """FunctionTool runs it in an executor without the context; the record has the right cgroup."""
+    """FunctionTool uses an executor without the context; the record names the right cgroup."""
     answer = _run(_agent([("cgroup_of_child", {})], cgroup_of_child))
     (record,) = session.records
     assert _in_cgroup(_results(answer)[0].content, record.cgroup)
@@ -242,7 +242,7 @@ def test_what_a_stopped_tool_had_printed_is_told(session: Session) -> None:
 
 @pytest.mark.parametrize("tool", [shell, ashell, wait], ids=lambda tool: str(tool.__name__))
 def test_a_cancelled_token_ends_the_tool(session: Session, tool: Callable[..., Any]) -> None:
-    """AutoGen hangs on it since 0.6.2 (#7956). Here the processes end and the agent goes on."""
+    """AutoGen hangs on it since 0.6.2 (#7956); here the processes end and the agent goes on."""
     arguments = {"seconds": 9168} if tool is wait else {"command": "trap '' TERM; sleep 9168"}
     token = CancellationToken()
     _waiting.clear()

@@ -1,4 +1,4 @@
-"""LangChain's tools with their bodies in workers: what crosses, what stays, what is answered."""
+"""LangChain's tools with their bodies in workers: arguments, results and answers."""
 
 from __future__ import annotations
 

@@ -55,15 +55,15 @@ def test_oom(registered: Callable[..., Session], column: str) -> None:
         ("hungry", "oom", "memory_max"),
         ("strict", "oom", "memory_max"),
     ]
-    for record, told in zip(died, reply.told, strict=False):
+    for record, answer in zip(died, reply.answers, strict=False):
         assert record.oom_kills
         assert record.memory_peak_bytes is not None
         assert abs(record.memory_peak_bytes - LIMIT) <= MiB
-        assert told.failed is driver.marks_errors
-        assert told.text.startswith("eating\n")
-        assert told.text.count("memory limit of 64 MiB (memory_max)") == 1
+        assert answer.failed is driver.marks_errors
+        assert answer.text.startswith("eating\n")
+        assert answer.text.count("memory limit of 64 MiB (memory_max)") == 1
     assert (lived.outcome, lived.oom_kills) == ("ok", 0)
-    assert str(4 * MiB) in reply.told[-1].text
+    assert str(4 * MiB) in reply.answers[-1].text
     assert processes_below(session) == []
 
 
@@ -82,7 +82,7 @@ def test_two_agents_side_by_side(registered: Callable[..., Session], column: str
     (died,) = [record for record in session.records if record.agent == "greedy"]
     lived = [record for record in session.records if record.agent == "modest"]
     assert (died.outcome, died.reason) == ("oom", "agent.memory_max")
-    assert "the memory limit of all calls of this agent was reached" in first.told[0].text
+    assert "the memory limit of all calls of this agent was reached" in first.answers[0].text
     assert [(record.outcome, record.oom_kills) for record in lived] == [("ok", 0)] * 3
-    assert [told.failed for told in second.told] == [False] * 3
+    assert [answer.failed for answer in second.answers] == [False] * 3
     assert processes_below(session) == []

@@ -19,7 +19,7 @@ from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from autogen_ext.tools.mcp import StdioServerParams, mcp_server_tools
 
 from agentcgroup.adapters.autogen import identity
-from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.frameworks.conformance.driver import Driver, Reply, ToolAnswer
 from tests.support.faults import break_function
 from tests.support.scripted import Turn, autogen_model
 
@@ -77,7 +77,7 @@ class Agent(Driver):
         await started()
         token.cancel()
         reply = await asyncio.wait_for(run, 60)
-        assert [told.failed for told in reply.told] == [True]
+        assert [answer.failed for answer in reply.answers] == [True]
 
     def break_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for read in (identity.of_request, identity.of_tool, identity.of_code):
@@ -124,10 +124,10 @@ def _task(agent: Any) -> tuple[Any, Any]:
 
 
 def _reply(result: TaskResult) -> Reply:
-    told = tuple(
-        Told(one.name, one.content, bool(one.is_error))
+    answers = tuple(
+        ToolAnswer(one.name, one.content, bool(one.is_error))
         for message in result.messages
         if isinstance(message, ToolCallExecutionEvent)
         for one in message.content
     )
-    return Reply(result.messages[-1].to_text(), told)
+    return Reply(result.messages[-1].to_text(), answers)

@@ -14,7 +14,7 @@ from crewai.tools import tool
 from crewai.utilities.string_utils import sanitize_tool_name
 
 from agentcgroup.adapters.crewai import identity
-from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.frameworks.conformance.driver import Driver, Reply, ToolAnswer
 from tests.support.faults import break_function
 from tests.support.scripted import Turn, crewai_model
 
@@ -135,8 +135,8 @@ def _reply(crew: Crew, output: Any) -> Reply:
         return any(one.tool_name == name and one.failure.message in text for one in failures)
 
     read = _results if model.supports_function_calling() else _observations
-    told = (Told(name, text, failed(name, text)) for name, text in read(model.seen[-1]))
-    return Reply(output.raw, tuple(told))
+    answers = (ToolAnswer(name, text, failed(name, text)) for name, text in read(model.seen[-1]))
+    return Reply(output.raw, tuple(answers))
 
 
 def _results(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.scripted import Turn
 
-__all__ = ["DRIVERS", "Driver", "Reply", "Told", "load"]
+__all__ = ["DRIVERS", "Driver", "Reply", "ToolAnswer", "load"]
 
 #: The columns of the table, with the module and the class of each, which `load` imports.
 DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -29,7 +29,7 @@ DRIVERS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Told:
+class ToolAnswer:
     """The model's input for one call; `failed` is the framework's own mark of an error."""
 
     tool: str
@@ -42,7 +42,7 @@ class Reply:
     """The end of an agent's run: its final text, and its model's inputs in order."""
 
     text: str
-    told: tuple[Told, ...]
+    answers: tuple[ToolAnswer, ...]
 
 
 class Driver(ABC):

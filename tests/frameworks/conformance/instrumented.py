@@ -57,7 +57,7 @@ def _run(
     agent = driver.build([("shell", {"command": "echo hi"})], "done", tools=[tools.shell])
     reply = driver.run(agent)
     return {
-        "told": [reply.text, *(told.text.strip() for told in reply.told)],
+        "answers": [reply.text, *(answer.text.strip() for answer in reply.answers)],
         "records": [[one.agent, one.tool, one.outcome] for one in session.records[before:]],
         "traced": sum(
             (span.attributes or {}).get("openinference.span.kind") == "TOOL"

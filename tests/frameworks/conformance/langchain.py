@@ -17,7 +17,7 @@ from langchain_core.tools import tool
 from langchain_mcp_adapters.client import MultiServerMCPClient
 
 from agentcgroup.adapters.langchain import identity
-from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.frameworks.conformance.driver import Driver, Reply, ToolAnswer
 from tests.support.faults import break_function
 from tests.support.scripted import Turn, langchain_model
 
@@ -109,9 +109,9 @@ def _messages(pieces: Any) -> list[Any]:
 
 def _reply(messages: Sequence[Any]) -> Reply:
     """Read the last message and those to the model that answer a call."""
-    told = tuple(
-        Told(str(message.name), message.text, message.status == "error")
+    answers = tuple(
+        ToolAnswer(str(message.name), message.text, message.status == "error")
         for message in messages
         if isinstance(message, ToolMessage)
     )
-    return Reply(messages[-1].text, told)
+    return Reply(messages[-1].text, answers)

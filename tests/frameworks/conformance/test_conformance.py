@@ -21,7 +21,7 @@ import agentcgroup
 from agentcgroup import CallRecord, Session
 from tests.frameworks.conformance import tools
 from tests.frameworks.conformance.conftest import CONFIG, processes
-from tests.frameworks.conformance.driver import DRIVERS, Driver, Reply, Told, load
+from tests.frameworks.conformance.driver import DRIVERS, Driver, Reply, ToolAnswer, load
 from tests.support.processes import SOON, meeting, until
 from tests.support.scripted import Turn
 
@@ -59,7 +59,7 @@ def _in_order(session: Session) -> list[CallRecord]:
 def test_sync_tool(driver: Driver, session: Session) -> None:
     """A tool without a process: one record with the framework's names, no cgroup, no figures."""
     reply = driver.run(driver.build(_ask("add", a=1, b=2), "done", tools=[tools.add]))
-    assert reply == Reply("done", (Told("add", "3", failed=False),))
+    assert reply == Reply("done", (ToolAnswer("add", "3", failed=False),))
     (record,) = session.records
     assert _names(record) == (driver.framework, "coder", "add", "ok")
     assert (record.cgroup, record.cpu_usage_s, record.parent_id) == (None, None, None)
@@ -68,10 +68,10 @@ def test_sync_tool(driver: Driver, session: Session) -> None:
 def test_async_tool(driver: Driver, session: Session) -> None:
     """A coroutine is one call, and the process that it awaits is in its cgroup."""
     reply = driver.run(driver.build(_ask("later", text="late"), "done", tools=[tools.later]))
-    (told,) = reply.told
+    (answer,) = reply.answers
     (record,) = session.records
-    assert told.text.startswith("late\n")
-    assert _is_in(told.text, record)
+    assert answer.text.startswith("late\n")
+    assert _is_in(answer.text, record)
     assert _names(record) == (driver.framework, "coder", "later", "ok")
 
 
@@ -80,7 +80,7 @@ def test_any_argument_name(driver: Driver, session: Session) -> None:
     names = ("body", "call", "answer", "original", "session", "tool")
     arguments = {name: name.upper() for name in names}
     reply = driver.run(driver.build(_ask("letter", **arguments), "done", tools=[tools.letter]))
-    assert [told.text for told in reply.told] == ["BODY CALL ANSWER ORIGINAL SESSION TOOL"]
+    assert [answer.text for answer in reply.answers] == ["BODY CALL ANSWER ORIGINAL SESSION TOOL"]
     assert [_names(record)[2:] for record in session.records] == [("letter", "ok")]
 
 
@@ -92,7 +92,7 @@ def test_subprocess_tool(driver: Driver, session: Session) -> None:
     reply = driver.run(agent)
     (record,) = session.records
     assert reply.text == "done"
-    assert _is_in(reply.told[0].text, record)
+    assert _is_in(reply.answers[0].text, record)
     assert _names(record) == (driver.framework, "coder", "shell", "ok")
     assert record.cpu_usage_s is not None
 
@@ -132,20 +132,20 @@ def test_isolated_tool(driver: Driver, session: Session) -> None:
     assert {record.isolation for record in session.records} == {"process"}
     assert _names(first) == _names(last) == (driver.framework, "coder", "isolated_where", "ok")
     assert (crashed.outcome, crashed.reason) == ("killed", "crashed: SIGSEGV")
-    assert _is_in(reply.told[0].text, first)
-    assert _is_in(reply.told[2].text, last)
-    assert "crashed (SIGSEGV)" in reply.told[1].text
-    pids = {told.text.split("\n")[0] for told in reply.told}
+    assert _is_in(reply.answers[0].text, first)
+    assert _is_in(reply.answers[2].text, last)
+    assert "crashed (SIGSEGV)" in reply.answers[1].text
+    pids = {answer.text.split("\n")[0] for answer in reply.answers}
     assert len(pids - {f"pid {os.getpid()}"}) == 3
 
 
 def test_isolated_async_tool(driver: Driver, session: Session) -> None:
     """A coroutine runs in a loop of the worker's own."""
     agent = driver.build(_ask("isolated_later", text="it"), "done", tools=[tools.isolated_later])
-    (told,) = driver.run(agent).told
+    (answer,) = driver.run(agent).answers
     (record,) = session.records
-    assert re.fullmatch(r"it from \d+", told.text)
-    assert told.text != f"it from {os.getpid()}"
+    assert re.fullmatch(r"it from \d+", answer.text)
+    assert answer.text != f"it from {os.getpid()}"
     assert (record.outcome, record.isolation) == ("ok", "process")
 
 
@@ -155,7 +155,7 @@ def test_isolated_timeout(driver: Driver, session: Session) -> None:
     reply = driver.run(agent)
     (record,) = session.records
     assert reply.text == "done"
-    assert LATE in reply.told[0].text
+    assert LATE in reply.answers[0].text
     assert (record.outcome, record.isolation) == ("timeout", "process")
 
 
@@ -170,9 +170,9 @@ def test_unshippable(driver: Driver, session: Session) -> None:
     reply = driver.run(agent)
     refused, inline = _in_order(session)
     assert reply.text == "done"
-    assert "closure variable 'lock' of 'isolated_lock' (_thread.lock)" in reply.told[0].text
-    assert "config= rule 2" in reply.told[0].text
-    assert reply.told[1].text == f"yes from {os.getpid()}"
+    assert "closure variable 'lock' of 'isolated_lock' (_thread.lock)" in reply.answers[0].text
+    assert "config= rule 2" in reply.answers[0].text
+    assert reply.answers[1].text == f"yes from {os.getpid()}"
     assert (refused.outcome, inline.outcome) == ("rejected", "ok")
     assert (refused.isolation, inline.isolation) == ("inline", "inline")
     for record in (refused, inline):
@@ -185,7 +185,7 @@ def test_retry(driver: Driver, session: Session) -> None:
     turns = [_ask("flaky_tool")] * (1 if driver.retries else 2)
     reply = driver.run(driver.build(*turns, "done", tools=[tools.flaky()], retry=True))
     assert reply.text == "done"
-    assert reply.told[-1] == Told("flaky_tool", "now", failed=False)
+    assert reply.answers[-1] == ToolAnswer("flaky_tool", "now", failed=False)
     failed, passed = session.records
     assert (failed.outcome, passed.outcome) == ("error", "ok")
     assert failed.id != passed.id
@@ -220,10 +220,10 @@ def test_timeout(driver: Driver, session: Session, token: str, tool: Callable[[s
     reply = driver.run(driver.build(_ask(tool.__name__, command=HANGS), "went on", tools=[tool]))
     assert time.monotonic() - began < SOON
     assert reply.text == "went on"
-    (told,) = reply.told
-    assert told.failed is driver.marks_errors
-    assert told.text.startswith("half\n")
-    assert told.text.count(LATE) == 1
+    (answer,) = reply.answers
+    assert answer.failed is driver.marks_errors
+    assert answer.text.startswith("half\n")
+    assert answer.text.count(LATE) == 1
     (record,) = session.records
     assert _names(record) == (driver.framework, "coder", tool.__name__, "timeout")
     assert until(lambda: not processes(token))
@@ -252,10 +252,10 @@ def test_background(driver: Driver, session: Session, token: str) -> None:
     """Processes that a tool left running end with the call; the result has a note."""
     command = "setsid sleep 600 >/dev/null 2>&1 & echo started"
     agent = driver.build(_ask("shell", command=command), "done", tools=[tools.shell])
-    (told,) = driver.run(agent).told
-    assert told.text.startswith("started\n")
-    assert "left running in the background were ended" in told.text
-    assert not told.failed
+    (answer,) = driver.run(agent).answers
+    assert answer.text.startswith("started\n")
+    assert "left running in the background were ended" in answer.text
+    assert not answer.failed
     (record,) = session.records
     assert (record.outcome, record.reason) == ("ok", "leftovers")
     assert until(lambda: not processes(token))
@@ -266,7 +266,7 @@ def test_state(driver: Driver, session: Session) -> None:
     note = tools.Notebook()
     turns = [_ask("note", line="one"), _ask("note", line="two")]
     reply = driver.run(driver.build(*turns, "done", tools=[note.tool()]))
-    assert [told.text for told in reply.told] == ["one", "one two"]
+    assert [answer.text for answer in reply.answers] == ["one", "one two"]
     assert note.lines == ["one", "two"]
     assert [record.outcome for record in session.records] == ["ok", "ok"]
 
@@ -280,8 +280,8 @@ def test_streaming(driver: Driver, session: Session) -> None:
     reply = driver.stream(driver.build(*turns, "done", tools=[tools.shell, tools.slow_shell]))
     assert reply.text == "done"
     first, second = _in_order(session)
-    assert _is_in(reply.told[0].text, first)
-    assert LATE in reply.told[1].text
+    assert _is_in(reply.answers[0].text, first)
+    assert LATE in reply.answers[1].text
     assert [record.agent for record in session.records] == ["coder", "coder"]
     assert [first.outcome, second.outcome] == ["ok", "timeout"]
 
@@ -290,10 +290,10 @@ def test_mcp_server(driver: Driver, session: Session) -> None:
     """A server over stdio that is started for a call is born in its cgroup, and ends with it."""
     server = os.path.join(os.path.dirname(__file__), os.pardir, "mcp_server.py")
     agent = driver.build_mcp("server_cgroup", [sys.executable, server], os.environ)
-    (told,) = driver.run(agent).told
+    (answer,) = driver.run(agent).answers
     (record,) = session.records
-    assert not told.failed
-    assert _is_in(told.text, record)
+    assert not answer.failed
+    assert _is_in(answer.text, record)
     assert (record.framework, record.agent, record.outcome) == (driver.framework, "coder", "ok")
 
 
@@ -302,7 +302,7 @@ def test_code_executor(driver: Driver, session: Session, tmp_path: Path) -> None
     reply = driver.run(driver.build_code("cat /proc/self/cgroup", tmp_path))
     (record,) = session.records
     assert _names(record) == (driver.framework, "coder", driver.code_tool, "ok")
-    assert _is_in(reply.told[0].text if reply.told else reply.text, record)
+    assert _is_in(reply.answers[0].text if reply.answers else reply.text, record)
 
 
 def test_identity_fault(driver: Driver, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +311,8 @@ def test_identity_fault(driver: Driver, session: Session, monkeypatch: pytest.Mo
     turns: list[Turn] = [_ask("add", a=1, b=2), _ask("shell", command="cat /proc/self/cgroup")]
     reply = driver.run(driver.build(*turns, "done", tools=[tools.add, tools.shell]))
     assert reply.text == "done"
-    added, shown = reply.told
-    assert added == Told("add", "3", failed=False)
+    added, shown = reply.answers
+    assert added == ToolAnswer("add", "3", failed=False)
     contained = [record for record in session.records if record.cgroup is not None]
     assert any(_is_in(shown.text, record) for record in contained)
     assert {record.agent for record in session.records} == {None}
@@ -329,7 +329,7 @@ def test_unregister(driver: Driver, nothing_left: None) -> None:
     session = agentcgroup.register(driver.framework, config=CONFIG)
     within = agent()
     agentcgroup.unregister()
-    texts = {driver.run(one).told[0].text.strip() for one in (before, within, agent())}
+    texts = {driver.run(one).answers[0].text.strip() for one in (before, within, agent())}
     assert texts == {tools.shell("cat /proc/self/cgroup").strip()}
     assert session.records == ()
 

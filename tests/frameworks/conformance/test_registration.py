@@ -46,6 +46,6 @@ def test_tracing_in_either_order(column: str, order: str) -> None:
     """
     module = "tests.frameworks.conformance.instrumented"
     result: dict[str, Any] = json.loads(_program("-m", module, column, order))
-    contained = {"told": ["done", "hi"], "records": [["coder", "shell", "ok"]]}
+    contained = {"answers": ["done", "hi"], "records": [["coder", "shell", "ok"]]}
     assert result["both"] == {**contained, "traced": 1}
     assert result["alone"] == {**contained, "traced": 0}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.frameworks.conformance.conftest import nothing_left, session, token
-from tests.frameworks.conformance.driver import Driver, Reply, Told
+from tests.frameworks.conformance.driver import Driver, Reply, ToolAnswer
 from tests.frameworks.toy import toyframe, toyframe_agentcgroup
 from tests.support.faults import break_function
 from tests.support.scripted import Turn
@@ -75,7 +75,7 @@ class Sync(Async):
 
 def _reply(pieces: list[toyframe.Result | str]) -> Reply:
     *results, text = pieces
-    return Reply(str(text), tuple(Told(one.tool, one.text, one.failed) for one in results))
+    return Reply(str(text), tuple(ToolAnswer(one.tool, one.text, one.failed) for one in results))
 
 
 @pytest.fixture(params=[Async, Sync])

@@ -66,7 +66,7 @@ def test_what_the_framework_counts_on_a_tool_is_counted(driver: Driver, session:
     """In an isolated call the stand-in runs the body; all else is the tool's own."""
     where = toyframe.Tool(tools.isolated_where)
     agent = toyframe.Agent("coder", [[("isolated_where", {"crash": False})], "done"], [where])
-    assert f"pid {os.getpid()}\n" not in driver.run(agent).told[0].text
+    assert f"pid {os.getpid()}\n" not in driver.run(agent).answers[0].text
     assert where.uses == 1
 
 

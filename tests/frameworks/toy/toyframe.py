@@ -47,7 +47,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class Result:
-    """What the model is told for one call."""
+    """What the model is answer for one call."""
 
     tool: str
     text: str

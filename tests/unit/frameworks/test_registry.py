@@ -12,6 +12,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import ConfigError
+from agentcgroup import adapter as stable
 from agentcgroup.adapter import Adapter, FrameworkAdapter
 from agentcgroup.frameworks import registry
 
@@ -73,6 +74,12 @@ def _documented() -> str:
     """Return the last block of code in docs/adapters.md."""
     text = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
     return textwrap.dedent(text.partition("A small adapter fits in one module:\n")[2])
+
+
+def test_the_page_on_adapters_has_every_stable_name() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
+    assert [name for name in stable.__all__ if f"`{name}`" not in page] == []
+    assert [name for name in stable.__all__ if not hasattr(stable, name)] == []
 
 
 def test_registering_all_asks_no_third_party(install: Install) -> None:
