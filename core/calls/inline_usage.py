@@ -1,12 +1,12 @@
-"""What a tool that runs inline has used of the process it shares: estimates, from two readings.
+"""Estimates of what a tool that runs inline uses of the process it shares, from two readings.
 
-Read on the tool's own thread as it begins and as it ends: the CPU time of that thread, and the
-peak of the process's resident memory. What the tool does on other threads is not in the first; what
-other threads do meanwhile is in the second.
+The tool's own thread reads its CPU time, and the peak of the process's resident memory, when the
+tool begins and when it ends. The first reading leaves out the work of the tool's other threads. The
+second includes what other threads allocate in the meantime.
 
-Both come from one getrusage(2), which knows the CPU time of a running thread as of the last timer
-tick, so that it is some milliseconds off. To know it to the nanosecond takes a system call more,
-as does any other way to the memory; each is 0.5 % of a call by LangChain.
+Both come from one getrusage(2). It counts the CPU time of a running thread up to the last timer
+tick, so the estimate is some milliseconds off. A clock in nanoseconds takes one more system call,
+as does any other source of the memory; each is 0.5 % of a call by LangChain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 __all__ = ["Metered", "Used", "metered", "read", "since"]
 
-#: CPU time of a thread in microseconds, and peak of the process in KiB; or how much of them.
+#: CPU time of a thread in microseconds and peak memory of the process in KiB; or their growth.
 Used = tuple[int, int]
 
 if sys.platform == "linux":
@@ -28,19 +28,19 @@ if sys.platform == "linux":
         from resource import RUSAGE_THREAD, getrusage
 
         def read() -> Used:
-            """Read both, for the calling thread."""
+            """Read both figures, for the calling thread."""
             used = getrusage(RUSAGE_THREAD)
             return round((used.ru_utime + used.ru_stime) * 1e6), used.ru_maxrss
 
 else:
 
     def read() -> Used:
-        """Read nothing: there are no calls to account for."""
+        """Return zeros: on this system there are no calls to account for."""
         return 0, 0
 
 
 def since(begin: Used) -> Used:
-    """Return what has been used since `begin` was read, by the same thread."""
+    """Return what the calling thread has used since it read `begin`."""
     spent, peak = read()
     return spent - begin[0], peak - begin[1]
 
@@ -53,7 +53,7 @@ class Metered(Protocol):
 
 
 def metered(call: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a sync `function` that notes on `call` what it uses of the thread it runs on.
+    """Return a sync `function` that notes its inline usage on `call`.
 
     For a framework that runs sync tools on a thread of an async call; for other calls `lifecycle`
     reads the usage itself.
