@@ -50,7 +50,10 @@ def finish(
     call.end(used, cancelled=cancelled)
     if contained is None:
         if call.stopped is None:
-            _set_outcome(call, "ok" if error is None else "error", None)
+            if call.unshippable is None:
+                call.judge("ok" if error is None else "error", None)
+            else:
+                _set_outcome(call, "ok" if error is None else "error", None)
             told = call.refused
         else:
             told = _judge(call, None, error, cancelled)

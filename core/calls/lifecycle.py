@@ -140,16 +140,22 @@ async def aleave(
 
 def run(call: Call, answer: Answer, body: Callable[[], Any]) -> Any:
     """Run a sync body as `call`; return its result, or the answer where a limit was met."""
-    token = enter(call)
+    # `enter` and `leave` in place: each function of Python is 0.1 % of an inline call by LangChain.
+    call.begin()
+    token = current.set(call)
     begin = inline_usage.read()
     try:
         result = body()
     except BaseException as error:
-        leave(call, token, error, inline_usage.since(begin))
+        used = inline_usage.since(begin)
+        current.reset(token)
+        finish(call, error, used=used)
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
-    if leave(call, token, None, inline_usage.since(begin)):
+    used = inline_usage.since(begin)
+    current.reset(token)
+    if finish(call, used=used):
         return _answered(call, answer, result, None)
     return result
 
