@@ -54,8 +54,8 @@ def _start(library: ctypes.PyDLL, way: str, *argv: str) -> int:
 
 
 def _cgroup_of(call: agentcgroup.Call) -> str:
-    enclosure = call.contained
-    return "" if enclosure is None or enclosure.cgroup is None else enclosure.cgroup.path
+    cgroup = None if call.contained is None else call.contained.group.cgroup
+    return "" if cgroup is None else cgroup.path
 
 
 def born_outside(session: Session, library: ctypes.PyDLL, way: str, rounds: int) -> None:
