@@ -44,8 +44,8 @@ __all__ = ["serve"]
 
 #: When the fork server started, which imports this module.
 _STARTED: Final = time.time()
-#: Milliseconds from the last answer to the worker's exit: less than the app's deferred jobs wait before
-#: it removes the call's cgroup.
+#: Milliseconds from the last answer to the worker's exit: less than the time after which the app
+#: removes the call's cgroup.
 _EXIT_DELAY_MS: Final = 8
 
 
