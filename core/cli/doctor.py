@@ -53,8 +53,8 @@ def command(
     It makes cgroups, writes limits, starts a process and hooks each installed framework.
     Each line of the report begins with yes, partly or no.
 
-    Exit status: 0 if everything is enforced, 1 if anything is not, 2 if the
-    configuration is wrong.
+    Exit status: 0 if everything is enforced, 1 if anything is not (lines of the monitor do
+    not count), 2 if the configuration is wrong.
 
     \b
     agentcgroup doctor --app myapp.tools:TOOLS
@@ -180,8 +180,9 @@ def _print(findings: Iterable[Finding], complete: bool) -> None:
         typer.echo(
             "\n"
             + textwrap.fill(
-                'This machine does not enforce what is marked "no". mode = "auto" enforces the '
-                'rest and logs what is missing; mode = "enforce" refuses to start.',
+                'Except for the monitor, which enforces no limit, a line marked "no" or "partly" '
+                'names what is not enforced here. mode = "auto" enforces the rest and logs what '
+                'is missing; mode = "enforce" refuses to start if a limit is missing.',
                 width,
             )
         )
