@@ -182,7 +182,7 @@ def _print(findings: Iterable[Finding], complete: bool) -> None:
             + textwrap.fill(
                 'Except for the monitor, which enforces no limit, a line marked "no" or "partly" '
                 'names what is not enforced here. mode = "auto" enforces the rest and logs what '
-                'is missing; mode = "enforce" refuses to start if a limit is missing.',
+                'is missing. If a limit is missing, mode = "enforce" refuses to start.',
                 width,
             )
         )
