@@ -7,6 +7,7 @@ a `ContainedCall` is the `Owner` of the call's `CallCgroup`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -122,11 +123,11 @@ class ContainedCall:
         call = self._call
         workers = call.services.workers()
         if self._tenancy is None:
-            from agentcgroup.isolation.tenancy import Tenancy  # only isolated calls import it
-
+            call.reparent()  # before it is asked whether the call is the outermost one
+            tenancy = _tenancy_class()
             with self.group.lock:
                 if self._tenancy is None:
-                    self._tenancy = Tenancy(
+                    self._tenancy = tenancy(
                         self.group,
                         workers,
                         call.policy.limits,
@@ -207,6 +208,13 @@ class ContainedCall:
                 branch.leave()
             if tenancy is not None:
                 tenancy.forget()
+
+
+@functools.cache  # the import statement takes 3 us each time, and ten times that after a pause
+def _tenancy_class() -> type[Tenancy]:
+    from agentcgroup.isolation.tenancy import Tenancy  # an app that isolates nothing has no need
+
+    return Tenancy
 
 
 def _refuse_if_over(call: Call) -> None:
