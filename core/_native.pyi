@@ -1,5 +1,6 @@
 """Types of the C extension; the docstrings are in core/native/*.c."""
 
+from collections.abc import Callable
 from typing import Any
 
 class PlacementError(OSError): ...
@@ -42,3 +43,8 @@ def fork_into(cgroup_fd: int, /) -> int: ...
 
 # usage.c
 def usage() -> tuple[int, int]: ...
+
+# builtin.c
+def builtin_like(
+    original: Callable[..., Any], replacement: Callable[..., Any], /
+) -> Callable[..., Any]: ...

@@ -4,7 +4,8 @@
 #include <pthread.h>
 
 static PyMethodDef *const tables[] = {
-    launch_methods, popen_methods, posix_spawn_methods, system_methods, fork_methods, usage_methods,
+    launch_methods, popen_methods, posix_spawn_methods, system_methods,
+    fork_methods, usage_methods, builtin_methods,
 };
 
 static struct PyModuleDef module_definition = {

@@ -20,6 +20,7 @@
  *   fork.c         real forks
  *   arguments.c    Python objects to C values
  *   usage.c        CPU time and memory of this thread
+ *   builtin.c      builtins that call a Python function
  *   module.c       the module
  *
  * Rules of the borrowed memory: the parent converts and checks everything before the clone; the
@@ -151,7 +152,7 @@ unsigned long long set_to_mask(const sigset_t *set);
 
 /* The Python functions of each file, for module.c. */
 extern PyMethodDef launch_methods[], popen_methods[], posix_spawn_methods[], system_methods[],
-    fork_methods[], usage_methods[];
+    fork_methods[], usage_methods[], builtin_methods[];
 
 #pragma GCC visibility pop
 

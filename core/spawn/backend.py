@@ -25,6 +25,11 @@ class Backend(Protocol):
     def mode(self) -> tuple[Mode, str | None]:
         """Return how children get into the cgroup, and why not by clone3 (None with "clone3")."""
 
+    def builtin_like(
+        self, original: Callable[..., Any], replacement: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Return what pickles and binds as the builtin `original`, and calls `replacement`."""
+
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
         """Do what `original(*args)` does, with the child in the cgroup; return the pid."""
 

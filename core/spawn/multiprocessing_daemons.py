@@ -9,6 +9,7 @@ unpickles makes it do so.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from types import FrameType, ModuleType
@@ -67,6 +68,7 @@ def patch_fork_server_workers(popen_forkserver: ModuleType) -> None:
     spawn = popen_forkserver.spawn
     launch, get_preparation_data = popen._launch, spawn.get_preparation_data
 
+    @functools.wraps(launch)
     def placed_launch(self: Any, process_obj: Any) -> None:
         target = placement.current_target()
         if target is None:
@@ -84,6 +86,7 @@ def patch_fork_server_workers(popen_forkserver: ModuleType) -> None:
 
         placement.place(target, start, int)
 
+    @functools.wraps(get_preparation_data)
     def preparation_data(name: str) -> dict[str, Any]:
         data: dict[str, Any] = get_preparation_data(name)
         if _launch.join is not None:

@@ -73,6 +73,7 @@ class NativeBackend:
         """Create the shell in C."""
         return _native.start_shell(-1 if fd is None else fd, command, mask)
 
+    builtin_like = staticmethod(_native.builtin_like)
     begin_system = staticmethod(_native.begin_system)
     end_system = staticmethod(_native.end_system)
     wait = staticmethod(_native.wait)

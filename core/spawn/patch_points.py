@@ -1,7 +1,8 @@
 """The patch points: the replacement of each builtin by which Python code creates a process.
 
 A replacement stands wherever a module holds the builtin as a global. Outside of a call it calls the
-builtin; in a call it does the same with the child in the call's cgroup. subprocess, os.popen,
+builtin; in a call it does the same with the child in the call's cgroup. A replacement of a builtin
+is a builtin itself: it pickles by its name, and does not bind to an instance. subprocess, os.popen,
 asyncio, multiprocessing and the libraries on top of them use these six builtins.
 """
 
@@ -11,6 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 from agentcgroup.scope import thread_working_for
@@ -39,9 +41,13 @@ def make_patch_points(backend: Backend) -> list[PatchPoint]:
         _fork(backend, os.fork, pid_of=int),
         _fork(backend, os.forkpty, pid_of=lambda pair: int(pair[0])),
     ]
-    # A builtin that is a class attribute does not bind to the instance; a plain function would
-    # bind, a static method does not.
-    return [(original, staticmethod(replacement)) for original, replacement in points]
+    return [
+        # Where another library has replaced the builtin before, the replacement is a function, too.
+        (original, backend.builtin_like(original, replacement))
+        if type(original) is BuiltinFunctionType
+        else (original, replacement)
+        for original, replacement in points
+    ]
 
 
 def _fork_exec(backend: Backend, original: Callable[..., int]) -> PatchPoint:

@@ -38,6 +38,17 @@ class _ForkTarget(threading.local):
     refused = False
 
 
+class _Builtin(staticmethod):  # type: ignore[type-arg]
+    """Does not bind to an instance, as a builtin does not, and pickles by its name."""
+
+    def __init__(self, name: str, replacement: Callable[..., Any]) -> None:
+        super().__init__(replacement)
+        self._name = name
+
+    def __reduce__(self) -> str:
+        return self._name
+
+
 class PythonBackend:
     """Creates children by fork; the child writes "0" to cgroup.procs before anything else."""
 
@@ -47,6 +58,13 @@ class PythonBackend:
     def mode(self) -> tuple[Mode, str | None]:
         """Return "fork"."""
         return "fork", "the C extension is missing, or switched off by AGENTCGROUP_PURE"
+
+    def builtin_like(
+        self, original: Callable[..., Any], replacement: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Return what pickles and binds as the builtin `original`, and calls `replacement`."""
+        replacement.__annotations__ = {}  # a builtin has none, and these have no module to resolve
+        return _Builtin(original.__name__, replacement)
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
         """Make fork_exec fork; the child moves itself in the fork hook, before its other steps."""
