@@ -21,6 +21,7 @@ from agentcgroup.errors import ConfigError, LimitExceeded
 from agentcgroup.frameworks.registry import adapters
 from agentcgroup.isolation import bodies
 from agentcgroup.isolation.bodies import Body
+from agentcgroup.place.place import inside_a_run
 from agentcgroup.records.record import CallRecord
 
 __all__ = [
@@ -46,6 +47,8 @@ def register(
     """Give every tool call of the named frameworks, or of all that are installed, its own cgroup.
 
     Idempotent: registering again returns the running session and adds frameworks not hooked yet.
+    In a process of a call of another run it does nothing, with any `config`: the limits of that
+    call hold there. It then returns a session without records.
 
     Args:
         frameworks: such as ``"langchain"``; none means all of ours that are installed. Another
@@ -59,6 +62,8 @@ def register(
             config is active already.
         CgroupUnavailable: mode is ``enforce`` and this machine cannot.
     """
+    if _inside_a_call():
+        return registered() or _begin_nothing()
     asked = adapters(*frameworks)
     session = begin(config)
     for adapter in asked:
@@ -71,8 +76,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
     with _lock:
         session = registered()
         if session is None:
-            # A worker lives in its call's cgroup; what it imports may well register.
-            session = Session(Config(mode="off") if isolation.inside() else load(config))
+            session = Session(load(config))
             if session._services.working:
                 scope.install()
                 spawn.install()
@@ -84,6 +88,20 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
                 file="register(config=)",
             )
     return session
+
+
+def _inside_a_call() -> bool:
+    """Return whether this process belongs to a call of another run, or to its background."""
+    return isolation.inside() or spawn.inherited() or inside_a_run()
+
+
+def _begin_nothing() -> Session:
+    """Start a session that is off: multiprocessing imports the program's main module in a call."""
+    logger.debug(
+        "agentcgroup: this process belongs to a call of another run, whose limits hold: here"
+        " register() does nothing"
+    )
+    return begin(Config(mode="off"))
 
 
 def unregister() -> None:
@@ -200,7 +218,8 @@ class call:
         self._raise(error, expired)
 
     def _open(self) -> Call:
-        services = (registered() or begin())._services
+        session = registered() or (_begin_nothing() if _inside_a_call() else begin())
+        services = session._services
         return lifecycle.open_call(
             services,
             "python",

@@ -33,7 +33,7 @@ from agentcgroup.place.delegation import SUPERVISOR, divide, reunite
 from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
 
-__all__ = ["Place", "bases", "find", "teardown"]
+__all__ = ["Place", "bases", "find", "inside_a_run", "teardown"]
 
 Kind = Literal["root", "delegated", "systemd-system", "systemd-user", "container", "given", "none"]
 
@@ -81,11 +81,18 @@ def find(root: str | None = None, controllers: Iterable[str] = ()) -> Place:
         return _nothing(problems.INSIDE_RAY)
     given = root or os.environ.get(ROOT_VARIABLE)
     wanted = frozenset(CONTROLLERS).union(controllers)
-    if _inside_a_run(host):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
+    if inside_a_run(host.own):  # before all else: $AGENTCGROUP_ROOT may be the outer run's
         return _first_that_works((_nested,), host, wanted)
     if given:
         return _first_that_works((functools.partial(_given, given),), host, wanted)
     return _first_that_works(_WAYS, host, wanted)
+
+
+def inside_a_run(own: str | None = None) -> bool:
+    """Return whether a cgroup, by default that of this process, is part of a run."""
+    if own is None and sys.platform == "linux":
+        own = probe.own_cgroup()
+    return any(owner.is_run(part) for part in (own or "").split("/"))
 
 
 def teardown(place: Place) -> None:
@@ -141,10 +148,6 @@ def _proved(place: Place, host: HostFacts, wanted: frozenset[str]) -> Place:
 
 def _nothing(*found: Problem) -> Place:
     return Place(base=None, kind="none", problems=found)
-
-
-def _inside_a_run(host: HostFacts) -> bool:
-    return any(owner.is_run(part) for part in (host.own or "").split("/"))
 
 
 # The ways: each returns a prepared place, None where it does not fit, or raises _Unusable

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentcgroup.cgroup import files
 
-__all__ = ["HostFacts", "Mount", "controls", "delegated_above", "is_charged", "probe"]
+__all__ = ["HostFacts", "Mount", "controls", "delegated_above", "is_charged", "own_cgroup", "probe"]
 
 #: The attributes that systemd sets on the cgroup of a unit with Delegate=yes; user.* since 251.
 _DELEGATE_XATTRS: Final = ("user.delegate", "trusted.delegate")
@@ -65,7 +65,7 @@ class HostFacts:
 
 def probe() -> HostFacts:
     """Read the host once; changes nothing."""
-    mount, own = _best_mount(), _own_cgroup()
+    mount, own = _best_mount(), own_cgroup()
     return HostFacts(
         mount=mount,
         own=own,
@@ -147,7 +147,8 @@ def _is_true_root(point: str) -> bool:
     return not os.path.exists(f"{point}/{files.TYPE}")
 
 
-def _own_cgroup() -> str | None:
+def own_cgroup() -> str | None:
+    """Return the cgroup of this process as in /proc/self/cgroup, None without cgroup v2."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("0::"):
