@@ -47,6 +47,7 @@ def finish(
     contained = call.contained
     if contained is not None and any(above.stopped is not None for above in call.around()):
         call.request_stop("cancelled")  # its processes were killed with those of the call around it
+    services.ending(call)
     call.end(used, cancelled=cancelled)
     if contained is None:
         if call.stopped is None:
@@ -58,7 +59,6 @@ def finish(
         else:
             told = _judge(call, None, error, cancelled)
         call.settle()
-        services.settled(call)
         return told
     told = _judge(call, contained, error, cancelled)
     if told:
@@ -155,7 +155,6 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
         call.note_observed(seen if call.kept_for is None else None)
     _ = call.record
     call.settle()
-    call.services.settled(call)
 
 
 def _settle_and_remove(call: Call, contained: ContainedCall) -> None:

@@ -27,7 +27,8 @@ from agentcgroup.enforcement.memory_sampling import MemorySampler
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.monitor.client import Monitor
 from agentcgroup.place.owner import run_name
-from agentcgroup.records.bus import RecordBus, Recorded
+from agentcgroup.records.bus import RecordBus
+from agentcgroup.records.ordering import Recorded
 
 if TYPE_CHECKING:
     from agentcgroup.isolation.warm_workers import WarmWorkers
@@ -68,7 +69,7 @@ class Services:
         limiting: whether limits are enforced: not with mode ``observe`` or ``off``.
         closed: whether the session is closed.
         resolver: the policies.
-        finished: ended calls, oldest first.
+        finished: calls that have ended, or are about to, nearly in the order of their ends.
         bus: hands records to observers, on threads of its own.
         cgroups: the cgroups of the run.
         lock: guards what a call, or the session, makes once.
@@ -111,8 +112,11 @@ class Services:
         if self.cgroups.place.base is not None:
             self.deferred.put(self.cgroups.reap)
 
-    def settled(self, call: Recorded) -> None:
-        """Keep an ended call and hand its record to the observers, made on demand."""
+    def ending(self, call: Recorded) -> None:
+        """Keep a call and hand it to the observers, before the time of its end is taken.
+
+        What reads them puts them in the order of their ends, and waits until they are settled.
+        """
         if self.working:
             self.finished.append(call)
             if self.bus.subscriptions:

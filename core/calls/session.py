@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from types import TracebackType
 from typing import Final
 
@@ -21,6 +23,8 @@ __all__ = ["Session", "registered", "set_registered"]
 
 #: Seconds that `Session.records` waits for observers.
 _OBSERVERS_WAIT: Final = 1.0
+#: Seconds after which `Session.records` settles again what observers may wait for.
+_DRAIN_STEP: Final = 0.1
 
 _registered: Session | None = None
 
@@ -58,24 +62,31 @@ class Session:
 
     @property
     def records(self) -> Sequence[CallRecord]:
-        """Records of ended calls, oldest first, at most ``records_max`` of them.
+        """Records of ended calls, in the order of their ends, at most ``records_max`` of them.
 
-        Observers (`on_record`, the ``records`` file) have them too, unless they take over a second.
+        A call that is still being settled after 30 s is left out. Observers (`on_record`, the
+        ``records`` file) have the records too, unless they take over a second.
         """
-        self._services.deferred.drain(CLOSE_WAIT)
-        self._services.bus.drain(_OBSERVERS_WAIT)
-        return tuple(call.record for call in self._services.finished)
+        services = self._services
+        services.deferred.drain(CLOSE_WAIT)
+        deadline = time.monotonic() + _OBSERVERS_WAIT
+        while not services.bus.drain(min(_DRAIN_STEP, max(0.0, deadline - time.monotonic()))):
+            if services.bus.observing() or time.monotonic() >= deadline:
+                break
+            services.deferred.drain(CLOSE_WAIT)  # a call of another thread has ended meanwhile
+        settled = [(call.ended, call) for call in services.finished.copy() if call.settled]
+        return tuple(call.record for _, call in sorted(settled, key=itemgetter(0)))
 
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:
         """Call `callback` with each record from now on, on a thread that belongs to `callback`.
 
-        Records come one after the other, in the order in which calls are settled, 0.05 s later at
-        the latest, unless earlier records keep `callback` busy. A contained call that met no limit
-        is settled when calls pause (for 10 ms, at most 0.1 s where they take long) or 64 of them
-        wait. A slow callback delays no call and no other callback: 10,000 records wait for it,
-        later ones are dropped and counted. A callback that raises hurts no call: its error is
-        logged, and it is switched off after 3 errors in a row or 10 in all. `close` waits up to 5 s
-        for what is left.
+        Records come one after the other, in the order in which calls ended. A contained call that
+        met no limit is settled when calls pause (for 10 ms, at most 0.1 s where they take long) or
+        64 of them wait; later calls wait for it, up to 10 s. A record comes 0.05 s later at the
+        latest, unless earlier records keep `callback` busy. A slow callback delays no call and no
+        other callback: 10,000 records wait for it, later ones are dropped and counted. A callback
+        that raises hurts no call: its error is logged, and it is switched off after 3 errors in a
+        row or 10 in all. `close` waits up to 5 s for what is left.
         """
         self._services.bus.subscribe(callback)
 

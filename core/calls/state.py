@@ -46,6 +46,7 @@ class CallState:
         deadline: when its time is over, by the same clock; None without a timeout.
         stopped: the first reason for which it was stopped, None while it was not.
         outcome, reason: how it ended; `outcome` is None until it is judged.
+        settled: whether its record can be made, and will not change.
         used: what its sync body used inline, None where nothing measured it.
         charged: bytes of memory that the kernel charged to threads that worked for it.
         isolation: where the tool's body runs: ``process`` once a worker was asked to run it.
@@ -56,7 +57,6 @@ class CallState:
 
     __slots__ = (
         "_running",
-        "_settled",
         "agent",
         "charged",
         "deadline",
@@ -71,6 +71,7 @@ class CallState:
         "policy",
         "reason",
         "refused",
+        "settled",
         "started",
         "stopped",
         "tool",
@@ -114,14 +115,14 @@ class CallState:
         self.unshippable: Unshippable | None = None
         self.refused = False
         self._running = False
-        self._settled = False
+        self.settled = False
 
     # -- what it is -----------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
         """The state it is in."""
-        if self._settled:
+        if self.settled:
             return "settled"
         if self.ended is not None:
             return "ended"
@@ -194,9 +195,9 @@ class CallState:
 
     def settle(self) -> None:
         """Make it settled: its usage is read and its record handed over."""
-        if self.outcome is None or self._settled:
+        if self.outcome is None or self.settled:
             raise RuntimeError(f"call {self.number} is {self.state} and cannot be settled")
-        self._settled = True
+        self.settled = True
 
     def reparent(self) -> None:
         """Leave a parent that has ended: a task that outlived that call started this one."""

@@ -2,7 +2,9 @@
 
 Each observer has a bounded queue and a daemon thread of its own, so that a slow or faulty observer
 delays neither a call nor another observer. `RecordBus.put` appends to the queues and returns: it
-blocks on nothing and holds no lock. The record itself is made on the observer's thread.
+blocks on nothing and holds no lock. A call is put when it ends and may be settled later: the
+observer's thread puts calls in order (`records.ordering`), waits until they are settled, and makes
+their records.
 
 The first entry wakes an idle thread, which then waits one flush interval for more. A thread that
 runs while calls follow each other in a loop takes the interpreter's lock away from them (see
@@ -17,17 +19,17 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from agentcgroup.records.ordering import Recorded
 from agentcgroup.records.record import CallRecord
 from agentcgroup.records.subscription import (
     FLUSH_INTERVAL,
     QUEUE_SIZE,
     Callback,
     Observer,
-    Recorded,
     Subscription,
 )
 
-__all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Observer", "RecordBus", "Recorded"]
+__all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Observer", "RecordBus"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -55,20 +57,29 @@ class RecordBus:
                 self.subscriptions += (Subscription(real, self._remove),)
 
     def put(self, entry: Recorded) -> None:
-        """Queue `entry` for each observer. Costs about 0.3 us an observer and never blocks."""
+        """Queue `entry`, which is about to end, for each observer.
+
+        Costs about 0.3 us an observer and never blocks.
+        """
         for subscription in self.subscriptions:
             subscription.put(entry)
 
+    def observing(self) -> bool:
+        """Return whether the caller is the thread of an observer."""
+        return any(one.is_own_thread() for one in self.subscriptions)
+
     def drain(self, timeout: float) -> bool:
         """Deliver and flush everything that was put so far, without waiting for the interval.
+
+        Waits for a call that is not settled, and for those behind it.
 
         Returns:
             False when `timeout` seconds passed first, or when an observer calls this from its own
             thread: it would wait for itself, or for another observer that waits for it.
         """
-        subscriptions = self.subscriptions
-        if any(one.is_own_thread() for one in subscriptions):
+        if self.observing():
             return False
+        subscriptions = self.subscriptions
         deadline = time.monotonic() + timeout
         marks = [one.mark() for one in subscriptions]
         return all(mark.wait(max(0.0, deadline - time.monotonic())) for mark in marks)

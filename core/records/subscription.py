@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from agentcgroup.records.ordering import EndOrder, Recorded
 from agentcgroup.records.record import CallRecord
 from agentcgroup.scope import start_thread
 
-__all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Callback", "Observer", "Recorded", "Subscription"]
+__all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Callback", "Observer", "Subscription"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -24,21 +25,17 @@ FLUSH_INTERVAL: Final = 0.05
 QUEUE_SIZE: Final = 10_000
 #: Entries from which on a batch does not wait for the flush interval to pass.
 _BACKLOG: Final = 1_000
+#: Seconds between two looks at entries that wait, while somebody waits for them.
+_HURRY: Final = 0.002
+#: Seconds between two looks at an entry that later ones have overtaken.
+_LATE: Final = 1.0
 #: Faults of one method of an observer in a row, and faults in all, that switch the observer off.
 _FAULTS_IN_A_ROW: Final = 3
 _FAULTS: Final = 10
 
 
-class Recorded(Protocol):
-    """An entry of the bus: `calls.call.Call`, once it has ended."""
-
-    @property
-    def record(self) -> CallRecord:
-        """The record, made at the first use; observers' threads may ask at the same time."""
-
-
 class Observer(Protocol):
-    """Receives the records of finished calls, in the order in which they were put.
+    """Receives the records of finished calls, in the order in which the calls ended.
 
     All methods run on the observer's own thread, one at a time. Three more are optional and take no
     argument:
@@ -86,6 +83,9 @@ class Subscription:
         # ends the thread. SimpleQueue.put wakes nobody while the thread waits for the interval.
         self._queue: queue.SimpleQueue[Recorded | threading.Event | None] = queue.SimpleQueue()
         self._hurry = threading.Event()
+        self._order = EndOrder()
+        self._held = 0  # entries in `_order`
+        self._closing = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._deadline = math.inf
@@ -99,7 +99,8 @@ class Subscription:
 
     def put(self, entry: Recorded) -> None:
         """Queue `entry`; drop it when the queue is full."""
-        if self._queue.qsize() >= QUEUE_SIZE:  # threads that pass this at once add one each
+        # Threads that pass this at once add one each.
+        if self._queue.qsize() + self._held >= QUEUE_SIZE:
             self._dropped += 1  # no thread switch within: CPython switches at calls and jumps
             return
         self._queue.put(entry)
@@ -160,6 +161,8 @@ class Subscription:
                 self._starting.release()
 
     def _drop_queued(self) -> None:
+        self._dropped += self._held
+        self._held = 0
         while True:
             try:
                 item = self._queue.get_nowait()
@@ -181,8 +184,10 @@ class Subscription:
     def _work(self) -> None:
         try:
             going = True
-            while going:
-                going = self._deliver_batch(self._queue.get())
+            while going and not self._ended:
+                self._order.set_marks()
+                self._await_entries()
+                going = self._deliver_batch()
                 self._attempt("flush", self._flush)
         finally:
             switched_off, self._ended = self._ended, True  # before the last look: see `mark`
@@ -191,29 +196,46 @@ class Subscription:
             if not switched_off:
                 self._log_dropped()
             self._attempt("close", self._close)
+            self._order.set_marks(every=True)
 
-    def _deliver_batch(self, item: Recorded | threading.Event | None) -> bool:
-        """Deliver `item` and what is queued behind it; False when the thread has to end."""
-        if self._queue.qsize() < _BACKLOG:
+    def _await_entries(self) -> None:
+        """Wait for the first entry of a batch, then one flush interval for more."""
+        order = self._order
+        if not order:
+            try:
+                self._take(self._queue.get(timeout=_LATE if order.late else None))
+            except queue.Empty:
+                return
+        if order.marked or self._closing:
+            self._hurry.wait(_HURRY)
+        elif self._queue.qsize() < _BACKLOG:
             self._hurry.wait(FLUSH_INTERVAL)
         self._hurry.clear()  # before the queue is measured: a later mark sets it again
-        flush_at = time.monotonic() + FLUSH_INTERVAL
-        for left in range(self._queue.qsize(), -1, -1):
-            if item is None:
-                return False
+
+    def _take(self, item: Recorded | threading.Event | None) -> None:
+        if item is None:
+            self._closing = True
+        else:
+            self._order.add(item)
+
+    def _deliver_batch(self) -> bool:
+        """Deliver what is queued and due; False when the thread has to end."""
+        order, horizon = self._order, time.monotonic()
+        for _ in range(self._queue.qsize()):
+            self._take(self._queue.get())
+        due = order.due(horizon)
+        self._held = len(order) + len(due)
+        flush_at = horizon + FLUSH_INTERVAL
+        for entry in due:
             now = time.monotonic()
-            if isinstance(item, threading.Event) or now >= flush_at:
+            if now >= flush_at:
                 self._attempt("flush", self._flush)
                 flush_at = now + FLUSH_INTERVAL
-            if isinstance(item, threading.Event):
-                item.set()
-            else:
-                self._deliver(item)
+            self._held -= 1
+            self._deliver(entry)
             if self._ended or now >= self._deadline:
                 return False
-            if left:
-                item = self._queue.get()
-        return True
+        return not self._closing or (bool(order) and time.monotonic() < self._deadline)
 
     def _deliver(self, entry: Recorded) -> None:
         if self._dropped and not self._overflow_logged:

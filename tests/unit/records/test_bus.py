@@ -23,8 +23,11 @@ from tests.support.processes import until
 class Entry:
     """What the bus takes; remembers the thread on which the record was made."""
 
+    settled = True
+
     def __init__(self, tool: str = "tool") -> None:
         self.tool = tool
+        self.ended: float | None = time.monotonic()
         self.made_on: threading.Thread | None = None
 
     @property
@@ -45,7 +48,7 @@ class Entry:
         )
 
 
-class Unmade:
+class Unmade(Entry):
     @property
     def record(self) -> CallRecord:
         raise RuntimeError("no record")
