@@ -118,7 +118,7 @@ def unregister() -> None:
 def current_call() -> Call | None:
     """Return the call whose code is running here, None outside any."""
     call = scope.current.get()
-    return call if isinstance(call, Call) else None
+    return call if isinstance(call, Call) and call.ended is None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ variables below to both:
 - a work item gets the values of the code that calls `submit`, None included; its worker's own
   values are restored when the work item ends;
 - a worker of a pool gets no value, because it runs work items of later calls, too.
+
+A thread or task may outlive the call that started it, with the call's value. What it starts then is
+decided by the call (`calls.Call.begin_spawn`).
 """
 
 from __future__ import annotations
@@ -19,11 +22,17 @@ import concurrent.futures
 import concurrent.futures.thread
 import contextvars
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
+
+import wrapt
+
+from agentcgroup.work_items import WorkItem
 
 __all__ = [
     "CallGroup",
@@ -85,6 +94,10 @@ class SpawnTarget(Protocol):
 class CallGroup(Protocol):
     """The calls started from one place, which a cancellation of that place stops."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether that place was cancelled."""
+
     def append(self, call: Any) -> None:
         """Add `call`, which has just started."""
 
@@ -142,19 +155,31 @@ def _snapshot() -> list[tuple[ContextVar[Any], Any]]:
 
 def _serves_a_pool(thread: threading.Thread) -> bool:
     """Return whether `thread` is a worker of a thread pool, or the manager of a process pool."""
-    return getattr(thread, "_target", None) is concurrent.futures.thread._worker or any(
-        # By name: loky has a copy of the standard library's class.
-        kind.__name__ == "_ExecutorManagerThread"
-        for kind in type(thread).__mro__
-    )
+    target = getattr(thread, "_target", None)
+    if target is concurrent.futures.thread._worker:
+        return True
+    # By name: most programs never import multiprocessing.pool, and loky has a copy of the class.
+    if getattr(target, "__module__", None) == "multiprocessing.pool":
+        return getattr(target, "__name__", None) == "worker"
+    return any(kind.__name__ == "_ExecutorManagerThread" for kind in type(thread).__mro__)
+
+
+def _start_for_no_call(start: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
+    """Start a thread without values also where Python propagates the context (3.14, by a flag)."""
+    for variable in _propagated:
+        variable.set(None)
+    start(thread)
 
 
 def _propagating_start(start: Callable[[threading.Thread], None]) -> Callable[..., None]:
     @functools.wraps(start)
     def propagating_start(self: threading.Thread) -> None:
         values = _snapshot() if _installed else []
-        if all(value is None for _, value in values) or _serves_a_pool(self):
+        if all(value is None for _, value in values):
             start(self)
+            return
+        if _serves_a_pool(self):
+            contextvars.copy_context().run(_start_for_no_call, start, self)
             return
         # On the instance and not on Thread.run, which subclasses override.
         attributes = self.__dict__
@@ -188,20 +213,40 @@ def _propagating_submit(submit: Callable[..., Any]) -> Callable[..., Any]:
     def propagating_submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if not _installed or isinstance(self, _PICKLES_WORK_ITEMS):
             return submit(self, fn, *args, **kwargs)
-        values = _snapshot()
-
-        def fn_with_values(*args: Any, **kwargs: Any) -> Any:
-            tokens = [(variable, variable.set(value)) for variable, value in values]
-            try:
-                with thread_working_for(current.get()):
-                    return fn(*args, **kwargs)
-            finally:
-                for variable, token in tokens:
-                    variable.reset(token)
-
-        return submit(self, fn_with_values, *args, **kwargs)
+        item = WorkItem()
+        future = submit(self, _with_values(fn, item), *args, **kwargs)
+        item.watch(future)
+        return future
 
     return propagating_submit
+
+
+def _with_values(fn: Callable[..., Any], item: WorkItem) -> Callable[..., Any]:
+    """Return `fn` with the values of this context, for a worker of a pool to run as `item`."""
+    values = _snapshot()
+
+    def fn_with_values(*args: Any, **kwargs: Any) -> Any:
+        tokens = [(variable, variable.set(value)) for variable, value in values]
+        before = item.begin()
+        try:
+            with thread_working_for(current.get()):
+                return fn(*args, **kwargs)
+        finally:
+            item.end(before)
+            for variable, token in tokens:
+                variable.reset(token)
+
+    return fn_with_values
+
+
+def _propagating_apply(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of `multiprocessing.pool.ThreadPool` whose first argument is the function."""
+
+    @functools.wraps(apply)
+    def propagating_apply(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return apply(self, _with_values(func, WorkItem()) if _installed else func, *args, **kwargs)
+
+    return propagating_apply
 
 
 #: Python 3.14's pool of interpreters is a pool of threads, but it pickles its work items.
@@ -216,6 +261,7 @@ def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
 
 
 _installed = False
+_hooked = False
 
 #: (class, name of the method, the method before the patch, the patch).
 _patches: list[tuple[Any, str, Any, Any]] = []
@@ -223,18 +269,31 @@ _patches: list[tuple[Any, str, Any, Any]] = []
 
 def install() -> None:
     """Propagate the variables to threads and work items from now on; idempotent."""
-    global _installed
+    global _installed, _hooked
     if _installed:
         return
     _installed = True
-    for owner, name, wrap in (
-        (threading.Thread, "start", _propagating_start),
-        (concurrent.futures.ThreadPoolExecutor, "submit", _propagating_submit),
-    ):
-        before = getattr(owner, name)
-        patch = wrap(before)
-        setattr(owner, name, patch)
-        _patches.append((owner, name, before, patch))
+    _patch(threading.Thread, "start", _propagating_start)
+    _patch(concurrent.futures.ThreadPoolExecutor, "submit", _propagating_submit)
+    if _hooked and (pool := sys.modules.get("multiprocessing.pool")) is not None:
+        _patch_thread_pool(pool)
+    elif not _hooked:
+        _hooked = True
+        wrapt.register_post_import_hook(_patch_thread_pool, "multiprocessing.pool")
+
+
+def _patch(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    before = getattr(owner, name)
+    patch = wrap(before)
+    setattr(owner, name, patch)
+    _patches.append((owner, name, before, patch))
+
+
+def _patch_thread_pool(pool: ModuleType) -> None:
+    """Patch module multiprocessing.pool, which is imported now, or was before `install`."""
+    if _installed:
+        for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+            _patch(pool.ThreadPool, name, _propagating_apply)
 
 
 def uninstall() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentcgroup.calls.contained import ContainedCall
 from agentcgroup.calls.services import Services
 from agentcgroup.calls.state import CallState, Identity
+from agentcgroup.calls.succession import Succession
 from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.config.policy import Policy
 from agentcgroup.containment.tree import Branch
@@ -37,11 +38,12 @@ class Call(CallState):
         services: what the session provides for its calls.
         contained: what serves its processes; None while it has none.
         expiry: what cancels the task that awaits its body, None where no task does.
+        succession: owns what its threads and tasks start after its end; None while they do not.
         slot: where the monitor finds the thread that works for it; None without a monitor.
         observed: what the monitor saw of its processes, by field of a `CallRecord`.
     """
 
-    __slots__ = ("_record", "contained", "expiry", "observed", "services", "slot")
+    __slots__ = ("_record", "contained", "expiry", "observed", "services", "slot", "succession")
 
     def __init__(
         self,
@@ -64,9 +66,11 @@ class Call(CallState):
             tool_call_id,
             key,
             limiting=services.limiting,
+            running=services.running,
         )
         self.services = services
         self.contained: ContainedCall | None = None
+        self.succession: Succession | None = None
         self.expiry: Expiry | None = None
         self.slot: ThreadSlot | None = None
         self.observed: Mapping[str, Any] | None = None
@@ -137,12 +141,19 @@ class Call(CallState):
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         """Return the directory fd for the next child; see `scope.SpawnTarget`."""
+        if self.ended is not None:
+            with self.services.lock:
+                if self.succession is None:
+                    self.succession = Succession(self)
+            return self.succession.begin_spawn(failed)
         fd = self.contain().group.begin_spawn(failed)
         self.services.monitor.placing(True)
         return fd
 
     def end_spawn(self, pid: int | None) -> None:
         """Take note that a spawn is done; see `scope.SpawnTarget`."""
+        if self.succession is not None and self.succession.end_spawn(pid):
+            return
         self.services.monitor.placing(False)
         if self.contained is not None:
             self.contained.group.end_spawn(pid)

@@ -179,6 +179,11 @@ class _CallGroup:
         self._calls: list[Call] = []
         self._cancelled = False
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether this place, or one around it, was cancelled."""
+        return self._cancelled or (self._above is not None and self._above.cancelled)
+
     def append(self, call: Call) -> None:
         """Add a call that was just opened."""
         with self._lock:

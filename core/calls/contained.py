@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agentcgroup.isolation.launcher import Worker
     from agentcgroup.isolation.tenancy import Tenancy
 
-__all__ = ["ContainedCall"]
+__all__ = ["ContainedCall", "refuse_if_over"]
 
 #: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
 _OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
@@ -64,11 +64,12 @@ class ContainedCall:
             LimitExceeded: a call was stopped, or its deadline has passed.
         """
         for call in (self._call, *self._call.around()):
-            _refuse_if_over(call)
+            refuse_if_over(call)
 
     def background_fd(self) -> int | None:
-        """Return the directory fd of the run's background cgroup."""
-        return self._call.services.cgroups.background_fd()
+        """Return the directory fd of the agent's background cgroup."""
+        call = self._call
+        return call.services.cgroups.agent_background_fd(call.framework, call.agent)
 
     def before_cgroup(self) -> None:
         """Start the call's clock before its first process, which may hang before its exec."""
@@ -217,7 +218,12 @@ def _tenancy_class() -> type[Tenancy]:
     return Tenancy
 
 
-def _refuse_if_over(call: Call) -> None:
+def refuse_if_over(call: Call) -> None:
+    """Raise where no process may start in `call` any more.
+
+    Raises:
+        LimitExceeded: it was stopped, or its deadline has passed.
+    """
     if call.deadline is not None and call.stopped is None and time.monotonic() > call.deadline:
         call.request_stop("timeout")
     if call.stopped is not None:

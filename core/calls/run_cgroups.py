@@ -112,6 +112,21 @@ class RunCgroups:
             self.uncontained(error)
             return None
 
+    def agent_background_fd(self, framework: str, agent: str | None) -> int | None:
+        """Return the directory fd of the cgroup for what outlives the calls of an agent."""
+        try:
+            run = self.branch()
+            if run is None:
+                return None
+            branch = self.agent_branch(run, framework, agent)
+            try:
+                return branch.background().fd
+            finally:
+                branch.leave()  # a branch with a background cgroup stays until the run ends
+        except OSError as error:
+            self.uncontained(error)
+            return None
+
     def holding_cgroup(self) -> str | None:
         """Return the cgroup that holds processes of a call until the call has its own."""
         try:

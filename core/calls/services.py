@@ -31,6 +31,7 @@ from agentcgroup.records.bus import RecordBus
 from agentcgroup.records.ordering import Recorded
 
 if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
     from agentcgroup.isolation.warm_workers import WarmWorkers
 
 __all__ = ["Services", "active", "set_active"]
@@ -74,6 +75,7 @@ class Services:
         cgroups: the cgroups of the run.
         lock: guards what a call, or the session, makes once.
         numbers: counts the calls.
+        running: the calls whose body runs now.
         deadlines: stops calls at their deadline.
         sampler: stops calls at memory_max where the kernel has no limit; None elsewhere.
         deferred: does what no call waits for.
@@ -102,6 +104,7 @@ class Services:
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""
         self.numbers = itertools.count(1)
+        self.running: set[Call] = set()
         self.lock = threading.Lock()
         self.deadlines = Deadlines()
         sampled = self.limiting and "memory" not in self.cgroups.place.controllers

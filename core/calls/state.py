@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agentcgroup.config.policy import Policy
 from agentcgroup.errors import Unshippable
@@ -56,6 +56,7 @@ class CallState:
     """
 
     __slots__ = (
+        "_all_running",
         "_running",
         "agent",
         "charged",
@@ -92,6 +93,7 @@ class CallState:
         key: object,
         *,
         limiting: bool,
+        running: set[Any],
     ) -> None:
         self.number = number
         self.policy = policy
@@ -114,6 +116,7 @@ class CallState:
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
         self.refused = False
+        self._all_running = running
         self._running = False
         self.settled = False
 
@@ -161,6 +164,13 @@ class CallState:
                 yield above
             above = above.parent
 
+    def around_now(self) -> Call | None:
+        """Return the nearest running call that this one runs inside."""
+        above = self.parent
+        while above is not None and above.ended is not None:
+            above = above.parent
+        return above
+
     # -- transitions ----------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -168,6 +178,7 @@ class CallState:
         if self._running or self.ended is not None:
             raise RuntimeError(f"call {self.number} is {self.state} and cannot begin")
         self._running = True
+        self._all_running.add(self)
 
     def request_stop(self, reason: str) -> bool:
         """Make it stopping; return False when it has ended. The first reason stands."""
@@ -181,6 +192,7 @@ class CallState:
         if self.ended is not None:
             raise RuntimeError(f"call {self.number} is {self.state} and cannot end")
         self.ended = time.monotonic()
+        self._all_running.discard(self)
         self.key = None
         if used is not None:
             self.used = used
@@ -201,8 +213,7 @@ class CallState:
 
     def reparent(self) -> None:
         """Leave a parent that has ended: a task that outlived that call started this one."""
-        while self.parent is not None and self.parent.ended is not None:
-            self.parent = self.parent.parent
+        self.parent = self.around_now()
 
     # -- notes ----------------------------------------------------------------------------------
 

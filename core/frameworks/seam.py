@@ -67,7 +67,7 @@ MakeStandIn = Callable[[Call, Any, Mapping[str, Any]], Any]
 def current_call() -> Call | None:
     """Return the call whose code is running here, None outside any."""
     call = current.get()
-    return call if isinstance(call, Call) else None
+    return call if isinstance(call, Call) and call.ended is None else None
 
 
 def same_tool(outer: Call, tool: Any, _name: str, tool_call_id: str | None) -> bool:

@@ -1,0 +1,94 @@
+"""Who owns what the code of an ended call starts.
+
+Threads, tasks and work items keep the call that started them, and some live on: a worker with a
+queue, a lazily started event loop, a body that its timeout could not stop. What they start after
+their call's end belongs to the one call that runs in this process, since it can only work for that
+one; with several running calls, or none, to the background cgroup of the ended call's agent.
+
+A body that was given up is refused instead: its command would run without the limits of its call.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from agentcgroup.calls.contained import refuse_if_over
+from agentcgroup.scope import SpawnTarget
+from agentcgroup.work_items import given_up
+
+if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
+
+__all__ = ["Succession", "is_helper", "successor"]
+
+
+def is_helper(call: Call) -> bool:
+    """Return whether this code outlives `call`, which started it, and is no body given up."""
+    return call.ended is not None and not (call.stopped is not None and given_up())
+
+
+def successor(call: Call) -> SpawnTarget:
+    """Return the owner of what the code of an ended call starts now.
+
+    Raises:
+        LimitExceeded: the code is a body that was given up when its call was stopped.
+    """
+    if not is_helper(call):
+        refuse_if_over(call)
+    running = _only_running(call)
+    return _AgentBackground(call) if running is None else running
+
+
+def _only_running(ended: Call) -> Call | None:
+    """Return the innermost running call where all others run around it; None without or beside."""
+    running = [*ended.services.running]  # the calls of other threads begin and end meanwhile
+    if len(running) < 2:
+        return running[0] if running else None
+    innermost = max(running, key=lambda call: call.number)
+    around = {innermost, *innermost.around()}
+    return innermost if around.issuperset(running) else None
+
+
+class Succession:
+    """The spawns of one ended call that its successors have begun and not ended."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        #: By thread; one thread has several where a signal handler starts a process in between.
+        self._begun: dict[int, list[SpawnTarget]] = {}
+
+    def begin_spawn(self, failed: OSError | None) -> int | None:
+        """Begin a spawn of the successor; see `scope.SpawnTarget`."""
+        target = successor(self._call) if failed is None else _AgentBackground(self._call)
+        fd = target.begin_spawn()
+        self._begun.setdefault(threading.get_ident(), []).append(target)
+        return fd
+
+    def end_spawn(self, pid: int | None) -> bool:
+        """End the spawn that this thread began; return False where it began none."""
+        thread = threading.get_ident()
+        begun = self._begun.get(thread)
+        if begun is None:
+            return False
+        target = begun.pop()
+        if not begun:
+            del self._begun[thread]
+        target.end_spawn(pid)
+        return True
+
+
+class _AgentBackground:
+    """The `scope.SpawnTarget` of what outlives the calls of an agent."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def begin_spawn(self, _failed: OSError | None = None) -> int | None:
+        call = self._call
+        fd = call.services.cgroups.agent_background_fd(call.framework, call.agent)
+        call.services.monitor.placing(True)
+        return fd
+
+    def end_spawn(self, _pid: int | None) -> None:
+        self._call.services.monitor.placing(False)
