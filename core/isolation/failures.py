@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from typing import Any, Final
 
 from agentcgroup.errors import RemoteError
-from agentcgroup.isolation import pickling
+from agentcgroup.isolation import exceptions, pickling
+from agentcgroup.isolation.substitutes import Absent
 
 __all__ = ["pack", "unpack"]
+
+#: Levels of exceptions in exceptions, and of causes, that are searched.
+_DEEPEST: Final = 100
+_NOT_SENT: Final = (
+    "was not sent out of the worker process, because it does not unpickle. Fix: make it picklable"
+)
 
 
 class _RemoteTraceback(Exception):
@@ -21,26 +29,73 @@ class _RemoteTraceback(Exception):
 def pack(error: BaseException) -> bytes:
     """In the worker: pickle an exception and its traceback.
 
-    A `RemoteError` with its type and text replaces an exception that does not unpickle.
+    An exception that does not unpickle goes without its cause, and with an `Absent` for each
+    attribute that does not unpickle; a `RemoteError` replaces one that fails even so.
     """
     formatted = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    try:
-        packed = b"".join(pickling.pack(error)[0])
-        unpacked = pickling.unpack(packed)  # many exceptions pickle and do not unpickle
-        if not isinstance(unpacked, BaseException):
-            raise TypeError(f"{type(error).__name__} unpickles as {type(unpacked).__name__}")
-    except Exception:
-        summary = traceback.format_exception_only(type(error), error)[-1].strip()
+    summary = exceptions.summary(error)
+    packed = _packed(error)
+    if packed is None:
+        try:
+            packed = _packed(_thinned(error))
+        except Exception:  # a class that takes no substitute, or has too deep a nesting
+            packed = None
+    if packed is None:
         packed = pickle.dumps(RemoteError(summary), 5)
-    return pickle.dumps((packed, formatted), 5)
+    return pickle.dumps((packed, formatted, summary), 5)
 
 
 def unpack(pickled: bytes | memoryview) -> BaseException:
-    """In the app: return the exception that `pack` has pickled, with the traceback as its cause."""
-    packed, formatted = pickle.loads(pickled)
+    """In the app: return the exception that `pack` has pickled.
+
+    The worker's traceback is its cause, or the cause of the last one of its causes.
+    """
+    packed, formatted, summary = pickle.loads(pickled)
     try:
         error: BaseException = pickle.loads(packed)
     except Exception as fault:
-        error = RemoteError(f"an exception that the app cannot unpickle ({fault})")
-    error.__cause__ = _RemoteTraceback(formatted)
+        error = RemoteError(f"{summary} (an exception that the app cannot unpickle: {fault})")
+    last = error
+    for _ in range(_DEEPEST):
+        if last.__cause__ is None or last.__cause__ is error:
+            break
+        last = last.__cause__
+    BaseException.__setattr__(last, "__cause__", _RemoteTraceback(formatted))  # not the class's own
     return error
+
+
+def _packed(error: BaseException) -> bytes | None:
+    """Pickle an exception; None where it does not unpickle, as many objects that pickle."""
+    try:
+        packed = b"".join(pickling.pack(error)[0])
+        if isinstance(pickling.unpack(packed), BaseException):
+            return packed
+    except Exception:
+        pass
+    return None
+
+
+def _thinned(error: BaseException, depth: int = 0) -> BaseException:
+    """Return a copy of an exception with substitutes for what does not unpickle."""
+    if depth > _DEEPEST:
+        raise RecursionError
+    kind = type(error)
+
+    def portable(what: str, value: Any) -> Any:
+        if isinstance(value, BaseException):
+            return _thinned(value, depth + 1)
+        if isinstance(value, list | tuple) and isinstance(next(iter(value), None), BaseException):
+            return [portable(what, one) for one in value]  # as of an exception group
+        try:
+            pickling.unpack(b"".join(pickling.pack(value)[0]))
+        except Exception:
+            missing = f"{what} of {kind.__qualname__!r} ({type(value).__qualname__})"
+            return Absent(missing, _NOT_SENT)
+        return value
+
+    args, state = exceptions.attributes(error)
+    thin = [portable(f"argument {index + 1}", value) for index, value in enumerate(args)]
+    copy = exceptions.made(kind, tuple(thin))
+    state = {name: portable(f"attribute {name!r}", state[name]) for name in state}
+    exceptions.complete(copy, (state, None, None, error.__suppress_context__))
+    return copy

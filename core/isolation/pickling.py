@@ -4,19 +4,23 @@ The plain pickler is tried first, because it is fast; cloudpickle pickles the re
 pickles functions and classes of ``__main__``, lambdas and closures by value, so that no worker runs
 the user's script again and the script needs no ``if __name__ == "__main__"``. What can be imported
 goes by name. An object of a class that went by value comes back as an object of the same class.
+
+`exceptions` and `sentinels` reduce what the pickler would break without an error.
 """
 
 from __future__ import annotations
 
+import copyreg
+import operator
 import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 import cloudpickle
 
-from agentcgroup.isolation import context_variables
+from agentcgroup.isolation import context_variables, exceptions, sentinels
 from agentcgroup.isolation.channel import OUT_OF_BAND_MIN
 
 __all__ = ["Payload", "pack", "pack_call", "size", "unpack"]
@@ -30,8 +34,44 @@ _PLAIN: Final = frozenset({bool, float, int, str, type(None)})
 Payload = tuple[list[bytes], list[pickle.PickleBuffer]]
 
 
+#: Reduces an object as the pickler does by itself.
+_by_default: Final = operator.methodcaller("__reduce_ex__", 5)
+#: Types whose reducers are remembered.
+_REMEMBERED_MAX: Final = 2000
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """A pickler's table of reducers by type, which is filled when a type is met first.
+
+    A pickler looks each object's type up in C: a `reducer_override` would run for each object.
+    """
+
+    def __init__(self, registered: Mapping[type, Callable[[Any], Any]]) -> None:
+        super().__init__()
+        self._registered = registered
+        self._count = len(copyreg.dispatch_table)
+
+    def fresh(self) -> _Reducers:
+        """Return this table, emptied where a library has registered a reducer since."""
+        if len(self) > _REMEMBERED_MAX or self._count != len(copyreg.dispatch_table):
+            self._count = len(copyreg.dispatch_table)
+            self.clear()
+        return self
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        if issubclass(kind, type):
+            raise KeyError(kind)  # the pickler pickles classes by name
+        found = self._registered.get(kind)
+        if found is None and issubclass(kind, BaseException):
+            found = exceptions.reduce
+        self[kind] = found = found or sentinels.reducer(kind) or _by_default
+        return found
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # a class without types
     """cloudpickle's pickler; it also pickles context variables, by their paths."""
+
+    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is ContextVar:
@@ -68,7 +108,7 @@ def pack(thing: object, *, is_light: bool = False) -> Payload:
         thing = pickle.PickleBuffer(thing)  # unpickles as bytes: see `buffers.allocate`
     if not cloudpickle.list_registry_pickle_by_value():
         try:
-            payload = _pickled_whole(thing) if is_light else _pickled_by(pickle.Pickler, thing)
+            payload = _pickled_whole(thing) if is_light else _pickled_by(_plain_pickler, thing)
         except Exception:
             pass  # a lambda, a closure, a class made in a function
         else:
@@ -77,7 +117,17 @@ def pack(thing: object, *, is_light: bool = False) -> Payload:
                     break
             else:
                 return payload
+    _Pickler.dispatch_table.fresh()
     return _pickled_by(_Pickler, thing)
+
+
+_reducers: Final = _Reducers(copyreg.dispatch_table)
+
+
+def _plain_pickler(to: Any, **options: Any) -> pickle.Pickler:
+    pickler = pickle.Pickler(to, **options)
+    pickler.dispatch_table = _reducers.fresh()
+    return pickler
 
 
 def _pickled_whole(thing: object) -> Payload:

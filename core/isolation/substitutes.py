@@ -59,22 +59,30 @@ class Afresh:
 
 
 class Absent:
-    """Replaces an object that only the app can have: any use of it in the worker raises."""
+    """Replaces an object that stays in the other process: any use of it raises RuntimeError."""
 
-    def __init__(self, what: str) -> None:
-        """Make a substitute for `what`, the words by which the error names the object."""
-        self.__dict__["_what"] = what
+    def __init__(
+        self,
+        what: str,
+        why: str = "is not to be had in a worker process, only in the app. Fix: read it before the "
+        "tool",
+    ) -> None:
+        """Make a substitute.
+
+        Args:
+            what: the words by which the error names the object.
+            why: the words that follow them.
+        """
+        self.__dict__["_words"] = what, why
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)  # copy, pickle and the like look for these
-        raise RuntimeError(
-            f"{self.__dict__['_what']} is not to be had in a worker process, only in the app. Fix: "
-            'read it before the tool, or run the tool with isolation = "inline".'
-        )
+        text = " ".join(self.__dict__["_words"])
+        raise RuntimeError(f'{text}, or run the tool with isolation = "inline".')
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Absent, (self.__dict__["_what"],)
+        return Absent, self.__dict__["_words"]
 
 
 def silent(*_args: object, **_kwargs: object) -> None:

@@ -216,11 +216,17 @@ def test_what_it_prints_and_logs_appears_in_the_app_in_order(
 # -- how it fails -----------------------------------------------------------------------------
 
 
-class TwoPart(Exception):
+class TwoPart:
     """Pickles, and does not unpickle."""
 
     def __init__(self, one: str, _other: str) -> None:
-        super().__init__(one)
+        self.one = one
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return TwoPart, (self.one,)
+
+    def __str__(self) -> str:
+        return self.one
 
 
 def test_output_that_cannot_be_shown_fails_no_call(
