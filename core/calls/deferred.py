@@ -45,8 +45,8 @@ class DeferredJobs:
         pause = min(max(took * _PAUSE_PER_CALL, _PAUSE), _LONGEST_PAUSE)
         self._rested = time.monotonic() + pause
         self._jobs.put(job)
-        if self._thread is None:
-            self._start()
+        if self._thread is None and not self._start():
+            self._do_queued()
 
     def busy(self) -> bool:
         """Return whether jobs wait."""
@@ -77,10 +77,24 @@ class DeferredJobs:
             self._jobs.put(None)
             thread.join(timeout)
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the thread; return False where the process can have no more threads."""
         with self._lock:
-            if self._thread is None:
-                self._thread = start_thread(self._work, "deferred")
+            try:
+                if self._thread is None:
+                    self._thread = start_thread(self._work, "deferred")
+            except RuntimeError:
+                return False
+        return True
+
+    def _do_queued(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                self._do(job)
 
     def _work(self) -> None:
         job = self._jobs.get()

@@ -45,18 +45,28 @@ class MemorySampler:
         self._limits: dict[Sampled, int] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._told = False
 
     def watch(self, call: Sampled, memory_max: int) -> None:
         """Stop `call` when its processes together use more than `memory_max` bytes."""
         with self._lock:
             self._limits[call] = memory_max
             if self._thread is None:
-                self._thread = start_thread(self._work, "memory-sampler")
+                self._start()
 
     def forget(self, call: Sampled) -> None:
         """Stop sampling `call`."""
         with self._lock:
             self._limits.pop(call, None)
+
+    def _start(self) -> None:
+        """Start the thread; where there can be none, a tool does not fail for it."""
+        try:
+            self._thread = start_thread(self._work, "memory-sampler")
+        except RuntimeError as error:
+            if not self._told:
+                self._told = True
+                logger.error("agentcgroup: memory_max is not enforced: %s", error)  # noqa: TRY400
 
     def _work(self) -> None:
         idle = 0

@@ -198,9 +198,16 @@ class Launcher:
             self._living = {}
             self._preloaded = set()
             folder, living = self._folder, self._living
-            self._thread = scope.start_thread(
-                lambda: self._supervise(ours, theirs, folder, living), "workers"
-            )
+            try:
+                self._thread = scope.start_thread(
+                    lambda: self._supervise(ours, theirs, folder, living), "workers"
+                )
+            except RuntimeError as error:
+                self._control = None
+                ours.close()
+                theirs.close()
+                os.rmdir(folder)
+                raise OSError(str(error)) from error
         return self._control
 
     def _supervise(

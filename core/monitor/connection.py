@@ -56,7 +56,10 @@ class HelperConnection(ABC):
             if self.state != "new":
                 return
             self.state = "starting"
-        start_thread(self._run, "monitor")
+        try:
+            start_thread(self._run, "monitor")
+        except RuntimeError as error:
+            self._end("off", f"the monitor's helper cannot be started: {error}")
 
     def wait(self, timeout: float) -> bool:
         """Wait until it is decided whether there is a source; returns whether there is one.

@@ -76,6 +76,11 @@ def find(root: str | None = None, controllers: Iterable[str] = ()) -> Place:
     """
     if sys.platform != "linux":
         return _nothing(problems.NOT_LINUX)
+    place, problem = _find(root, controllers), trial.of_threads()
+    return place if problem is None else replace(place, problems=(*place.problems, problem))
+
+
+def _find(root: str | None, controllers: Iterable[str]) -> Place:
     host = probe.probe()
     if "/ray-node_" in (host.own or ""):
         return _nothing(problems.INSIDE_RAY)

@@ -63,6 +63,15 @@ def failed(error: OSError) -> Problem:
     return Problem("all limits", f"no cgroup can be made and used: {error}.")
 
 
+def no_threads(error: Exception, *, clone3_refused: bool) -> Problem:
+    """Return the problem where no thread can be started."""
+    why, fix = f"no thread can be started here ({error})", "raise ulimit -u, or pids.max."
+    if clone3_refused:
+        why += ": a seccomp profile refuses clone3 with EPERM, where glibc expects ENOSYS"
+        fix = "a seccomp profile that allows clone3 (Docker 20.10.10 or newer has one)."
+    return Problem("timeouts, sampled limits, workers and the monitor", f"{why}.", fix)
+
+
 def named(path: str, why: object) -> Problem:
     """Return the problem of a place that the user has named."""
     return Problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import subprocess
@@ -15,13 +16,14 @@ from agentcgroup.cgroup.limits import LIMITS, Limits
 from agentcgroup.place import problems
 from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
+from agentcgroup.scope import start_thread
 
 try:
     from agentcgroup import _native
 except ImportError:
     _native = None  # type: ignore[assignment]  # built where there is a compiler
 
-__all__ = ["TrialResult", "run"]
+__all__ = ["TrialResult", "of_threads", "run"]
 
 #: Limits that some kernels lack although their controller works.
 _OPTIONAL: Final = frozenset(key for key, row in LIMITS.items() if row.optional)
@@ -59,6 +61,20 @@ def run(path: str, host: HostFacts, controllers: frozenset[str]) -> TrialResult:
             trial.close()
         found += _why_missing(base, controllers - on, host)
     return TrialResult(on.difference(*(problem.controllers for problem in found)), tuple(found))
+
+
+def of_threads() -> Problem | None:
+    """Return why no thread can be started here, None where one can."""
+    try:
+        start_thread(_nothing, "trial").join()
+    except RuntimeError as error:
+        clone3_refused = _native is not None and _native.spawn_mode()[1] == errno.EPERM
+        return problems.no_threads(error, clone3_refused=clone3_refused)
+    return None
+
+
+def _nothing() -> None:
+    pass
 
 
 def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:
