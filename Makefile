@@ -4,13 +4,13 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps test-native test-versions test-kernel test-kernels lab-deps
+.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps test-native test-upstream test-versions test-kernel test-kernels lab-deps
 
 # Make a virtualenv with the package (an editable install) and the packages that the tests need.
 install: .venv/installed
 
 # Run all tests, on every kernel; `make -k test` goes on after a failure.
-test: lint lab-deps test-native test-versions test-kernels
+test: lint lab-deps test-native test-upstream test-versions test-kernels
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -20,6 +20,11 @@ lint: install
 # Run the tests that need no cgroup controllers, on this machine.
 test-native: install test-deps
 	$(PYTHON) -m pytest tests/unit tests/frameworks
+
+# Run a part of other projects' own tests with and without agentcgroup, and compare each test;
+# `python -m tests.upstream --help` shows how to run all of them.
+test-upstream: install
+	$(PYTHON) -m tests.upstream --quick $(ARGS)
 
 # Run the tests of the frameworks with the oldest releases that are supported; `nox --list` lists
 # the releases in between.
