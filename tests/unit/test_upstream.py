@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,15 @@ class Async(unittest.IsolatedAsyncioTestCase):
         self.assertFalse(in_call())
 """
 
-SUITE = Suite("toy==1", "toy", (), ("test_toy.py",), (CALLED,))
+SUITE = Suite(
+    "toy==1",
+    "toy",
+    (),
+    ("test_toy.py",),
+    (CALLED,),
+    options=("-p", "pytest_timeout"),
+    variables={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+)
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def test_what_differs_inside_a_call_is_found_once_more_and_the_rest_runs(toy: Su
 
 
 def test_a_run_that_does_not_start_is_one_difference_and_no_baseline(toy: Suite) -> None:
-    broken = Suite("toy==1", "toy", (), ("test_toy.py",), (CALLED,), options=("--no-such-option",))
+    broken = replace(toy, options=("--no-such-option",))
     plain = running.baseline(broken)
     assert plain.broken
     found: Comparison = compare(broken, CALLED, plain, Outcomes())
