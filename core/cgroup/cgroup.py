@@ -13,7 +13,18 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from agentcgroup.cgroup import cpu, files, io, limits, memory, pids, pressure, removal, wait
+from agentcgroup.cgroup import (
+    cpu,
+    division,
+    files,
+    io,
+    limits,
+    memory,
+    pids,
+    pressure,
+    removal,
+    wait,
+)
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.limits import Limits
 from agentcgroup.cgroup.meter import Meter
@@ -90,6 +101,10 @@ class Cgroup:
         """Return the names of the cgroups right below this one."""
         return self._directory.children()
 
+    def exists(self) -> bool:
+        """Return whether the cgroup is still there."""
+        return self._directory.has(files.PROCS)
+
     def available(self) -> frozenset[str]:
         """Return the controllers that this cgroup could enable for its children."""
         return frozenset(self._directory.read(files.CONTROLLERS).split())
@@ -143,7 +158,7 @@ class Cgroup:
             OSError: the kernel refused a value, or the cgroup is gone (ENOENT).
         """
         missing = limits.write(self._directory, wanted)
-        if missing and not self._directory.has(files.PROCS):
+        if missing and not self.exists():
             raise FileNotFoundError(errno.ENOENT, "the cgroup is gone", self.path)
         return frozenset(missing)
 
@@ -211,6 +226,10 @@ class Cgroup:
     def procs(self) -> list[int]:
         """Return the pids right in this cgroup; 0 stands for one of another pid namespace."""
         return list(map(int, self._directory.read(files.PROCS).split()))
+
+    def all_procs(self) -> list[int]:
+        """Return the pids in this cgroup and in all below it."""
+        return self.procs() + division.pids_below(self._directory)
 
     def note_child(self, pid: int) -> None:
         """Do nothing: the kernel knows the children that were born in here."""

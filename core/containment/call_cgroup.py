@@ -2,7 +2,8 @@
 
 A call may hold further calls (a tool that runs an agent). Then its cgroup becomes a branch, and its
 own processes move to a leaf in it, ``self``: a cgroup with controllers on for its children cannot
-hold processes (cgroup-v2.rst). Where no cgroup can be made, processes are followed by parentage.
+hold processes (cgroup-v2.rst). So do its later children where a tool divides the cgroup itself (see
+`subtree`). Where no cgroup can be made, processes are followed by parentage.
 
 This module knows cgroups and processes. What it needs of the call it asks through `Owner`.
 """
@@ -18,10 +19,12 @@ from collections.abc import Callable
 from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
+from agentcgroup.cgroup.division import takes_no_process
 from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
-from agentcgroup.containment.tree import Branch, discard
+from agentcgroup.containment.subtree import Subtree, move, new_leaf
+from agentcgroup.containment.tree import Branch
 
 __all__ = ["CallCgroup"]
 
@@ -35,12 +38,10 @@ _SPAWN_WAIT: Final = 30.0
 _STARTED: Final = 1024
 
 
-class CallCgroup:
+class CallCgroup(Subtree):
     """Holds the processes of one call.
 
     Attributes:
-        cgroup: None before the first child, without cgroups, and after `hand_over`.
-        path: the directory of the cgroup, also when the cgroup is gone; None when there was none.
         agent_branch: the agent's branch that the cgroup came from; None in a call inside another
             call of the same agent.
         started: pids of the children that were born in the call, the last ones.
@@ -48,11 +49,12 @@ class CallCgroup:
     """
 
     __slots__ = (
-        *("agent_branch", "cgroup", "leaf", "lock", "path", "started"),
-        *("_branch", "_fresh", "_left", "_limits", "_owner", "_source", "_spawning"),
+        *("agent_branch", "lock", "started"),
+        *("_fresh", "_limits", "_owner", "_source", "_spawning"),
     )
 
     def __init__(self, owner: Owner, limits: Limits) -> None:
+        super().__init__()
         self._owner = owner
         self._limits = limits
         self.lock = threading.Lock()
@@ -61,12 +63,6 @@ class CallCgroup:
         self._source: Branch | None = None  # the branch that the cgroup came from
         self.agent_branch: Branch | None = None
         self.started: deque[int] = deque(maxlen=_STARTED)
-        self.cgroup: Cgroup | None = None
-        self.leaf: ProcessGroup | None = None  # what the children are born in
-        self._branch: Branch | None = None  # what holds the cgroups of calls inside this one
-        self.path: str | None = None
-        # After `hand_over`: how to read what was used, and what the kernel had counted.
-        self._left: tuple[Callable[[], Usage], Events] | None = None
 
     # -- births -------------------------------------------------------------------------------
 
@@ -79,10 +75,8 @@ class CallCgroup:
                 self._spawning += 1
                 return owner.background_fd()
             owner.refuse_if_over()
-            if failed is not None and self._branch is None:
-                # Another program removed the cgroup with all that was in it; the call goes on.
-                logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
-                self.cgroup = self.leaf = None
+            if failed is not None:
+                self.drop_leaf(failed)
             leaf = self.ensure_leaf()
             self._spawning += 1
             return leaf.fd
@@ -108,13 +102,21 @@ class CallCgroup:
             LimitExceeded: the call is over.
             OSError: the process cannot be moved.
         """
-        self.begin_spawn(None)
-        try:
-            if self.cgroup is not None and self.leaf is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    self.leaf.join(pid)
-        finally:
-            self.end_spawn(None)  # `started` has only what was born inside
+        failed: OSError | None = None
+        while True:
+            self.begin_spawn(failed)
+            try:
+                if self.cgroup is not None and self.leaf is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        self.leaf.join(pid)
+            except OSError as error:
+                if failed is not None:
+                    raise
+                failed = error
+            else:
+                return
+            finally:
+                self.end_spawn(None)  # `started` has only what was born inside
 
     def branch(self) -> Branch | None:
         """Return the branch for calls inside this one; None where there are no cgroups."""
@@ -125,8 +127,8 @@ class CallCgroup:
                 if self.cgroup is None:
                     return None
                 if self.leaf is self.cgroup:
-                    self.leaf = self.cgroup.child("self")
-                    _move(self.cgroup, self.leaf)
+                    self.leaf = leaf = new_leaf(self.cgroup)
+                    move(self.cgroup, leaf)
                 assert self._source is not None
                 self._branch = Branch(self.cgroup, self._source.options)
             return self._branch
@@ -136,9 +138,11 @@ class CallCgroup:
 
         `take` replaces the branch's own way to a cgroup, which is a spare or a new one.
         """
+        if take is not None and isinstance(self.leaf, Cgroup) and takes_no_process(self.leaf.fd):
+            self.drop_leaf(None)  # the fork server would report it too late for a second try
         if self.leaf is None:
             if self._branch is not None:
-                self.leaf = self._branch.cgroup.child("self")
+                self.leaf = new_leaf(self._branch.cgroup)
             else:
                 self._take_cgroup(take)
                 self.leaf = self.cgroup if self.cgroup is not None else ProcessTree()
@@ -166,7 +170,7 @@ class CallCgroup:
     def kill(self) -> None:
         """Send SIGKILL to every process in the cgroup."""
         with self.lock:  # not during `hand_over`: the next call's processes are not this call's
-            group = self._group
+            group = self.group
             if group is None:
                 return
             self._owner.before_kill(group.kill)
@@ -174,7 +178,7 @@ class CallCgroup:
 
     def populated(self) -> bool:
         """Return whether a process lives in the cgroup, workers that have answered excepted."""
-        group = self._group
+        group = self.group
         return group is not None and not self._only_idle(group)
 
     def end(self, *, over: bool, keep: bool, linger: float) -> bool:
@@ -189,7 +193,7 @@ class CallCgroup:
             Whether processes outlived the tool and were killed.
         """
         with self.lock:  # a spawn that another thread has begun gets its cgroup first
-            group = self._group
+            group = self.group
         if group is None:
             return False
         if not over:
@@ -212,10 +216,11 @@ class CallCgroup:
             group = self.cgroup
             if group is None or self._branch is not None or self._owner.stopped is not None:
                 return False
+            if self.is_divided():
+                return False
             if not self._only_idle(group):
                 return False
-            self._left = read_usage, events
-            self.cgroup = self.leaf = None
+            self.hand_on(read_usage, events)
             return True
 
     def _only_idle(self, group: ProcessGroup) -> bool:
@@ -223,7 +228,7 @@ class CallCgroup:
         idle = self._owner.idle_tenants()
         if idle is None:
             return not group.populated()
-        return self._branch is None and idle.issuperset(group.procs())
+        return self._branch is None and idle.issuperset(group.all_procs())
 
     def remove(self) -> None:
         """Remove the cgroup; every process in it dies.
@@ -234,60 +239,20 @@ class CallCgroup:
         deadline = time.monotonic() + _SPAWN_WAIT
         while self._spawning and time.monotonic() < deadline:
             time.sleep(0.001)
-        if self._branch is not None:
-            if self.leaf is not None:
-                discard(self.leaf)
-            self._branch.remove()
-        elif self.cgroup is not None:
-            discard(self.cgroup)
+        self.discard()
 
     def _keep(self) -> bool:
-        if self.agent_branch is None or self.cgroup is None or self.leaf is None:
+        """Leave the processes to the agent; return False where the call has no cgroup of it."""
+        agent, cgroup = self.agent_branch, self.cgroup
+        if agent is None or cgroup is None or self.leaf is None:
             return False
-        self._owner.released(self.cgroup)
-        _move(self.leaf, self.agent_branch.background())
+        self._owner.released(cgroup)
+        if self.is_divided():
+            # What divided it relies on its cgroups: they stay as they are, with their limits.
+            usage, events = cgroup.usage(), cgroup.events()
+            with self.lock:
+                self.hand_on(lambda: usage, events)
+            agent.keep(cgroup)
+        else:
+            move(self.leaf, agent.background())
         return True
-
-    # -- what the kernel counted ----------------------------------------------------------------
-
-    def pids(self) -> list[int]:
-        """Return the processes of the call itself, without those of the calls inside it."""
-        return [] if self.leaf is None else self.leaf.procs()
-
-    def usage(self) -> Usage:
-        """Return what the processes have used, those of the calls inside included."""
-        if self._left is not None:
-            return self._left[0]()
-        group = self._group
-        return group.usage() if group is not None else Usage()
-
-    def oom_kills(self) -> int | None:
-        """Return how many processes the OOM killer has killed; None where nothing counts them."""
-        if self._left is not None:
-            return self._left[1].oom_kill
-        return None if self.cgroup is None else self.cgroup.events().oom_kill
-
-    def events(self) -> Events:
-        """Return what befell the call's own processes, not those of the calls inside it."""
-        group = self._group
-        if group is None:
-            return Events()
-        events = group.events()
-        if self._branch is None or not events.oom_kill or events.oom_local:
-            return events
-        return Events() if self.leaf is None else self.leaf.events()
-
-    @property
-    def _group(self) -> ProcessGroup | None:
-        return self.cgroup if self.cgroup is not None else self.leaf
-
-
-def _move(source: ProcessGroup, target: Cgroup) -> None:
-    """Move every process right in `source`, those included that it forks meanwhile."""
-    for _ in range(100):
-        pids = source.procs()
-        if not pids:
-            return
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                target.join(pid)

@@ -29,6 +29,9 @@ class ProcessGroup(Protocol):
     def procs(self) -> list[int]:
         """Return the pids of the processes right in this group."""
 
+    def all_procs(self) -> list[int]:
+        """Return the pids of the processes in this group and below it."""
+
     def populated(self) -> bool:
         """Return whether a live process is in this group or below it."""
 

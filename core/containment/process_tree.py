@@ -54,6 +54,10 @@ class ProcessTree:
             grown = bool(found)
         return [pid for pid in self._known if table[pid][2] != "Z"]
 
+    def all_procs(self) -> list[int]:
+        """Return the pids of living members: the tree has no parts."""
+        return self.procs()
+
     def populated(self) -> bool:
         """Return whether a member lives; zombies do not count."""
         return bool(self.procs())

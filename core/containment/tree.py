@@ -77,6 +77,7 @@ class Branch:
         self._agents: OrderedDict[tuple[str, str | None], Branch] = OrderedDict()
         self._spares: OrderedDict[Limits, Cgroup] = OrderedDict()
         self._background: Cgroup | None = None
+        self._kept: list[Cgroup] = []
         self.controllers = (
             cgroup.enable(options.controllers) if options.controllers else frozenset()
         )
@@ -128,7 +129,7 @@ class Branch:
 
     def _pop_idle(self) -> Branch | None:
         for key, branch in self._agents.items():
-            if branch._active == 0 and branch._background is None:
+            if branch._active == 0 and branch._background is None and not branch._kept:
                 return self._agents.pop(key)
         return None
 
@@ -168,16 +169,22 @@ class Branch:
                 self._background = self.cgroup.child("background")
             return self._background
 
+    def keep(self, cgroup: Cgroup) -> None:
+        """Keep the cgroup of a call, with the processes in it, until this branch is removed."""
+        with self._lock:
+            self._kept.append(cgroup)
+
     def remove(self) -> None:
         """Kill every process below and remove every cgroup, this one last."""
         with self._lock:
             below = [*self._agents.values()]
-            leaves = [*self._spares.values()]
+            leaves = [*self._spares.values(), *self._kept]
             if self._background is not None:
                 leaves.append(self._background)
             self._agents.clear()
             self._spares.clear()
             self._background = None
+            self._kept = []
         for branch in below:
             branch.remove()
         for cgroup in (*leaves, self.cgroup):

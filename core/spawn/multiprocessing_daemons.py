@@ -77,6 +77,7 @@ def patch_fork_server_workers(popen_forkserver: ModuleType) -> None:
 
         def start(fd: int | None) -> int:
             if fd is not None:
+                placement.refuse_divided(fd)
                 _launch.join = _JoinCgroup(os.readlink(f"/proc/self/fd/{fd}"))
             try:
                 launch(self, process_obj)

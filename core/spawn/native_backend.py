@@ -9,7 +9,7 @@ from typing import Any
 
 from agentcgroup import _native
 from agentcgroup.spawn.backend import ForkExec, Mode
-from agentcgroup.spawn.placement import migrate
+from agentcgroup.spawn.placement import migrate, refuse_divided
 from agentcgroup.spawn.spawn_request import SpawnRequest
 
 __all__ = ["NativeBackend"]
@@ -42,7 +42,7 @@ class NativeBackend:
         pid = _native.fork_exec(fd, args)
         if pid is not None:
             return pid
-        _native.set_fork_target(fd)
+        self.set_fork_target(fd)
         try:
             pid = original(*args)
         finally:
@@ -77,9 +77,13 @@ class NativeBackend:
     begin_system = staticmethod(_native.begin_system)
     end_system = staticmethod(_native.end_system)
     wait = staticmethod(_native.wait)
-    set_fork_target = staticmethod(_native.set_fork_target)
     refuse_forks = staticmethod(_native.refuse_forks)
     clear_fork_target = staticmethod(_native.clear_fork_target)
+
+    def set_fork_target(self, fd: int) -> None:
+        """Have the C fork handler place the children of this thread's forks."""
+        refuse_divided(fd)
+        _native.set_fork_target(fd)
 
     def after_fork_in_child(self) -> None:
         """Do nothing: the C fork handler has placed the child before fork() returned in it."""

@@ -13,11 +13,13 @@ and its patch points call the builtins.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from agentcgroup.cgroup.division import takes_no_process
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.scope import SpawnTarget, current
 
@@ -42,6 +44,7 @@ __all__ = [
     "migrate",
     "open_procs",
     "place",
+    "refuse_divided",
 ]
 
 Result = TypeVar("Result")
@@ -149,6 +152,16 @@ def open_procs(fd: int) -> int:
         return os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
     except OSError as error:
         raise PlacementError(error.errno, error.strerror) from error
+
+
+def refuse_divided(fd: int) -> None:
+    """Refuse a cgroup that takes no process, before a child forks that could only exit.
+
+    Raises:
+        PlacementError: EBUSY: the cgroup has children with controllers.
+    """
+    if takes_no_process(fd):
+        raise PlacementError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def migrate(fd: int, pid: int) -> None:

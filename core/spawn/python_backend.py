@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from agentcgroup.spawn.backend import ForkExec, Mode
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
-from agentcgroup.spawn.placement import migrate, open_procs
+from agentcgroup.spawn.placement import migrate, open_procs, refuse_divided
 from agentcgroup.spawn.spawn_request import CLOSE, CLOSEFROM, DUP2, Action, Attribute, SpawnRequest
 
 __all__ = ["PythonBackend"]
@@ -126,6 +126,7 @@ class PythonBackend:
     def set_fork_target(self, fd: int) -> None:
         """Open the cgroup.procs that the children of this thread will write to."""
         self.clear_fork_target()
+        refuse_divided(fd)
         self._fork_target.procs = open_procs(fd)
 
     def refuse_forks(self) -> None:
