@@ -108,6 +108,7 @@ def _judge(
             over=cancelled or call.stopped is not None,
             keep=error is None and call.policy.background == "keep",
             linger=_LINGER,
+            grace=call.policy.leftover_grace,
         )
     events = None if contained is None else contained.events()
     outcome, reason = verdict(

@@ -84,6 +84,7 @@ mode = "auto"
 # [[rules]]
 # tool = "start_server"
 # background = "keep"       # its process may outlive the call
+# leftover_grace = "2s"     # without "keep": the time between SIGTERM and SIGKILL
 
 # [[rules]]
 # tool = "load_csv"

@@ -16,6 +16,9 @@ from agentcgroup.config.policy import Resolver, Setting
 
 __all__ = ["command"]
 
+#: The keys whose values are seconds.
+_TIMES = ("timeout", "leftover_grace")
+
 
 def command(
     tool: Annotated[str, typer.Option(help="Name of the tool.")],
@@ -86,4 +89,4 @@ def _lines(settings: Mapping[str, Setting]) -> Iterator[str]:
 def _format(key: str, value: Any) -> str:
     if key in LIMITS:
         return LIMITS[key].form.show(value)
-    return units.format_duration(value) if key == "timeout" else str(value)
+    return units.format_duration(value) if key in _TIMES else str(value)

@@ -39,7 +39,7 @@ NOT_SET = "not set"
 
 _LIMIT_KEYS = tuple(LIMITS)
 #: The keys that are a choice: for them None is no value.
-_CHOICES = ("background", "isolation", "reuse", "on_unshippable", "priority")
+_CHOICES = ("background", "leftover_grace", "isolation", "reuse", "on_unshippable", "priority")
 #: The keys of a call that are no limits of its cgroup.
 CALL_KEYS = ("timeout", *_CHOICES)
 

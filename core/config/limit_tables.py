@@ -21,6 +21,7 @@ from agentcgroup.config.limit_fields import BY_DEVICE, Table, limit_table, plain
 from agentcgroup.config.values import (
     Background,
     Glob,
+    Grace,
     Isolation,
     OnUnshippable,
     Priority,
@@ -79,6 +80,11 @@ _REUSE = (
 _ON_UNSHIPPABLE = (
     "With isolation = 'process', for a tool that no other process can run: 'error' answers the "
     "call with the reason, 'inline' runs the tool here and notes that in the call's record."
+)
+
+_LEFTOVER_GRACE = (
+    "Time that processes which outlive their call have to end after SIGTERM, before SIGKILL; not "
+    "after a timeout, an OOM kill or a cancellation. The call's answer waits for them."
 )
 
 _UnifiedFile = Annotated[str, BeforeValidator(checked_file)]
@@ -150,6 +156,10 @@ class CallLimits(_CallFields, defer_build=False):
         validate_default=True,
         description="Time a call may take; 'none' for no limit. A bare number is seconds.",
     )
+    # Programs remove their lock files and temporary files on SIGTERM within milliseconds.
+    leftover_grace: Grace = Field(
+        default="200ms", validate_default=True, description=_LEFTOVER_GRACE
+    )
     # Inline costs nothing, loses no state and runs every tool, so a worker process is opt-in.
     isolation: Isolation = Field(default="auto", description=_ISOLATION)
     # A worker that serves one call keeps its data from the next call.
@@ -171,6 +181,7 @@ class Limiting(LimitTable):
         default=None,
         description="Whether processes that outlive their call are killed: 'kill' or 'keep'.",
     )
+    leftover_grace: Grace = Field(default=None, description=_LEFTOVER_GRACE)
     isolation: Isolation | None = Field(default=None, description=_ISOLATION)
     reuse: Reuse = Field(default=None, description=_REUSE)
     on_unshippable: OnUnshippable | None = Field(default=None, description=_ON_UNSHIPPABLE)
@@ -184,7 +195,9 @@ class Limiting(LimitTable):
 
 
 #: The keys that a rule for agents cannot have.
-_OF_CALLS = {"tool", "timeout", "background", "isolation", "reuse", "on_unshippable"}
+_OF_CALLS = {
+    *("tool", "timeout", "background", "leftover_grace", "isolation", "reuse", "on_unshippable")
+}
 
 
 class Rule(Limiting):

@@ -51,6 +51,7 @@ class Policy:
         limits: the limits of its cgroup.
         timeout: seconds that it may take, None for no limit.
         background: whether processes that outlive the call are killed or kept.
+        leftover_grace: seconds that they have to end after SIGTERM, before SIGKILL.
         isolation: where the tool's own code runs; ``auto`` is inline.
         reuse: calls of the same tool that one worker may serve.
         on_unshippable: whether a call whose tool no worker can run fails or runs inline.
@@ -62,6 +63,7 @@ class Policy:
     limits: Limits
     timeout: float | None
     background: Background
+    leftover_grace: float
     isolation: Isolation
     reuse: int
     on_unshippable: OnUnshippable

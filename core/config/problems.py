@@ -110,19 +110,41 @@ def _problems(model: type[Table], error: ValidationError) -> Iterator[tuple[KeyP
                 yield (path, found["msg"])
 
 
-def _unknown(model: type[Table], path: KeyPath, value: object) -> str:
+def _unknown(root: type[Table], path: KeyPath, value: object) -> str:
     """Return the message about an unknown key, with the key that was probably meant."""
-    table = _table_at(model, path[:-1])
+    table = _table_at(root, path[:-1])
     key = str(path[-1])
     if isinstance(value, Mapping):
         # memory.max = "1G" is a table 'memory' to TOML.
         for inner in value:
             if f"{key}_{inner}" in table.model_fields:
                 return f"unknown key; write {key}_{inner}, with '_' for '.'"
+    places = _places(root, key)
+    if places:
+        return f"unknown key here; {key} stands {' or '.join(places)}"
     near = difflib.get_close_matches(key, table.model_fields, n=1)
     if near:
         return f"unknown key; did you mean {near[0]}?"
     return f"unknown key; known here: {', '.join(table.model_fields)}"
+
+
+def _places(root: type[Table], key: str) -> list[str]:
+    """Return where in the file a key stands that is known, only not where it was written."""
+    found = []
+    if key in root.model_fields and "mode" in root.model_fields:
+        found.append("at the top of the file")
+    for path, table in _tables_below(root):
+        if key in table.model_fields:
+            found.append(f"in [[{path}]]" if path == "rules" else f"in [{path}]")
+    return found
+
+
+def _tables_below(model: type[Table], above: str = "") -> Iterator[tuple[str, type[Table]]]:
+    for name, field in model.model_fields.items():
+        for table in _tables_in(field.annotation):
+            yield f"{above}{name}", table
+            if "memory_max" not in table.model_fields:  # below a limit are devices
+                yield from _tables_below(table, f"{above}{name}.")
 
 
 def _table_at(model: type[Table], path: KeyPath) -> type[Table]:

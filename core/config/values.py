@@ -18,6 +18,7 @@ __all__ = [
     "Background",
     "CgroupPath",
     "Glob",
+    "Grace",
     "Isolation",
     "Mode",
     "OnUnshippable",
@@ -34,6 +35,8 @@ Background = Literal["kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
 OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]
+#: Seconds; a longer wait for leftovers would look like a tool that hangs.
+_LONGEST_GRACE = 60.0
 Backend = Literal["auto", "libbpf", "procs", "bcc", "off"]
 
 
@@ -59,6 +62,13 @@ def _pause(value: object) -> float:
     seconds = units.parse_duration(value)
     if not seconds:
         raise ValueError(f"{value!r} is no time to wait: write one such as '1m'")
+    return seconds
+
+
+def _grace(value: object) -> float | None:
+    seconds = None if value is None else units.parse_duration(value)
+    if (seconds is None and value is not None) or (seconds or 0) > _LONGEST_GRACE:
+        raise ValueError(f"{value!r} is no short time: write one such as '2s', '1m' at most")
     return seconds
 
 
@@ -101,6 +111,10 @@ Timeout = Annotated[
 ]
 #: Seconds, more than none.
 Pause = Annotated[float, BeforeValidator(_pause), _schema("string", "number", examples=["1m", 30])]
+#: Seconds; the answer of a call waits for them.
+Grace = Annotated[
+    float | None, BeforeValidator(_grace), _schema("string", "number", examples=["2s", 0])
+]
 Glob = Annotated[
     str | None, BeforeValidator(_glob), _schema("string", examples=["run_*"], minLength=1)
 ]

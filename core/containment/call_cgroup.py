@@ -20,6 +20,7 @@ from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
 from agentcgroup.cgroup.division import takes_no_process
+from agentcgroup.containment.leftovers import terminate
 from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
@@ -181,13 +182,14 @@ class CallCgroup(Subtree):
         group = self.group
         return group is not None and not self._only_idle(group)
 
-    def end(self, *, over: bool, keep: bool, linger: float) -> bool:
+    def end(self, *, over: bool, keep: bool, linger: float, grace: float) -> bool:
         """Bring the processes to an end.
 
         Args:
             over: the call was stopped or cancelled, so that there is nothing to wait for.
             keep: processes that still run may go on, in the agent's background cgroup.
             linger: seconds in which processes may end by themselves.
+            grace: seconds in which those that have not are to end after SIGTERM.
 
         Returns:
             Whether processes outlived the tool and were killed.
@@ -201,6 +203,10 @@ class CallCgroup(Subtree):
                 return False
             if keep and self._keep():
                 return False
+            if grace:
+                terminate(group)
+                if group.wait_empty(grace):
+                    return True
         group.kill()
         if not group.wait_empty(_KILL_WAIT):
             logger.warning("agentcgroup: killed processes of a call are still there: %s", group)

@@ -210,7 +210,20 @@ def test_a_syntax_error_has_its_line(write: Write) -> None:
         ),
         (
             '[limits.agent]\ntimeout = "5m"',
-            "2: limits.agent.timeout: unknown key; known here: memory_min, ",
+            "2: limits.agent.timeout: unknown key here; timeout stands in [limits.call] or in "
+            "[[rules]]",
+        ),
+        (
+            '[limits.call]\nbackground = "keep"',
+            "2: limits.call.background: unknown key here; background stands at the top of the file "
+            "or in [[rules]]",
+        ),
+        ('memory_max = "1G"', "1: memory_max: unknown key here; memory_max stands in [limits.run]"),
+        ("[monitor]\nmin = 2", "2: monitor.min: unknown key here; min stands in [workers]"),
+        ('[limits.call]\nleftover_grace = "2h"', "2: limits.call.leftover_grace: '2h' is no short"),
+        (
+            '[[rules]]\ntool = "x"\nleftover_grace = "none"',
+            "3: rule 1: leftover_grace: 'none' is no short time",
         ),
         (
             '[limits.call]\nmemory_max = "512X"',

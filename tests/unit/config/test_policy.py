@@ -33,6 +33,7 @@ def test_the_defaults_stop_a_runaway_and_nothing_else() -> None:
     assert policy.limits.memory_oom_group is True
     assert policy.limits.memory_high is None
     assert policy.timeout == 600
+    assert policy.leftover_grace == 0.2
     assert (policy.background, policy.isolation, policy.priority) == ("kill", "auto", "normal")
     assert (policy.reuse, policy.on_unshippable) == (1, "error")
     limits = resolver().agent("langchain", "coder")
@@ -278,6 +279,7 @@ priority = "high"
         "cpu_weight": "agentcgroup.toml:13 rule 2, priority",
         "timeout": "agentcgroup.toml:6 [limits.call]",
         "background": "agentcgroup.toml:1",
+        "leftover_grace": "default",
         "isolation": "default",
         "reuse": "default",
         "on_unshippable": "default",
