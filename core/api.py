@@ -6,7 +6,6 @@ import atexit
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +22,7 @@ from agentcgroup.isolation import bodies
 from agentcgroup.isolation.bodies import Body
 from agentcgroup.place.place import inside_a_run
 from agentcgroup.records.record import CallRecord
+from agentcgroup.threads import Lock, get_ident
 
 __all__ = [
     "agent",
@@ -38,7 +38,7 @@ logger = logging.getLogger("agentcgroup")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def register(
@@ -188,7 +188,7 @@ class call:
     def __enter__(self) -> Call:
         self._call = self._open()
         self._token = lifecycle.enter(self._call)
-        self._begin = threading.get_ident(), inline_usage.read()
+        self._begin = get_ident(), inline_usage.read()
         return self._call
 
     def __exit__(
@@ -199,7 +199,7 @@ class call:
     ) -> None:
         thread, begin = self._begin
         # Another thread may close the generator that holds the block.
-        used = inline_usage.since(begin) if thread == threading.get_ident() else None
+        used = inline_usage.since(begin) if thread == get_ident() else None
         if lifecycle.leave(self._call, self._token, error, used):
             self._raise(error)
 

@@ -43,7 +43,6 @@ __all__ = [
     "install",
     "restore",
     "set_thread_tracker",
-    "start_thread",
     "thread_working_for",
     "uninstall",
 ]
@@ -251,13 +250,6 @@ def _propagating_apply(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 #: Python 3.14's pool of interpreters is a pool of threads, but it pickles its work items.
 _PICKLES_WORK_ITEMS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
-
-
-def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread of this package, in an empty context: it belongs to no call."""
-    thread = threading.Thread(target=target, name=f"agentcgroup-{name}", daemon=True)
-    contextvars.Context().run(thread.start)
-    return thread
 
 
 _installed = False

@@ -8,9 +8,10 @@ for which no code waits any more. Such an item is given up, with all the work it
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import weakref
 from typing import Any
+
+from agentcgroup.threads import local
 
 __all__ = ["WorkItem", "given_up"]
 
@@ -67,7 +68,7 @@ class _Cancel:
         return future is not None and type(future).cancel(future)
 
 
-class _OfThread(threading.local):
+class _OfThread(local):
     item: WorkItem | None = None
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentcgroup.scope import CallGroup, call_group, restore
+from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
@@ -175,7 +175,7 @@ class _CallGroup:
 
     def __init__(self, above: CallGroup | None) -> None:
         self._above = above
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._calls: list[Call] = []
         self._cancelled = False
 

@@ -8,13 +8,11 @@ A backlog of 64 jobs is done without a pause, because each job keeps a cgroup.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import Empty, Event, Lock, SimpleQueue, Thread, start_thread
 
 __all__ = ["DeferredJobs"]
 
@@ -34,11 +32,11 @@ class DeferredJobs:
     """Runs jobs one after the other, in order, on a daemon thread started at the first job."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._rested = 0.0  # when there was a pause, if no job comes before; by time.monotonic
-        self._hurry = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._hurry = Event()
+        self._thread: Thread | None = None
+        self._lock = Lock()
 
     def put(self, job: Callable[[], None], took: float = 0.0) -> None:
         """Queue a job of a call that took `took` seconds; an exception in the job is logged."""
@@ -57,9 +55,9 @@ class DeferredJobs:
 
         Called from a job it returns at once: the job would wait for itself.
         """
-        if self._thread is None or self._thread is threading.current_thread():
+        if self._thread is None or self._thread.is_current():
             return True
-        done = threading.Event()
+        done = Event()
 
         def drained() -> None:
             self._hurry.clear()
@@ -72,7 +70,7 @@ class DeferredJobs:
     def close(self, timeout: float) -> None:
         """Do the queued jobs, then end the thread; give up after `timeout` seconds."""
         thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not thread.is_current():
             self._hurry.set()
             self._jobs.put(None)
             thread.join(timeout)
@@ -91,7 +89,7 @@ class DeferredJobs:
         while True:
             try:
                 job = self._jobs.get_nowait()
-            except queue.Empty:
+            except Empty:
                 return
             if job is not None:
                 self._do(job)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +17,7 @@ from agentcgroup.containment.tree import Branch, TreeOptions
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.place.owner import reap, run_name
 from agentcgroup.place.place import Place, bases, find, teardown
+from agentcgroup.threads import Lock
 
 __all__ = ["RunCgroups"]
 
@@ -66,7 +66,7 @@ class RunCgroups:
 
     def start_over(self) -> None:
         """Forget, in a forked child, the cgroups of the parent's run."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._run: Branch | None = None
         self._closed = False
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-import threading
 import time
 import uuid
 from collections import deque
@@ -29,6 +28,7 @@ from agentcgroup.monitor.client import Monitor
 from agentcgroup.place.owner import run_name
 from agentcgroup.records.bus import RecordBus
 from agentcgroup.records.ordering import Recorded
+from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
@@ -105,7 +105,7 @@ class Services:
         """Make what belongs to this very process; again in a forked one."""
         self.numbers = itertools.count(1)
         self.running: set[Call] = set()
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.deadlines = Deadlines()
         sampled = self.limiting and "memory" not in self.cgroups.place.controllers
         self.sampler = MemorySampler() if sampled else None
@@ -182,7 +182,7 @@ class Services:
     def left_to_parent(self) -> None:
         """End nothing in a child that was forked inside a call: the call is the parent's."""
         self.working, self.closed = False, True
-        self.lock = threading.Lock()  # the thread that held it is not in the child
+        self.lock = Lock()  # the thread that held it is not in the child
 
     def _announce(self, cgroup: Cgroup) -> None:
         self.monitor.made(cgroup)

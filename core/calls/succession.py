@@ -10,11 +10,11 @@ A body that was given up is refused instead: its command would run without the l
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from agentcgroup.calls.contained import refuse_if_over
 from agentcgroup.scope import SpawnTarget
+from agentcgroup.threads import get_ident
 from agentcgroup.work_items import given_up
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class Succession:
         """Begin a spawn of the successor; see `scope.SpawnTarget`."""
         target = successor(self._call) if failed is None else _AgentBackground(self._call)
         fd = target.begin_spawn()
-        self._begun.setdefault(threading.get_ident(), []).append(target)
+        self._begun.setdefault(get_ident(), []).append(target)
         return fd
 
     def end_spawn(self, pid: int | None) -> bool:
         """End the spawn that this thread began; return False where it began none."""
-        thread = threading.get_ident()
+        thread = get_ident()
         begun = self._begun.get(thread)
         if begun is None:
             return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -30,6 +29,7 @@ from agentcgroup.cgroup.limits import Limits
 from agentcgroup.cgroup.meter import Meter
 from agentcgroup.cgroup.pressure import Pressure, Resource
 from agentcgroup.cgroup.stats import Events, Usage
+from agentcgroup.threads import sleep
 
 __all__ = ["Cgroup"]
 
@@ -249,7 +249,7 @@ class Cgroup:
             except OSError as error:
                 if error.errno != errno.EINVAL or attempt + 1 == _JOIN_TRIES:
                     raise
-                time.sleep(_JOIN_PAUSE_S)
+                sleep(_JOIN_PAUSE_S)
             else:
                 return
 

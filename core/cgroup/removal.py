@@ -11,6 +11,7 @@ from typing import Final
 
 from agentcgroup.cgroup import files, wait
 from agentcgroup.cgroup.files import Directory
+from agentcgroup.threads import sleep
 
 __all__ = ["kill", "kill_one_by_one", "remove", "rmdir"]
 
@@ -49,7 +50,7 @@ def remove(directory: Directory, timeout: float) -> None:
             pids = directory.read(files.PROCS).split()
             left = ", ".join(pids[:10]) or "none right in it"
             raise OSError(errno.EBUSY, f"cannot be removed, processes left: {left}", directory.path)
-        time.sleep(pause)
+        sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
         kill(directory)  # processes that entered since
 

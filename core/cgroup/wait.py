@@ -15,6 +15,7 @@ from typing import Final
 
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
+from agentcgroup.threads import poll, sleep
 
 __all__ = ["state", "until"]
 
@@ -45,14 +46,14 @@ def until(directory: Directory, key: str, wanted: bool, timeout: float) -> bool:
             return True
         if time.monotonic() + pause > deadline:
             break
-        time.sleep(pause)
+        sleep(pause)
     try:
         fd = directory.watch(files.EVENTS)
     except OSError:
         return state(directory, key) is wanted
     try:
-        poll = select.poll()
-        poll.register(fd, select.POLLPRI)
+        changes = poll()
+        changes.register(fd, select.POLLPRI)
         while True:
             os.pread(fd, 256, 0)  # arms the notification, so that a change after it is seen
             if state(directory, key) is wanted:
@@ -60,7 +61,7 @@ def until(directory: Directory, key: str, wanted: bool, timeout: float) -> bool:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            poll.poll(min(left, _POLL_S) * 1000)
+            changes.poll(min(left, _POLL_S) * 1000)
     except OSError as error:
         if error.errno != errno.ENODEV:  # the cgroup was removed during the wait
             raise

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.subtree import Subtree, move, new_leaf
 from agentcgroup.containment.tree import Branch
+from agentcgroup.threads import Lock, sleep
 
 __all__ = ["CallCgroup"]
 
@@ -58,7 +58,7 @@ class CallCgroup(Subtree):
         super().__init__()
         self._owner = owner
         self._limits = limits
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._spawning = 0
         self._fresh = True  # no child was started yet
         self._source: Branch | None = None  # the branch that the cgroup came from
@@ -244,7 +244,7 @@ class CallCgroup(Subtree):
         """
         deadline = time.monotonic() + _SPAWN_WAIT
         while self._spawning and time.monotonic() < deadline:
-            time.sleep(0.001)
+            sleep(0.001)
         self.discard()
 
     def _keep(self) -> bool:

@@ -11,6 +11,7 @@ import signal
 import time
 
 from agentcgroup.cgroup import Events, Usage
+from agentcgroup.threads import sleep
 
 __all__ = ["ProcessTree"]
 
@@ -68,7 +69,7 @@ class ProcessTree:
         while self.populated():
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.005)
+            sleep(0.005)
         return True
 
     def kill(self) -> None:
@@ -82,7 +83,7 @@ class ProcessTree:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            time.sleep(0.001)
+            sleep(0.001)
 
     def events(self) -> Events:
         """Return no event: only a cgroup counts them."""

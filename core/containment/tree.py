@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
 from agentcgroup.cgroup import Cgroup, Limits
 from agentcgroup.containment.process_group import ProcessGroup
+from agentcgroup.threads import Lock
 
 __all__ = ["Branch", "TreeOptions", "discard"]
 
@@ -73,7 +73,7 @@ class Branch:
         self._active = 0
         self.options = options
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._agents: OrderedDict[tuple[str, str | None], Branch] = OrderedDict()
         self._spares: OrderedDict[Limits, Cgroup] = OrderedDict()
         self._background: Cgroup | None = None

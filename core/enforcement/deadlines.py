@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from typing import Protocol
 
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import Event, Lock, Thread, start_thread
 
 __all__ = ["Deadlines", "Stoppable"]
 
@@ -36,10 +35,10 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._deadlines: dict[Stoppable, float] = {}
-        self._lock = threading.Lock()
-        self._earlier = threading.Event()
+        self._lock = Lock()
+        self._earlier = Event()
         self._wakes_at = math.inf
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._closed = False
         self._told = False
 

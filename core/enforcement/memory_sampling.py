@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
-import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import Lock, Thread, sleep, start_thread
 
 __all__ = ["MemorySampler", "Sampled", "footprint"]
 
@@ -43,8 +41,8 @@ class MemorySampler:
 
     def __init__(self) -> None:
         self._limits: dict[Sampled, int] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._lock = Lock()
+        self._thread: Thread | None = None
         self._told = False
 
     def watch(self, call: Sampled, memory_max: int) -> None:
@@ -71,7 +69,7 @@ class MemorySampler:
     def _work(self) -> None:
         idle = 0
         while True:
-            time.sleep(_PERIOD_S)
+            sleep(_PERIOD_S)
             with self._lock:
                 watched = list(self._limits.items())
                 idle = 0 if watched else idle + 1

@@ -28,8 +28,9 @@ from typing import Any, ClassVar, Final
 from agentcgroup.isolation import buffers as out_of_band
 from agentcgroup.isolation import remote_memory
 from agentcgroup.isolation.buffers import Buffer
+from agentcgroup.threads import Socket, socket_pair
 
-__all__ = ["MESSAGE_MAX", "OUT_OF_BAND_MIN", "Channel", "Message", "Offer", "socket_pair"]
+__all__ = ["MESSAGE_MAX", "OUT_OF_BAND_MIN", "Channel", "Message", "Offer"]
 
 #: Bytes from which a buffer goes out of band (PEP 574): a smaller one costs less as a copy in the
 #: pickle.
@@ -93,18 +94,6 @@ class Offer:
     buffers: Sequence[remote_memory.Segment]
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets that keep message boundaries and block without a timeout.
-
-    The app's `socket.setdefaulttimeout` would give them one. A timeout also sets O_NONBLOCK, which
-    all processes that have inherited the socket share.
-    """
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in pair:
-        end.settimeout(None)
-    return pair
-
-
 class Channel:
     """One end of the socket."""
 
@@ -113,12 +102,12 @@ class Channel:
     #: Whether the process at the other end may read our memory; true until a reply refuses it.
     _readable: ClassVar[bool] = True
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: Socket) -> None:
         self._socket = end
         self._early: deque[Message] = deque()
 
     @classmethod
-    def pair(cls) -> tuple[Channel, socket.socket]:
+    def pair(cls) -> tuple[Channel, Socket]:
         """Return a channel, and the socket at its other end for another process."""
         ours, theirs = socket_pair()
         return cls(ours), theirs

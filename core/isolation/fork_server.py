@@ -26,6 +26,7 @@ from agentcgroup.isolation import preloading
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.protocol import BORN, ENDED, REFUSED, REPORT, SPAWN
 from agentcgroup.isolation.worker import serve
+from agentcgroup.threads import Socket, poll
 
 __all__ = ["main"]
 
@@ -51,7 +52,7 @@ def main(fd: int, parent: int, folder: str) -> NoReturn:
     isolation.set_inside()
     os.setsid()  # signals of the terminal go to the app, which ends its workers itself
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an app that waits for signals blocks them
-    server = ForkServer(socket.socket(fileno=fd))
+    server = ForkServer(Socket(fileno=fd))
     signal.signal(signal.SIGTERM, server.stop)
     _die_with_parent(parent, signal.SIGTERM)
     try:
@@ -76,7 +77,7 @@ def _die_with_parent(parent: int, how: int) -> None:
 class ForkServer:
     """Serves requests of one app; `launcher.Launcher` is the app's handle for it."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: Socket) -> None:
         self._control = control
         self._workers: dict[int, int] = {}  # number by pid
         # By pid of a trial: the modules, and the pipe that it writes the number of fit ones to.
@@ -91,11 +92,11 @@ class ForkServer:
         """Serve requests and reap children until the app closes the socket."""
         gc.disable()
         gc.freeze()
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
+        events = poll()
+        events.register(self._control, select.POLLIN)
+        events.register(self._wake, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in events.poll():
                 if fd == self._wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
@@ -167,7 +168,7 @@ class ForkServer:
             self._close()
             for fd in fds[1:]:
                 os.close(fd)
-            serve(Channel(socket.socket(fileno=fds[0])), folder, self._tried.union(sys.modules))
+            serve(Channel(Socket(fileno=fds[0])), folder, self._tried.union(sys.modules))
         finally:
             os._exit(1)
 

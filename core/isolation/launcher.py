@@ -19,16 +19,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Cgroup, Meter
-from agentcgroup.isolation.channel import Channel, socket_pair
+from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Changes, Snapshot
 from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SPAWN
+from agentcgroup.threads import (
+    Event,
+    Lock,
+    Socket,
+    Thread,
+    socket_pair,
+    standard_subprocess,
+    start_thread,
+)
 
 __all__ = ["Launcher", "Worker"]
 
@@ -71,8 +79,8 @@ class Worker:
         self.cgroup: Cgroup | None = None
         self.pid: int | None = None
         self.how: str | None = None
-        self.ended = threading.Event()
-        self.born = threading.Event()
+        self.ended = Event()
+        self.born = Event()
         self.at_birth: Callable[[], object] | None = None
         self.done = True
         self.calls = 0
@@ -111,14 +119,14 @@ class Launcher:
         self._pause = pause
         self._on_pause = on_pause
         self._paused = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._numbers = itertools.count(1)
-        self._control: socket.socket | None = None
+        self._control: Socket | None = None
         self._living: dict[int, Worker] = {}
         self._folder = ""
         self._snapshot = Snapshot("", (0, 0), {}, [])
         self._preloaded: set[str] = set()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._closed = False
 
     def spawn(self, cgroup: int | None) -> Worker:
@@ -163,7 +171,7 @@ class Launcher:
         if control is not None:
             with contextlib.suppress(OSError):
                 control.shutdown(socket.SHUT_RDWR)
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not thread.is_current():
             thread.join(10)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -186,7 +194,7 @@ class Launcher:
             theirs.close()
         return worker
 
-    def _running(self) -> socket.socket:
+    def _running(self) -> Socket:
         """Return the socket to the fork server; start one where there is none."""
         if self._closed:
             raise OSError("the session is closed")
@@ -199,7 +207,7 @@ class Launcher:
             self._preloaded = set()
             folder, living = self._folder, self._living
             try:
-                self._thread = scope.start_thread(
+                self._thread = start_thread(
                     lambda: self._supervise(ours, theirs, folder, living), "workers"
                 )
             except RuntimeError as error:
@@ -211,13 +219,13 @@ class Launcher:
         return self._control
 
     def _supervise(
-        self, ours: socket.socket, theirs: socket.socket, folder: str, living: dict[int, Worker]
+        self, ours: Socket, theirs: Socket, folder: str, living: dict[int, Worker]
     ) -> None:
         """Start a fork server and read its reports until it ends; runs on a thread of its own."""
         process = None
         try:
             scope.current.set(self._target)
-            process = subprocess.Popen(
+            process = standard_subprocess().Popen(
                 _command(theirs.fileno(), folder),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -247,7 +255,7 @@ class Launcher:
                 status,
             )
 
-    def _next_report(self, control: socket.socket) -> bytes:
+    def _next_report(self, control: Socket) -> bytes:
         """Return the next report, b"" at the end; calls `on_pause` in between."""
         while True:
             if time.monotonic() - self._paused >= self._pause:

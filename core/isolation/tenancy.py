@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +13,7 @@ from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.isolation.launcher import Worker
 from agentcgroup.isolation.warm_workers import WarmWorkers
+from agentcgroup.threads import Lock
 
 __all__ = ["Tenancy"]
 
@@ -68,7 +68,7 @@ class Tenancy:
         self._reuse = reuse
         self._tool = tool
         self._outermost = outermost
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._used: Usage | None = None
         self.tenants: list[Worker] = []
 

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import shutil
 import sys
-import threading
 import time
 from collections import deque
 
@@ -26,6 +25,7 @@ from agentcgroup.containment.tree import Branch, discard
 from agentcgroup.isolation.channel import Message
 from agentcgroup.isolation.launcher import Launcher, Worker
 from agentcgroup.isolation.protocol import LEARNED
+from agentcgroup.threads import Lock
 
 __all__ = ["WarmWorkers"]
 
@@ -79,7 +79,7 @@ class WarmWorkers:
         """
         self._launcher = Launcher(target, config.idle / 2, self.sweep)
         self._config = config
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._ready: dict[_Kind, _Ready] = {}
         self._closed = False
 

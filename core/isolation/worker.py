@@ -39,6 +39,7 @@ from agentcgroup.isolation.protocol import (
     RESULT,
     UNSHIPPABLE,
 )
+from agentcgroup.threads import poll
 
 __all__ = ["serve"]
 
@@ -114,9 +115,9 @@ def _answer(message: Message, here: int) -> _Answer:
 
 def _delay_exit(channel: Channel) -> None:
     """Wait a moment before the exit: the kernel's work for it delays other calls of a burst."""
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    poll.poll(_EXIT_DELAY_MS)
+    events = poll()
+    events.register(channel, select.POLLIN)
+    events.poll(_EXIT_DELAY_MS)
 
 
 def _exit_in_fork(here: int) -> None:

@@ -7,11 +7,11 @@ yet, only the app can make it: the helper asks for it by the number of the call.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.watched import WatchedCall
+from agentcgroup.threads import Event
 
 __all__ = ["Adoptions"]
 
@@ -28,7 +28,7 @@ class Adoptions:
         self._calls = calls
         self._send = send
         #: By the number of the call; set once its process is adopted. `Monitor.vacate` drops it.
-        self.done: dict[int, threading.Event] = {}
+        self.done: dict[int, Event] = {}
 
     def wait(self, number: int, timeout: float) -> None:
         """Wait until the process that the helper has found for a call is adopted.
@@ -61,5 +61,5 @@ class Adoptions:
         for adopted in tuple(self.done.values()):
             adopted.set()
 
-    def _adopted(self, number: int) -> threading.Event:
-        return self.done.setdefault(number, threading.Event())
+    def _adopted(self, number: int) -> Event:
+        return self.done.setdefault(number, Event())

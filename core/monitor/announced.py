@@ -6,11 +6,11 @@ A cgroup that is made before the helper is ready is kept here and announced when
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from agentcgroup.monitor import wire
+from agentcgroup.threads import Event
 
 __all__ = ["AnnouncedCgroups", "CounterSlots"]
 
@@ -36,7 +36,7 @@ class AnnouncedCgroups:
         self._send = send
         self._paths: dict[int, str] = {}
         self._prune_at = _PRUNE
-        self._asked: dict[int, tuple[threading.Event, list[wire.Message]]] = {}
+        self._asked: dict[int, tuple[Event, list[wire.Message]]] = {}
         self._late = False
         self._slots: CounterSlots | None = None
 
@@ -85,7 +85,7 @@ class AnnouncedCgroups:
         Returns:
             The answer, None when there is none in time or the helper is gone.
         """
-        answered, answer = threading.Event(), list[wire.Message]()
+        answered, answer = Event(), list[wire.Message]()
         self._asked[cgroup] = (answered, answer)
         try:
             if not self._ask(cgroup, started):

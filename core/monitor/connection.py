@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import threading
 from abc import ABC, abstractmethod
 from typing import Literal
 
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.launch import launch
 from agentcgroup.monitor.thread_board import ThreadBoard
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import Event, Lock, Socket, start_thread
 
 __all__ = ["HelperConnection"]
 
@@ -40,9 +39,9 @@ class HelperConnection(ABC):
         self.state: Literal["new", "starting", "on", "off", "dead", "closed"] = "new"
         self._start = start
         self._cause = ""
-        self._lock = threading.Lock()
-        self._decided = threading.Event()
-        self._socket: socket.socket | None = None
+        self._lock = Lock()
+        self._decided = Event()
+        self._socket: Socket | None = None
         self._board: ThreadBoard | None = None
         if off:
             self.state = "off"
@@ -110,7 +109,7 @@ class HelperConnection(ABC):
         if self.state in ("starting", "on"):
             self._end("dead", f"the monitor's helper has died{self._cause}: calls go on without it")
 
-    def _launch(self) -> socket.socket:
+    def _launch(self) -> Socket:
         board = ThreadBoard()
         try:
             ours = launch(self._start, board.fd)

@@ -24,6 +24,7 @@ from agentcgroup.monitor.call_entry import CallEntry
 from agentcgroup.monitor.ledger import Ledger
 from agentcgroup.monitor.source import KernelEvent
 from agentcgroup.monitor.thread_board import BoardReader
+from agentcgroup.threads import sleep
 
 __all__ = ["EscapeReturn", "resume", "where_after_join"]
 
@@ -132,7 +133,7 @@ def where_after_join(ledger: Ledger, app: int, pid: int) -> str | None:
         path = ledger.where(pid)  # after that: what has executed by then has moved before
         if path is None or ledger.in_run(path) or overdue:
             return path
-        time.sleep(0.001)
+        sleep(0.001)
 
 
 def _runs_same(pid: int, app: int) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from agentcgroup import threads
 
 __all__ = ["Event", "Stream"]
 
@@ -53,17 +55,18 @@ class Stream:
         self.lost = 0
         self._on_close = on_close
         self._events: deque[Event] = deque()
-        self._changed = threading.Condition()
+        self._lock = threads.Lock()
+        self._changed = threads.Event()
         self._closed = False
 
     def put(self, event: Event) -> None:
         """Append an event; never waits."""
-        with self._changed:
+        with self._lock:
             if len(self._events) >= _KEPT:
                 self._events.popleft()
                 self.lost += 1
             self._events.append(event)
-            self._changed.notify()
+        self._changed.set()
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event, oldest first; None at the timeout and at the end of the stream.
@@ -71,15 +74,24 @@ class Stream:
         Args:
             timeout: seconds to wait, None for no bound.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._events or self._closed, timeout)
-            return self._events.popleft() if self._events else None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if self._events:
+                    return self._events.popleft()
+                if self._closed:
+                    return None
+                self._changed.clear()
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._changed.wait(left)
 
     def close(self) -> None:
         """End the iteration behind the events that are in the stream already."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+        self._changed.set()
         self._on_close(self)
 
     def __iter__(self) -> Iterator[Event]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from typing import Final
 
 from agentcgroup.monitor import wire
+from agentcgroup.threads import Socket, socket_pair, standard_subprocess
 
 __all__ = ["launch"]
 
@@ -20,7 +20,7 @@ main()
 """
 
 
-def launch(start: wire.Message, board: int) -> socket.socket:
+def launch(start: wire.Message, board: int) -> Socket:
     """Start the helper and return the app's end of the socket pair to it.
 
     Args:
@@ -30,7 +30,7 @@ def launch(start: wire.Message, board: int) -> socket.socket:
     Raises:
         OSError: the helper cannot be started.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket_pair()
     try:
         with theirs:
             _start(ours, theirs, start, board)
@@ -40,11 +40,11 @@ def launch(start: wire.Message, board: int) -> socket.socket:
     return ours
 
 
-def _start(ours: socket.socket, theirs: socket.socket, start: wire.Message, board: int) -> None:
+def _start(ours: Socket, theirs: Socket, start: wire.Message, board: int) -> None:
     wire.enlarge_buffer(ours)
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     fds = (theirs.fileno(), board)
-    helper = subprocess.Popen(
+    helper = standard_subprocess().Popen(
         [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

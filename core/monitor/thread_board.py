@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 import time
 from typing import Final, Protocol
+
+from agentcgroup.threads import get_native_id, local
 
 __all__ = ["BoardReader", "KernelSwitches", "ThreadBoard", "ThreadSlot"]
 
@@ -100,7 +101,7 @@ class _SlotWords:
         self.at = at
         self.words = board.words
         self.occupants: list[ThreadSlot] = []
-        self.words[at + _THREAD] = self._thread = threading.get_native_id()
+        self.words[at + _THREAD] = self._thread = get_native_id()
         self._switches = board.switches
         if self._switches is not None:
             self._switches.assign(at // _WORDS, self._thread)
@@ -153,7 +154,7 @@ class ThreadBoard:
         self.free = list(range(0, _SLOTS * _WORDS, _WORDS))
         self.free.reverse()  # the first ones, which have switches, first
         self.switches: KernelSwitches | None = None
-        self._local = threading.local()
+        self._local = local()
 
     def use_switches(self, switches: KernelSwitches) -> None:
         """Give a switch to each thread that gets a slot from now on."""
@@ -188,7 +189,7 @@ class ThreadBoard:
 
     def close(self) -> None:
         """Drop this thread's slot; the memory is freed with the last slot."""
-        self._local = threading.local()
+        self._local = local()
 
 
 class BoardReader:

@@ -11,7 +11,11 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from agentcgroup.threads import Socket
+
 
 __all__ = ["LARGEST", "Message", "enlarge_buffer", "receive", "send"]
 
@@ -22,7 +26,7 @@ LARGEST: Final = 96 << 10
 _FDS: Final = 4
 
 
-def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
+def send(to: Socket, message: Message, fds: Sequence[int] = ()) -> bool:
     """Send without waiting; False when the other side is gone or its buffer is full."""
     data = json.dumps(message).encode("ascii")
     try:
@@ -35,7 +39,7 @@ def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
     return True
 
 
-def receive(origin: socket.socket) -> Message | None:
+def receive(origin: Socket) -> Message | None:
     """Return the next message, None when the other side is gone.
 
     Descriptors that came with the message are under "fds"; programs that this process executes do
@@ -58,7 +62,7 @@ def receive(origin: socket.socket) -> Message | None:
     return message
 
 
-def enlarge_buffer(one: socket.socket) -> None:
+def enlarge_buffer(one: Socket) -> None:
     """Give the socket a send buffer for some hundred messages."""
     with contextlib.suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterable
 from typing import Final
 
 from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.place import problems
 from agentcgroup.place.problems import Problem
+from agentcgroup.threads import sleep
 
 __all__ = ["SUPERVISOR", "divide", "reunite"]
 
@@ -49,7 +49,7 @@ def divide(path: str, controllers: Iterable[str]) -> Problem | None:
                 return problems.occupied(path, wanted, why)
             if wanted <= top.enable(wanted):
                 return None
-            time.sleep(_PAUSE_S)  # a process entered meanwhile, or another program divides it too
+            sleep(_PAUSE_S)  # a process entered meanwhile, or another program divides it too
     return None
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from agentcgroup.place.probe import probe
+from agentcgroup.threads import sleep
 
 __all__ = ["CgroupLocator"]
 
@@ -52,7 +53,7 @@ class CgroupLocator:
         while (path := self.of(pid)) in ("", self._root):
             if _has_run(pid) or time.monotonic() > deadline:
                 return self.of(pid)  # `path` may have been read before the fork was complete
-            time.sleep(0.0002)
+            sleep(0.0002)
         return path
 
 

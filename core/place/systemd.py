@@ -13,6 +13,8 @@ import secrets
 import time
 from typing import Final
 
+from agentcgroup.threads import sleep
+
 __all__ = ["NAME", "ScopeRefused", "start_scope"]
 
 #: The prefix of the names of our scopes.
@@ -41,7 +43,7 @@ def start_scope(*, user: bool) -> None:
     while _own_cgroup() == before:
         if time.monotonic() > deadline:
             raise ScopeRefused(f"systemd took the job, but did not do it in {_TIMEOUT_S:g} seconds")
-        time.sleep(0.002)
+        sleep(0.002)
 
 
 def _ask(bus: str, name: str) -> None:

@@ -16,7 +16,7 @@ from agentcgroup.cgroup.limits import LIMITS, Limits
 from agentcgroup.place import problems
 from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import standard_subprocess, start_thread
 
 try:
     from agentcgroup import _native
@@ -114,7 +114,7 @@ def _move_in(trial: Cgroup) -> None:
     command = ["/bin/sh", "-c", "read _"]
     if not os.path.exists(command[0]):
         command = [sys.executable, "-ISc", "input()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with standard_subprocess().Popen(command, stdin=subprocess.PIPE) as process:
         try:
             trial.join(process.pid)
             if not trial.populated():

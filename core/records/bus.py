@@ -14,7 +14,6 @@ runs while calls follow each other in a loop takes the interpreter's lock away f
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,6 +27,7 @@ from agentcgroup.records.subscription import (
     Observer,
     Subscription,
 )
+from agentcgroup.threads import Lock
 
 __all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Observer", "RecordBus"]
 
@@ -42,7 +42,7 @@ class RecordBus:
     """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._lock = threading.Lock()  # held to change the subscriptions, never by `put`
+        self._lock = Lock()  # held to change the subscriptions, never by `put`
         self._closed = False
         self.subscriptions = tuple(Subscription(one, self._remove) for one in observers)
 

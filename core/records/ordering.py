@@ -9,11 +9,11 @@ not settled. No call pays for that: there is no lock and no counter.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import Final, Protocol
 
 from agentcgroup.records.record import CallRecord
+from agentcgroup.threads import Event
 
 __all__ = ["EndOrder", "Recorded"]
 
@@ -50,7 +50,7 @@ class EndOrder:
 
     def __init__(self) -> None:
         self._waiting: dict[Recorded, int] = {}  # with the number of each one's arrival
-        self._marks: list[tuple[int, threading.Event]] = []
+        self._marks: list[tuple[int, Event]] = []
         self._arrivals = 0
         self._unended_since: float | None = None
         self._overtaken_logged = False
@@ -65,10 +65,10 @@ class EndOrder:
         """Whether a mark is not reached yet."""
         return bool(self._marks)
 
-    def add(self, item: Recorded | threading.Event) -> None:
+    def add(self, item: Recorded | Event) -> None:
         """Add an entry, once, or a mark behind all entries so far."""
         self._arrivals += 1
-        if isinstance(item, threading.Event):
+        if isinstance(item, Event):
             self._marks.append((self._arrivals, item))
         else:
             self._waiting.setdefault(item, self._arrivals)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from agentcgroup.records.ordering import EndOrder, Recorded
 from agentcgroup.records.record import CallRecord
-from agentcgroup.scope import start_thread
+from agentcgroup.threads import Empty, Event, Lock, SimpleQueue, Thread, start_thread
 
 __all__ = ["FLUSH_INTERVAL", "QUEUE_SIZE", "Callback", "Observer", "Subscription"]
 
@@ -81,13 +79,13 @@ class Subscription:
         self._close: Callable[[], None] = getattr(observer, "close", _nothing)
         # An event marks a place in the queue: set once everything before it is delivered. None
         # ends the thread. SimpleQueue.put wakes nobody while the thread waits for the interval.
-        self._queue: queue.SimpleQueue[Recorded | threading.Event | None] = queue.SimpleQueue()
-        self._hurry = threading.Event()
+        self._queue: SimpleQueue[Recorded | Event | None] = SimpleQueue()
+        self._hurry = Event()
         self._order = EndOrder()
         self._held = 0  # entries in `_order`
         self._closing = False
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._starting = Lock()
+        self._thread: Thread | None = None
         self._deadline = math.inf
         self._ended = False
         self._dropped = 0
@@ -109,11 +107,11 @@ class Subscription:
 
     def is_own_thread(self) -> bool:
         """Return whether the observer's thread is the caller."""
-        return threading.current_thread() is self._thread
+        return self._thread is not None and self._thread.is_current()
 
-    def mark(self) -> threading.Event:
+    def mark(self) -> Event:
         """Return an event that is set once everything queued so far is delivered and flushed."""
-        mark = threading.Event()
+        mark = Event()
         if self._thread is None and self._queue.empty():
             mark.set()
             return mark
@@ -139,10 +137,11 @@ class Subscription:
         with self._starting:
             thread = self._thread
             if thread is None:
-                self._thread = threading.current_thread()
+                self._thread = here = Thread(f"observer-{self.observer.name}")
         if thread is None:
-            self._work()  # Python 3.12 and later refuse to start a thread in an atexit handler
-        elif thread is not threading.current_thread():
+            # Python 3.12 and later refuse to start a thread in an atexit handler.
+            here.run(self._work)
+        elif not thread.is_current():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self._drop_queued()
@@ -166,9 +165,9 @@ class Subscription:
         while True:
             try:
                 item = self._queue.get_nowait()
-            except queue.Empty:
+            except Empty:
                 return
-            if isinstance(item, threading.Event):
+            if isinstance(item, Event):
                 item.set()
             elif item is not None:
                 self._dropped += 1
@@ -204,7 +203,7 @@ class Subscription:
         if not order:
             try:
                 self._take(self._queue.get(timeout=_LATE if order.late else None))
-            except queue.Empty:
+            except Empty:
                 return
         if order.marked or self._closing:
             self._hurry.wait(_HURRY)
@@ -212,7 +211,7 @@ class Subscription:
             self._hurry.wait(FLUSH_INTERVAL)
         self._hurry.clear()  # before the queue is measured: a later mark sets it again
 
-    def _take(self, item: Recorded | threading.Event | None) -> None:
+    def _take(self, item: Recorded | Event | None) -> None:
         if item is None:
             self._closing = True
         else:

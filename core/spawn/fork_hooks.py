@@ -10,16 +10,16 @@ status 126 and a line on stderr before it runs anything.
 from __future__ import annotations
 
 import os
-import threading
 
 from agentcgroup.scope import SpawnTarget
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
+from agentcgroup.threads import local
 
 __all__ = ["hook_forks", "without_fork_hooks"]
 
 
-class _Fork(threading.local):
+class _Fork(local):
     """The state of this thread's next fork."""
 
     #: A patch point places the child.

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from types import FrameType, ModuleType
 from typing import Any
 
 from agentcgroup.spawn import placement
+from agentcgroup.threads import local
 
 __all__ = ["patch_fork_server_workers", "starts_daemon"]
 
@@ -53,7 +53,7 @@ class _JoinCgroup:
         return exec, ("with open(procs, 'w') as file: file.write('0')", {"procs": self._procs})
 
 
-class _Launch(threading.local):
+class _Launch(local):
     """The worker that this thread is requesting from the fork server."""
 
     join: _JoinCgroup | None = None

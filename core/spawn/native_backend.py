@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from typing import Any
 
 from agentcgroup import _native
 from agentcgroup.spawn.backend import ForkExec, Mode
 from agentcgroup.spawn.placement import migrate, refuse_divided
 from agentcgroup.spawn.spawn_request import SpawnRequest
+from agentcgroup.threads import standard_subprocess
 
 __all__ = ["NativeBackend"]
 
@@ -23,7 +23,7 @@ class NativeBackend:
     """Creates children in their cgroup without a migration where clone3 allows it."""
 
     def __init__(self) -> None:
-        constants = getattr(subprocess.Popen, "_execute_child").__code__.co_consts  # noqa: B009
+        constants = standard_subprocess().Popen._execute_child.__code__.co_consts
         _native.set_chdir_report("noexec:chdir" if "noexec:chdir" in constants else "noexec")
 
     def mode(self) -> tuple[Mode, str | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from agentcgroup.spawn.backend import ForkExec, Mode
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
 from agentcgroup.spawn.placement import migrate, open_procs, refuse_divided
 from agentcgroup.spawn.spawn_request import CLOSE, CLOSEFROM, DUP2, Action, Attribute, SpawnRequest
+from agentcgroup.threads import local
 
 __all__ = ["PythonBackend"]
 
@@ -31,7 +31,7 @@ _PREEXEC = {21: 20, 22: 21, 23: 21}
 _fork = os.fork
 
 
-class _ForkTarget(threading.local):
+class _ForkTarget(local):
     """Where the children that this thread forks belong."""
 
     procs: int | None = None

@@ -351,6 +351,54 @@ def test_imports_are_read_right(code: str, imports: list[Import]) -> None:
     assert _all_imports({"x": ast.parse(code)}) == imports
 
 
+# -- threads and locks ----------------------------------------------------------------------------
+
+#: What gevent or eventlet replaces of the standard library, and agentcgroup.threads has.
+_REPLACED = {
+    "threading": {"Lock", "RLock", "Condition", "Event", "Semaphore", "Thread", "Timer", "local"}
+    | {"current_thread", "get_ident", "get_native_id"},
+    "_thread": {"allocate_lock", "get_ident", "start_new_thread", "_local"},
+    "queue": {"Queue", "SimpleQueue", "LifoQueue", "PriorityQueue", "Empty"},
+    "time": {"sleep"},
+    "select": {"poll", "epoll", "select"},
+    "socket": {"socket", "socketpair", "fromfd", "create_connection"},
+    "subprocess": {"Popen", "run", "call", "check_call", "check_output"},
+}
+#: Who takes them all the same, and why.
+_TAKES_REPLACED = {
+    "agentcgroup.threads": "finds the originals",
+    "agentcgroup.scope": "propagates the call to the threads of the program",
+    "agentcgroup.cli.exec": "a process of its own, which runs no Python code of the user",
+    "agentcgroup.monitor.helper": "a process of its own, which imports nothing of the program",
+    "agentcgroup.monitor.procs": "part of the monitor's helper",
+    "agentcgroup.monitor.bcc": "part of the monitor's helper",
+    "agentcgroup.monitor.compiler": "a process of its own, which the helper starts",
+}
+
+
+def _taken(tree: ast.Module) -> set[str]:
+    """Return what a module takes of `_REPLACED`."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(module), attr=name) if module in _REPLACED:
+                found.add((module, name))
+            case ast.ImportFrom(module=str(module)) if module in _REPLACED:
+                found.update((module, alias.name) for alias in node.names)
+    return {f"{module}.{name}" for module, name in found if name in _REPLACED[module]}
+
+
+def test_threads_and_locks_are_those_that_nobody_replaces() -> None:
+    """A lock that switches greenlets is held by one and waited for by another for ever."""
+    taken = {name: _taken(tree) for name, tree in CORE.items() if _taken(tree)}
+    assert set(taken) == set(_TAKES_REPLACED), taken
+
+
+def test_what_is_replaced_is_read_right() -> None:
+    code = "import time, threading\nfrom queue import Queue\nthreading.Lock(); time.monotonic()"
+    assert _taken(ast.parse(code)) == {"threading.Lock", "queue.Queue"}
+
+
 # -- sizes ----------------------------------------------------------------------------------------
 
 _LONGEST_MODULE = 320
