@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,12 @@ from tests.upstream.suites import NONE, Suite
 TEST_TIMEOUT_S: Final = 180
 RUN_TIMEOUT_S: Final = 2400
 
+#: Seconds in which a process of pytest has to end after its last test.
+EXIT_TIMEOUT_S: Final = 120
+
+#: The last line of a report.
+_FINISH: Final = json.dumps({"finish": ""}) + "\n"
+
 #: Processes of pytest that may die in one run before the run is given up.
 _DEATHS: Final = 20
 
@@ -35,9 +42,9 @@ class Outcomes:
     texts: dict[str, str] = field(default_factory=dict)
     broken: bool = False
 
-    def note_broken(self, tests: Collection[str], text: str) -> None:
-        """Note that a process of pytest for these files and folders came to no result."""
-        self.broken = True
+    def note_bad_end(self, tests: Collection[str], text: str, began: bool) -> None:
+        """Note that a process of pytest for these files and folders did not end as it should."""
+        self.broken = self.broken or not began
         name = f"{' '.join(tests)} (the run)"
         self.of[name], self.texts[name] = "error", text
 
@@ -115,18 +122,21 @@ def _run_part(
         report.write_text("")
         skip.write_text("".join(json.dumps(each) + "\n" for each in done))
         log = scratch / "log"
-        status = _pytest(command, root, environment, log)
+        status = _pytest(command, root, environment, log, report)
         if verbose:
             print(log.read_text(errors="replace")[-20000:], flush=True)
         died = _read(report, outcomes, f"exit status {status}\n{_tail(log)}")
         if died is None:
-            if status not in (0, 1, 5) or not report.read_text():
-                outcomes.note_broken(tests, f"exit status {status}\n{_tail(log)}")
+            began = bool(report.read_text())
+            if status not in (0, 1, 5) or not began:
+                outcomes.note_bad_end(tests, f"exit status {status}\n{_tail(log)}", began)
             return
         done |= set(outcomes.of)
 
 
-def _pytest(command: list[str], root: Path, environment: dict[str, str], log: Path) -> int:
+def _pytest(
+    command: list[str], root: Path, environment: dict[str, str], log: Path, report: Path
+) -> int:
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command,
@@ -137,9 +147,14 @@ def _pytest(command: list[str], root: Path, environment: dict[str, str], log: Pa
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        finished = False
         try:
-            return process.wait(RUN_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(1)
+                if not finished and report.read_text().endswith(_FINISH):
+                    finished, deadline = True, time.monotonic() + EXIT_TIMEOUT_S
             return -signal.SIGKILL
         finally:  # what the suite left behind, too
             with contextlib.suppress(ProcessLookupError):
@@ -152,10 +167,9 @@ def _read(report: Path, outcomes: Outcomes, died: str) -> str | None:
     running = None
     for text in report.read_text().splitlines():
         line = json.loads(text)
-        if "start" in line:
-            running = line["start"]
+        running = line.get("start")
+        if "end" not in line:
             continue
-        running = None
         outcomes.of[line["end"]] = line["is"]
         if line["text"]:
             outcomes.texts[line["end"]] = line["text"]

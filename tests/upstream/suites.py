@@ -141,8 +141,9 @@ SUITES: Final = (
         ("tests",),
         _FRAMEWORK,
         (
-            *("pytest-asyncio", "pytest-mock", "asyncio_atexit", "autogen-ext[openai]==0.7.5"),
-            *("opentelemetry-sdk", "pandas", "pillow", "grpcio"),
+            *("pytest-asyncio", "pytest-mock", "asyncio_atexit", "email-validator"),
+            *("autogen-ext[ollama,openai]==0.7.5", "opentelemetry-sdk", "pandas", "pillow"),
+            "grpcio",
         ),
         options=_AUTOGEN_UTILS,
     ),
@@ -152,7 +153,10 @@ SUITES: Final = (
         ("tests", "pyproject.toml"),
         ("tests",),
         _FRAMEWORK,
-        ("pytest-asyncio", "pytest-mock", "autogen-ext[openai]==0.7.5", "pandas", "mcp<2"),
+        (
+            *("pytest-asyncio", "pytest-mock", "autogen-ext[anthropic,openai]==0.7.5"),
+            *("pandas", "mcp<2"),
+        ),
         options=(
             "--asyncio-mode=auto",
             "--ignore=tests/test_group_chat_endpoint.py",  # a hosted model
@@ -172,7 +176,10 @@ SUITES: Final = (
             "tests/test_flow_tool_action_usage.py",
         ),
         _FRAMEWORK,
-        ("pytest-asyncio", "pytest-mock", "pytest-recording", "litellm", "crewai-tools==1.15.30"),
+        (
+            *("pytest-asyncio", "pytest-mock", "pytest-recording", "litellm"),
+            *("crewai-tools==1.15.30", "crewai-files==1.15.30"),
+        ),
         options=("--asyncio-mode=strict", "--record-mode=none"),
     ),
     Suite(
@@ -196,6 +203,7 @@ SUITES: Final = (
         ("--pyargs", "trio"),
         _PROCESSES,
         ("async-generator", "astor", "jedi", "pyOpenSSL", "trustme"),
+        options=("-p", "no:asyncio"),
     ),
     Suite(
         "uvloop==0.23.0",
@@ -224,12 +232,17 @@ SUITES: Final = (
         ("tests",),
         _PROCESSES,
         ("paramiko", "psutil", "pytest-asyncio", "pytest-cov", "pytest-mock"),
+        # Its conftest uses what pytest 10 removes, and its settings make errors of warnings.
+        options=(
+            *("-W", "ignore::pytest.PytestRemovedIn10Warning"),
+            *("-o", "asyncio_default_fixture_loop_scope=function"),
+        ),
     ),
     Suite(
         "billiard==4.3.2",
         "processes",
         ("t", "setup.cfg"),
-        ("t/unit", "t/integration"),
+        ("t/unit",),  # the other folder is for Python 2
         _PROCESSES,
         ("psutil", "setuptools"),
     ),

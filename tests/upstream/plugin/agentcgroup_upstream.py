@@ -89,6 +89,11 @@ class _Report:
         outcome = self._outcome.pop(nodeid, "error")
         self._write({"end": nodeid, "is": outcome, "text": self._text.pop(nodeid, "")})
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Tell that only the interpreter's end is left, which may hang."""
+        self._write({"finish": ""})
+
     def _write(self, line: dict[str, str]) -> None:
         if os.getpid() == self._pid:
             self._file.write(json.dumps(line).encode() + b"\n")
