@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.upstream import running
 from tests.upstream.running import Outcomes
@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: The differences that have to be: by suite and mode, a reason and the tests.
+#: The differences that have to be, with their reasons.
 _EXPECTED: Final = Path(__file__).with_name("expected.toml")
 
 
@@ -50,7 +50,7 @@ def compare(suite: Suite, mode: str, plain: Outcomes, ours: Outcomes) -> Compari
     found = Comparison(plain, ours)
     if plain.broken or ours.broken:  # neither a count nor a difference means anything
         broken = plain if plain.broken else ours
-        found.differ = [test for test in broken.of if test.endswith("(the run)")]
+        found.differ = [test for test in broken.of if test.endswith(running.RUN)]
         return found
     first = _different(plain, ours)
     if not first:
@@ -65,19 +65,19 @@ def compare(suite: Suite, mode: str, plain: Outcomes, ours: Outcomes) -> Compari
             found.unsteady.append(test)
         else:
             found.differ.append(test)
-    reasons = _reasons(suite, mode)
-    for test in found.differ:
-        for pattern, reason in reasons.items():
-            if test == pattern or fnmatchcase(test, pattern):
-                found.expected[test] = reason
+    rows = tomllib.loads(_EXPECTED.read_text(encoding="utf-8"))["expected"]
+    for row in rows:
+        if row["mode"] == mode and row["suite"] in ("*", suite.name):
+            for test in found.differ:
+                if _matches(row, test, ours.texts.get(test, "")):
+                    found.expected.setdefault(test, row["reason"])
     return found
 
 
-def _reasons(suite: Suite, mode: str) -> dict[str, str]:
-    """Return why tests differ in a mode, by the tests' ids or patterns of these."""
-    table = tomllib.loads(_EXPECTED.read_text(encoding="utf-8"))
-    reasons = table.get(suite.name, {}).get(mode, {})
-    return {pattern: reason for reason, patterns in reasons.items() for pattern in patterns}
+def _matches(row: dict[str, Any], test: str, text: str) -> bool:
+    """Say whether a row names a test, or a part of its traceback."""
+    named = any(test == name or fnmatchcase(test, name) for name in row.get("tests", ()))
+    return named or any(part in text for part in row.get("texts", ()))
 
 
 def _different(plain: Outcomes, ours: Outcomes) -> list[str]:

@@ -27,6 +27,9 @@ RUN_TIMEOUT_S: Final = 2400
 #: Seconds in which a process of pytest has to end after its last test.
 EXIT_TIMEOUT_S: Final = 120
 
+#: What the id of a whole process of pytest ends with.
+RUN: Final = " (the run)"
+
 #: The last line of a report.
 _FINISH: Final = json.dumps({"finish": ""}) + "\n"
 
@@ -45,7 +48,7 @@ class Outcomes:
     def note_bad_end(self, tests: Collection[str], text: str, began: bool) -> None:
         """Note that a process of pytest for these files and folders did not end as it should."""
         self.broken = self.broken or not began
-        name = f"{' '.join(tests)} (the run)"
+        name = " ".join(tests) + RUN
         self.of[name], self.texts[name] = "error", text
 
     def save(self, path: Path) -> None:
@@ -205,4 +208,10 @@ def _environment(suite: Suite, mode: str, scratch: Path) -> dict[str, str]:
 
 def files(ids: Collection[str]) -> list[str]:
     """Return the files that hold the tests with these ids."""
-    return sorted({each.partition("::")[0].partition(" ")[0] for each in ids})
+    found: set[str] = set()
+    for each in ids:
+        if each.endswith(RUN):
+            found.update(each.removesuffix(RUN).split())
+        else:
+            found.add(each.partition("::")[0])
+    return sorted(found)
