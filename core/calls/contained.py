@@ -22,8 +22,8 @@ from agentcgroup.records.record import Outcome
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
-    from agentcgroup.isolation.launcher import Worker
     from agentcgroup.isolation.tenancy import Tenancy
+    from agentcgroup.isolation.worker_handle import Worker
 
 __all__ = ["ContainedCall", "refuse_if_over"]
 

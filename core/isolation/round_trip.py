@@ -16,7 +16,6 @@ from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.isolation import failures, output, pickling, unpicklable
 from agentcgroup.isolation.channel import MESSAGE_MAX, Channel, Message, Offer
 from agentcgroup.isolation.host import IsolatedCall
-from agentcgroup.isolation.launcher import Worker
 from agentcgroup.isolation.protocol import (
     CALL,
     ENVIRONMENT,
@@ -25,6 +24,7 @@ from agentcgroup.isolation.protocol import (
     RESULT,
     UNSHIPPABLE,
 )
+from agentcgroup.isolation.worker_handle import Worker
 
 __all__ = ["arun", "run"]
 

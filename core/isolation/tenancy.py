@@ -11,8 +11,8 @@ from agentcgroup.cgroup import Cgroup, Events, Limits, Meter, Usage
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import CgroupUnavailable
-from agentcgroup.isolation.launcher import Worker
 from agentcgroup.isolation.warm_workers import WarmWorkers
+from agentcgroup.isolation.worker_handle import Worker
 from agentcgroup.threads import Lock
 
 __all__ = ["Tenancy"]

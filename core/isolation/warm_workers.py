@@ -23,8 +23,9 @@ from agentcgroup.cgroup import Limits
 from agentcgroup.config.tables import Workers
 from agentcgroup.containment.tree import Branch, discard
 from agentcgroup.isolation.channel import Message
-from agentcgroup.isolation.launcher import Launcher, Worker
+from agentcgroup.isolation.launcher import Launcher
 from agentcgroup.isolation.protocol import LEARNED
+from agentcgroup.isolation.worker_handle import Worker
 from agentcgroup.threads import Lock
 
 __all__ = ["WarmWorkers"]

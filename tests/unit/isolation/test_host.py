@@ -14,7 +14,8 @@ from agentcgroup.config.policy import Policy, Resolver
 from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.isolation import bodies
 from agentcgroup.isolation.channel import Message
-from agentcgroup.isolation.launcher import Launcher, Worker
+from agentcgroup.isolation.launcher import Launcher
+from agentcgroup.isolation.worker_handle import Worker
 
 
 class _Anywhere:
