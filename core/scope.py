@@ -89,6 +89,9 @@ class SpawnTarget(Protocol):
                 report the pid.
         """
 
+    def note_child(self, pid: int) -> None:
+        """Take note of the pid of a child, whose `end_spawn` had none."""
+
 
 class CallGroup(Protocol):
     """The calls started from one place, which a cancellation of that place stops."""

@@ -158,6 +158,13 @@ class Call(CallState):
         if self.contained is not None:
             self.contained.group.end_spawn(pid)
 
+    def note_child(self, pid: int) -> None:
+        """Take note of the pid of a child; see `scope.SpawnTarget`."""
+        if self.contained is not None and self.ended is None:
+            self.contained.group.note_child(pid)
+            if self.stopped is not None:  # without a cgroup that kill could not reach the child
+                self.contained.group.kill()
+
     def adopt(self, pid: int) -> Cgroup | None:
         """Bring a process of the call, born outside, into its cgroup; None: the call is over."""
         if self.ended is not None or self.stopped is not None:
@@ -198,7 +205,7 @@ class Call(CallState):
     def make_record(self, outcome: Outcome) -> CallRecord:
         """Make the record as far as it is known by now."""
         contained = self.contained
-        usage = _NO_USAGE if contained is None else contained.group.usage()
+        usage, oom_kills = (_NO_USAGE, None) if contained is None else contained.usage()
         ended = time.monotonic() if self.ended is None else self.ended
         used = self.used if self.isolation == "inline" else None
         return CallRecord(
@@ -218,7 +225,7 @@ class Call(CallState):
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=None if contained is None else contained.group.oom_kills(),
+            oom_kills=oom_kills,
             **(self.observed or {}),
             limits=dict(self.policy.asked),
             cgroup=None if contained is None else contained.group.path,

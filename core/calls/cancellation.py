@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from agentcgroup import off_loop
 from agentcgroup.scope import CallGroup, call_group, restore
 from agentcgroup.threads import Lock
 
@@ -126,7 +127,7 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
     try:
         return await body()
     except asyncio.CancelledError:
-        calls.cancel()
+        await calls.cancel()
         raise
     finally:
         restore(call_group, token)
@@ -148,9 +149,9 @@ async def cancelling_stream(
         return
     except GIVEN_UP as error:
         if isinstance(error, GeneratorExit):
-            calls.stop()  # the consumer closed it with the items it wanted: later calls may run
+            await calls.stop()  # the consumer has the items it wanted: later calls may run
         else:
-            calls.cancel()
+            await calls.cancel()
         await step(stream.aclose, call_group, calls)
         raise
 
@@ -195,15 +196,20 @@ class _CallGroup:
         if cancelled:  # a thread goes on with a body that no task awaits any more
             call.stop("cancelled")
 
-    def cancel(self) -> None:
+    async def cancel(self) -> None:
         """Stop the calls that run and those that are opened later."""
         with self._lock:
             self._cancelled = True
-        self.stop()
+        await self.stop()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop the calls that run."""
         with self._lock:
-            calls = tuple(self._calls)
-        for call in calls:
-            call.stop("cancelled")
+            calls = [call for call in self._calls if call.ended is None]
+
+        def stop() -> None:
+            for call in calls:
+                call.stop("cancelled")
+
+        if calls:
+            await off_loop.run_to_end(stop)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.calls import feedback
-from agentcgroup.cgroup import Cgroup, Events
+from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import LimitExceeded
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from agentcgroup.isolation.worker_handle import Worker
 
 __all__ = ["ContainedCall", "refuse_if_over"]
+
+logger = logging.getLogger("agentcgroup")
 
 #: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
 _OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
@@ -176,6 +179,17 @@ class ContainedCall:
         if events.pids_max and before:
             return replace(events, pids_max=events.pids_max - before)
         return events
+
+    def usage(self) -> tuple[Usage, int | None]:
+        """Return what the processes have used, and how many of them the OOM killer has killed.
+
+        Where cgroupfs cannot be read, such as without a free descriptor, the record lacks both.
+        """
+        try:
+            return self.group.usage(), self.group.oom_kills()
+        except OSError:
+            logger.exception("agentcgroup: what call %s has used cannot be read", self._call.id)
+            return Usage(), None
 
     def events_above(self) -> Iterator[tuple[str, Events]]:
         """Yield the events of each cgroup above, nearest first, by the name of its limit."""

@@ -2,14 +2,21 @@
 
 A call that met no limit settles after the tool has its result, in `deferred`. A call that met one
 settles at once, because the answer to the model carries the figures.
+
+The end of an async call does not block its event loop: what waits for processes or for the monitor
+runs `off_loop`. Whatever is raised here, each call is judged, settled and removed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
+from collections.abc import Callable
 from typing import Final
 
+from agentcgroup import off_loop
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.cancellation import GIVEN_UP, Expiry
 from agentcgroup.calls.contained import ContainedCall
@@ -20,6 +27,8 @@ from agentcgroup.monitor.client import HURRY, PATIENCE
 from agentcgroup.records.record import Outcome
 
 __all__ = ["afinish", "finish"]
+
+logger = logging.getLogger("agentcgroup")
 
 #: Seconds in which processes of a tool that has ended may end by themselves before they count as
 #: leftovers: a pipeline's last member or a server told to stop is on its way out.
@@ -32,6 +41,7 @@ def finish(
     *,
     cancelled: bool = False,
     used: Used | None = None,
+    postponed: list[Callable[[], object]] | None = None,
 ) -> bool:
     """End, judge and settle a call; return whether its end is worth telling the model.
 
@@ -40,6 +50,8 @@ def finish(
         error: what its body raised.
         cancelled: the framework gave it up.
         used: what its sync body used inline.
+        postponed: gets what is to be done about the processes of the call, which may wait for them,
+            for the caller to do; None to do it here.
     """
     services = call.services
     if call.slot is not None:
@@ -60,9 +72,78 @@ def finish(
             told = _judge(call, None, error, cancelled)
         call.settle()
         return told
-    told = _judge(call, contained, error, cancelled)
+    if postponed is None:
+        return _conclude(call, contained, error, cancelled)
+    postponed.append(functools.partial(_conclude, call, contained, error, cancelled))
+    return False
+
+
+async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
+    """End an async call; return whether `error` is the cancellation by its own deadline."""
+    expired = expiry is not None and expiry.end()
+    given_up = isinstance(error, GIVEN_UP)
+    cancelled = given_up and not expired
+    if call.contained is None and call.slot is None:
+        finish(call, error, cancelled=cancelled)
+        return given_up and expired
+    ended = False  # no process is left
+    interrupted: BaseException | None = None
+    if not isinstance(error, GeneratorExit):
+        try:
+            await _adopt(call)
+            ended = not given_up and await _linger(call)
+        except BaseException as caught:  # the task was given up after the body had ended
+            interrupted, cancelled = caught, True
+    postponed: list[Callable[[], object]] = []
+    finish(call, error, cancelled=cancelled, postponed=postponed)
+    for conclude in postponed:
+        if ended:
+            conclude()
+        elif isinstance(interrupted or error, GeneratorExit):
+            _conclude_later(call, error)  # who is being closed cannot await
+        else:
+            await off_loop.run_to_end(conclude)
+    if interrupted is not None:
+        raise interrupted
+    return given_up and expired
+
+
+async def _adopt(call: Call) -> None:
+    """Wait for a child that the monitor has found outside; `Monitor.vacate` then has no need to."""
+    if call.slot is not None and call.slot.found_outside():
+        wait = functools.partial(call.services.monitor.wait_adopted, call.number)
+        await off_loop.run_to_end(wait)
+
+
+async def _linger(call: Call) -> bool:
+    """Give processes time to end by themselves; return whether none is left."""
+    waited = 0.0
+    while call.stopped is None and call.contained is not None:
+        try:
+            if call.contained.group.ends_at_once():
+                return True
+        except OSError:  # the thread that ends the call meets it again, and reports it
+            return False
+        if waited >= _LINGER or call.contained.group.cgroup is None:
+            return False
+        await asyncio.sleep(0.005)
+        waited += 0.005
+    return call.contained is None
+
+
+def _conclude(
+    call: Call, contained: ContainedCall, error: BaseException | None, cancelled: bool
+) -> bool:
+    """End the processes of an ended call, judge and settle it; return whether its end is told."""
+    services = call.services
+    try:
+        told = _judge(call, contained, error, cancelled)
+        if told:
+            _settle(call, contained, HURRY)
+    except BaseException:  # such as KeyboardInterrupt during a wait
+        services.deferred.put(functools.partial(_rescue, call, contained, error, cancelled))
+        raise
     if told:
-        _settle(call, contained, HURRY)
         services.deferred.put(contained.remove)
     else:
         assert call.ended is not None
@@ -71,31 +152,28 @@ def finish(
     return told
 
 
-async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None) -> bool:
-    """End an async call; return whether `error` is the cancellation by its own deadline."""
-    expired = expiry is not None and expiry.end()
-    cancelled = isinstance(error, GIVEN_UP)
-    if not cancelled:
-        try:
-            await _linger(call)
-        except BaseException:  # the task was cancelled after the body had ended
-            finish(call, error, cancelled=True)
-            raise
-    finish(call, error, cancelled=cancelled and not expired)
-    return cancelled and expired
+def _conclude_later(call: Call, error: BaseException | None) -> None:
+    """Kill the processes of a call that was given up, and leave the rest to the deferred jobs."""
+    contained = call.contained
+    assert contained is not None
+    if contained.group.cgroup is not None:
+        with contextlib.suppress(OSError):  # the deferred job kills again, and reports it
+            contained.group.kill()
+    call.services.deferred.put(functools.partial(_rescue, call, contained, error, True))
 
 
-async def _linger(call: Call) -> None:
-    """Give processes time to end by themselves, without blocking the event loop."""
-    waited = 0.0
-    while (
-        waited < _LINGER
-        and call.stopped is None
-        and call.contained is not None
-        and call.contained.group.populated()
-    ):
-        await asyncio.sleep(0.005)
-        waited += 0.005
+def _rescue(
+    call: Call, contained: ContainedCall, error: BaseException | None, cancelled: bool
+) -> None:
+    """Do what is left to do for an ended call."""
+    try:
+        if call.outcome is None:
+            _judge(call, contained, error, cancelled)
+    finally:
+        if call.state == "settled":
+            contained.remove()
+        else:
+            _settle_and_remove(call, contained)
 
 
 def _judge(
@@ -103,24 +181,31 @@ def _judge(
 ) -> bool:
     """End the processes and say how the call ended; return whether that is told."""
     leftovers = False
-    if contained is not None:
-        leftovers = contained.group.end(
-            over=cancelled or call.stopped is not None,
-            keep=error is None and call.policy.background == "keep",
-            linger=_LINGER,
-            grace=call.policy.leftover_grace,
-        )
-    events = None if contained is None else contained.events()
-    outcome, reason = verdict(
-        stopped=call.stopped,
-        error=error,
-        cancelled=cancelled,
-        events=events,
-        above=contained.events_above() if contained is not None else (),
-        leftovers=leftovers,
-        died=call.died,
+    events = None
+    judge = functools.partial(
+        verdict, stopped=call.stopped, error=error, cancelled=cancelled, died=call.died
     )
-    _set_outcome(call, outcome, reason)
+    if contained is None:
+        judged = judge(events=None, above=(), leftovers=False)
+    else:
+        try:
+            leftovers = contained.group.end(
+                over=cancelled or call.stopped is not None,
+                keep=error is None and call.policy.background == "keep",
+                linger=_LINGER,
+                grace=call.policy.leftover_grace,
+            )
+            events = contained.events()
+            judged = judge(events=events, above=contained.events_above(), leftovers=leftovers)
+        except Exception:
+            # Its removal kills once more. The tool has its result whatever cgroupfs answers.
+            logger.exception(
+                "agentcgroup: the processes of call %s may not be ended, or what befell them is not"
+                " known",
+                call.id,
+            )
+            judged = judge(events=events, above=(), leftovers=leftovers)
+    _set_outcome(call, *judged)
     told = call.told
     if contained is not None and events is not None and not told:
         contained.give_back(events)
@@ -151,7 +236,11 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
     contained.disarm()
     group = contained.group
     if group.cgroup is not None:
-        seen = call.services.monitor.seen(group.cgroup, tuple(group.started), patience)
+        try:
+            seen = call.services.monitor.seen(group.cgroup, tuple(group.started), patience)
+        except Exception:
+            logger.exception("agentcgroup: what the monitor saw of call %s is lost", call.id)
+            seen = None
         # In a cgroup that serves several calls the monitor sees the sum of them.
         call.note_observed(seen if call.kept_for is None else None)
     _ = call.record

@@ -215,3 +215,6 @@ class _Background:
 
     def end_spawn(self, pid: int | None) -> None:
         pass
+
+    def note_child(self, pid: int) -> None:
+        pass

@@ -92,3 +92,6 @@ class _AgentBackground:
 
     def end_spawn(self, _pid: int | None) -> None:
         self._call.services.monitor.placing(False)
+
+    def note_child(self, pid: int) -> None:
+        pass

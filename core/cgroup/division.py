@@ -11,6 +11,7 @@ import contextlib
 import os
 from typing import Final
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
 
@@ -18,6 +19,8 @@ __all__ = ["has_children", "pids_below", "takes_no_process"]
 
 #: Links of a directory without children; kernfs counts one more for each child.
 _LINKS: Final = 2
+#: Bytes; the two files that are read hold a few words.
+_READ_SIZE: Final = 4096
 
 
 def has_children(fd: int) -> bool:
@@ -52,7 +55,10 @@ def pids_below(directory: Directory) -> list[int]:
 
 def _read(fd: int, file: str) -> str:
     try:
-        with open(os.open(file, os.O_RDONLY, dir_fd=fd), encoding="ascii") as opened:
-            return opened.read().strip()
+        opened = syscalls.open(file, os.O_RDONLY, dir_fd=fd)
+        try:
+            return syscalls.read(opened, _READ_SIZE).decode("ascii").strip()
+        finally:
+            syscalls.close(opened)
     except OSError:
         return ""

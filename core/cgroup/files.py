@@ -20,6 +20,8 @@ import errno
 import os
 from typing import Final
 
+from agentcgroup import syscalls
+
 __all__ = ["Directory", "checked_name", "is_cgroup2", "mount_id"]
 
 # Core interface files.
@@ -69,8 +71,8 @@ def checked_name(name: str) -> str:
 
 def mount_id(fd: int) -> int:
     """Return the id of the mount that a descriptor lies on, as in /proc/self/mountinfo."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    lines = syscalls.read_file(f"/proc/self/fdinfo/{fd}").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
 
 
 def is_cgroup2(fd: int) -> bool:
@@ -78,9 +80,9 @@ def is_cgroup2(fd: int) -> bool:
 
     Reads /proc: only ctypes could call statfs(2), and it takes milliseconds to load.
     """
-    start = f"{mount_id(fd)} "
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return any(line.startswith(start) and " - cgroup2 " in line for line in file)
+    start = b"%d " % mount_id(fd)
+    lines = syscalls.read_file("/proc/self/mountinfo").splitlines()
+    return any(line.startswith(start) and b" - cgroup2 " in line for line in lines)
 
 
 class Directory:
@@ -107,10 +109,12 @@ class Directory:
         Raises:
             OSError: ENOENT and the like for the path; ENOTSUP where it is not on cgroup v2.
         """
-        path = os.path.abspath(path)
-        fd = os.open(path, _DIRECTORY_FLAGS)
+        if not os.path.isabs(path):
+            path = f"{syscalls.getcwd()}/{path}"
+        path = os.path.normpath(path)
+        fd = syscalls.open(path, _DIRECTORY_FLAGS)
         if not is_cgroup2(fd):
-            os.close(fd)
+            syscalls.close(fd)
             raise OSError(errno.ENOTSUP, "not on a cgroup v2 file system", path)
         return cls(path, fd)
 
@@ -120,7 +124,7 @@ class Directory:
         kept, self._kept = self._kept, {}
         for one in (fd, *kept.values()):
             if one >= 0:
-                os.close(one)
+                syscalls.close(one)
 
     # A process makes thousands of cgroups; one that is never closed must not leak its descriptor.
     __del__ = close
@@ -132,7 +136,7 @@ class Directory:
         if file in self._absent:
             return False
         try:
-            self._kept[file] = os.open(file, os.O_RDONLY, dir_fd=self.fd)
+            self._kept[file] = syscalls.open(file, os.O_RDONLY, dir_fd=self.fd)
         except OSError as error:  # out of descriptors: each read opens the file then
             self._learn(error, file)
             return False
@@ -190,18 +194,18 @@ class Directory:
 
     def has(self, file: str) -> bool:
         """Return whether the kernel shows `file` in this cgroup."""
-        return os.access(file, os.F_OK, dir_fd=self.fd)
+        return syscalls.access(file, os.F_OK, dir_fd=self.fd)
 
     def watch(self, file: str, setup: str | None = None) -> int:
         """Open `file` for poll(2), write `setup` to it, and return the descriptor to close."""
         try:
-            fd = os.open(file, os.O_RDONLY if setup is None else os.O_RDWR, dir_fd=self.fd)
+            fd = syscalls.open(file, os.O_RDONLY if setup is None else os.O_RDWR, dir_fd=self.fd)
             if setup is None:
                 return fd
             try:
-                os.write(fd, setup.encode("ascii"))
+                syscalls.write(fd, setup.encode("ascii"))
             except OSError:
-                os.close(fd)
+                syscalls.close(fd)
                 raise
         except OSError as error:
             raise self._explained(error, file, setup) from None
@@ -220,11 +224,11 @@ class Directory:
         path = f"{self.path}/{name}"
         try:
             try:
-                os.mkdir(name, 0o755, dir_fd=self.fd)
+                syscalls.mkdir(name, 0o755, dir_fd=self.fd)
             except FileExistsError:
                 if not exist_ok:
                     raise
-            fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=self.fd)
+            fd = syscalls.open(name, _DIRECTORY_FLAGS, dir_fd=self.fd)
         except OSError as error:
             raise self._explained(error, name) from None
         return Directory(path, fd, self._absent_below)
@@ -254,23 +258,23 @@ class Directory:
     def _read(self, file: str) -> str:
         kept = self._kept.get(file)
         if kept is not None:
-            return os.pread(kept, _READ_SIZE, 0).decode("ascii", "replace")
-        fd = os.open(file, os.O_RDONLY, dir_fd=self.fd)
+            return syscalls.pread(kept, _READ_SIZE, 0).decode("ascii", "replace")
+        fd = syscalls.open(file, os.O_RDONLY, dir_fd=self.fd)
         try:
-            data = os.read(fd, _READ_SIZE)
+            data = syscalls.read(fd, _READ_SIZE)
             if len(data) >= _ONE_READ:
-                while more := os.read(fd, _READ_SIZE):
+                while more := syscalls.read(fd, _READ_SIZE):
                     data += more
         finally:
-            os.close(fd)
+            syscalls.close(fd)
         return data.decode("ascii", "replace")
 
     def _write(self, file: str, data: str) -> None:
-        fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
+        fd = syscalls.open(file, os.O_WRONLY, dir_fd=self.fd)
         try:
-            os.write(fd, data.encode("ascii"))
+            syscalls.write(fd, data.encode("ascii"))
         finally:
-            os.close(fd)
+            syscalls.close(fd)
 
     def _explained(self, error: OSError, file: str, data: str | None = None) -> OSError:
         """Return the same error with the path of the file and the refused data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.cgroup.forms import FLAG, MEMORY, MEMORY_BOUND, Quantity
@@ -21,8 +22,8 @@ def _no_swap(directory: Directory) -> bool:
     if not directory.has(files.MEMORY_MAX):
         return False
     try:
-        with open("/proc/swaps", encoding="utf-8", errors="replace") as swaps:
-            return len(swaps.readlines()) <= 1  # the first line is the heading
+        # The first line is the heading.
+        return len(syscalls.read_file("/proc/swaps").splitlines()) <= 1
     except FileNotFoundError:  # a kernel without swap
         return True
 

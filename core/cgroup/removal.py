@@ -9,6 +9,7 @@ import signal
 import time
 from typing import Final
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup import files, wait
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.threads import sleep
@@ -25,7 +26,7 @@ _FREEZE_S: Final = 0.5
 def rmdir(path: str) -> bool:
     """Remove one cgroup; return False while it is busy. A cgroup that is gone counts as removed."""
     try:
-        os.rmdir(path)
+        syscalls.rmdir(path)
     except FileNotFoundError:
         return True
     except OSError as error:

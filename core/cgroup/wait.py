@@ -8,11 +8,11 @@ per file in 10 ms.
 from __future__ import annotations
 
 import errno
-import os
 import select
 import time
 from typing import Final
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup import files
 from agentcgroup.cgroup.files import Directory
 from agentcgroup.threads import poll, sleep
@@ -55,7 +55,7 @@ def until(directory: Directory, key: str, wanted: bool, timeout: float) -> bool:
         changes = poll()
         changes.register(fd, select.POLLPRI)
         while True:
-            os.pread(fd, 256, 0)  # arms the notification, so that a change after it is seen
+            syscalls.pread(fd, 256, 0)  # arms the notification, so that a change after it is seen
             if state(directory, key) is wanted:
                 return True
             left = deadline - time.monotonic()
@@ -67,4 +67,4 @@ def until(directory: Directory, key: str, wanted: bool, timeout: float) -> bool:
             raise
         return state(directory, key) is wanted
     finally:
-        os.close(fd)
+        syscalls.close(fd)

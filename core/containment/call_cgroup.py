@@ -88,13 +88,17 @@ class CallCgroup(Subtree):
             self._spawning -= 1
             first, self._fresh = self._fresh, False
         if pid is not None:
-            self.started.append(pid)
-            if self.leaf is not None:
-                self.leaf.note_child(pid)
+            self.note_child(pid)
         if first and self.agent_branch is not None and self._owner.calls_follow():
             self._owner.prepare(self.agent_branch)
         if self._owner.stopped is not None:
             self.kill()  # the child was born between that kill and now
+
+    def note_child(self, pid: int) -> None:
+        """Take note of the pid of a child; see `scope.SpawnTarget`."""
+        self.started.append(pid)
+        if self.leaf is not None:
+            self.leaf.note_child(pid)
 
     def adopt(self, pid: int) -> None:
         """Bring in a process of the call that was born outside of the cgroup.
@@ -177,10 +181,10 @@ class CallCgroup(Subtree):
             self._owner.before_kill(group.kill)
             group.kill()
 
-    def populated(self) -> bool:
-        """Return whether a process lives in the cgroup, workers that have answered excepted."""
+    def ends_at_once(self) -> bool:
+        """Return whether `end` has nothing to wait for: no process is left, or none that counts."""
         group = self.group
-        return group is not None and not self._only_idle(group)
+        return group is None or (self.cgroup is not None and self._only_idle(group))
 
     def end(self, *, over: bool, keep: bool, linger: float, grace: float) -> bool:
         """Bring the processes to an end.

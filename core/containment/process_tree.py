@@ -10,6 +10,7 @@ import os
 import signal
 import time
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup import Events, Usage
 from agentcgroup.threads import sleep
 
@@ -101,14 +102,13 @@ class ProcessTree:
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in syscalls.listdir("/proc") if name.isdigit()]
 
 
 def _stat(pid: int) -> tuple[int, int, str] | None:
     """Return (parent, start time, state) of a process, None when it is gone (proc(5))."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        text = syscalls.read_file(f"/proc/{pid}/stat")
     except OSError:
         return None
     # The command's name, in parentheses, may hold any byte.

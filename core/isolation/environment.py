@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from agentcgroup import syscalls
 from agentcgroup.isolation import context_variables
 
 __all__ = ["Changes", "Snapshot", "apply"]
@@ -108,13 +109,13 @@ def apply(changes: Changes) -> None:
 
 def _cwd() -> str:
     try:
-        return os.getcwd()
+        return syscalls.getcwd()
     except FileNotFoundError:  # it was removed; the tool gets that error by itself
         return "/"
 
 
 def _cwd_id() -> tuple[int, int]:
-    found = os.stat(".")
+    found = syscalls.stat(".")
     return found.st_dev, found.st_ino
 
 

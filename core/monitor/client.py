@@ -150,11 +150,15 @@ class Monitor(HelperConnection):
         Waits up to `PATIENCE` seconds while the call adopts a child that the helper found outside.
         """
         if slot.found_outside():
-            self._adoptions.wait(call.number, PATIENCE)
+            self.wait_adopted(call.number)
         _note_charged(call, slot)
         slot.vacate()
         self._by_number.pop(call.number, None)
         self._adoptions.done.pop(call.number, None)
+
+    def wait_adopted(self, number: int) -> None:
+        """Wait up to `PATIENCE` seconds while a call, by its number, adopts a child."""
+        self._adoptions.wait(number, PATIENCE)
 
     def note_cgroup(self, call: WatchedCall, cgroup: Cgroup, slot: ThreadSlot | None) -> None:
         """Note the cgroup that a call has got; `slot` is the call's from `occupy`."""

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup.cgroup import Cgroup
 
 __all__ = ["Owner", "Reaped", "is_run", "orphans", "reap", "run_name"]
@@ -141,9 +142,8 @@ def _reap_one(path: str, timeout: float) -> Reaped:
 def _start_time(pid: int) -> int | None:
     """Return field 22 of /proc/PID/stat, 0 for a zombie, None when it cannot be seen."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command in field 2 may hold anything, brackets and spaces too.
-            fields = file.read().rpartition(b")")[2].split()
+        # The command in field 2 may hold anything, brackets and spaces too.
+        fields = syscalls.read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
@@ -160,9 +160,8 @@ def _exists(pid: int) -> bool:
 
 
 def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read(8)
+    return syscalls.read_file("/proc/sys/kernel/random/boot_id")[:8].decode()
 
 
 def _pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+    return syscalls.stat("/proc/self/ns/pid").st_ino

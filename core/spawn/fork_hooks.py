@@ -4,19 +4,21 @@ os.fork and os.forkpty are patch points (`patch_points`): a patch point gets the
 raise. Other forks reach this package only through os.register_at_fork: libuv's forks under uvloop,
 and those of C code that calls PyOS_BeforeFork. A hook can neither prevent a fork nor raise to its
 caller. So when the call may start no more processes, the fork takes place, and the child exits with
-status 126 and a line on stderr before it runs anything.
+status 126 and a line on stderr before it runs anything. Code around the fork that sets `refusals`
+gets the reason; `uvloop_children` does.
 """
 
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 
 from agentcgroup.scope import SpawnTarget
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 from agentcgroup.threads import local
 
-__all__ = ["hook_forks", "without_fork_hooks"]
+__all__ = ["hook_forks", "refusals", "without_fork_hooks"]
 
 
 class _Fork(local):
@@ -31,6 +33,9 @@ class _Fork(local):
 
 
 _fork = _Fork()
+
+#: Collects why forks were refused, for code that can raise it after the fork; None where none can.
+refusals: ContextVar[list[BaseException] | None] = ContextVar("agentcgroup_refusals", default=None)
 
 
 class without_fork_hooks:
@@ -55,9 +60,13 @@ def hook_forks(backend: Backend) -> None:
         _fork.begun = True
         try:
             placement.begin_fork(target, backend.set_fork_target)
-        except BaseException:
+        except BaseException as error:
             backend.refuse_forks()
-            raise
+            refused = refusals.get()
+            if refused is None:
+                raise  # Python prints it
+            refused.append(error)
+            return
         _fork.target = target
 
     def after_in_parent() -> None:

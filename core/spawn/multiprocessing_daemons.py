@@ -10,10 +10,10 @@ unpickles makes it do so.
 from __future__ import annotations
 
 import functools
-import os
 from types import FrameType, ModuleType
 from typing import Any
 
+from agentcgroup import syscalls
 from agentcgroup.spawn import placement
 from agentcgroup.threads import local
 
@@ -78,7 +78,7 @@ def patch_fork_server_workers(popen_forkserver: ModuleType) -> None:
         def start(fd: int | None) -> int:
             if fd is not None:
                 placement.refuse_divided(fd)
-                _launch.join = _JoinCgroup(os.readlink(f"/proc/self/fd/{fd}"))
+                _launch.join = _JoinCgroup(syscalls.readlink(f"/proc/self/fd/{fd}"))
             try:
                 launch(self, process_obj)
             finally:

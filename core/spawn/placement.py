@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from agentcgroup import syscalls
 from agentcgroup.cgroup.division import takes_no_process
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.scope import SpawnTarget, current
@@ -149,7 +150,7 @@ def open_procs(fd: int) -> int:
         PlacementError: the cgroup was removed, or this process may not write to it.
     """
     try:
-        return os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+        return syscalls.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
     except OSError as error:
         raise PlacementError(error.errno, error.strerror) from error
 
@@ -169,9 +170,9 @@ def migrate(fd: int, pid: int) -> None:
     procs = open_procs(fd)
     try:
         with suppress(ProcessLookupError):
-            os.write(procs, b"%d" % pid)
+            syscalls.write(procs, b"%d" % pid)
     finally:
-        os.close(procs)
+        syscalls.close(procs)
 
 
 def _no_place(error: OSError) -> CgroupUnavailable:

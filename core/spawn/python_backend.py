@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from agentcgroup import syscalls
 from agentcgroup.spawn.backend import ForkExec, Mode
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
 from agentcgroup.spawn.placement import migrate, open_procs, refuse_divided
@@ -85,9 +86,11 @@ class PythonBackend:
             if pid == 0:
                 _execute_request(request, write_end)
         finally:
-            os.close(write_end)
-        with os.fdopen(read_end, "rb") as failure:
-            error = failure.read()
+            syscalls.close(write_end)
+        try:
+            error = syscalls.read(read_end, 16)  # b"" once the program is executed
+        finally:
+            syscalls.close(read_end)
         if error:
             os.waitpid(pid, 0)
             raise OSError(int(error), os.strerror(int(error)), request.path)
@@ -139,7 +142,7 @@ class PythonBackend:
         procs, self._fork_target.procs = self._fork_target.procs, None
         self._fork_target.refused = False
         if procs is not None:
-            os.close(procs)
+            syscalls.close(procs)
 
     def after_fork_in_child(self) -> None:
         """Move this child into the cgroup; where that fails, exit with a line on stderr."""
@@ -147,7 +150,7 @@ class PythonBackend:
             _refuse("its tool call takes no more processes")
         if self._fork_target.procs is not None:
             try:
-                os.write(self._fork_target.procs, b"0")
+                syscalls.write(self._fork_target.procs, b"0")
             except OSError as error:
                 _refuse(f"it could not join its tool call's cgroup ({error})")
             self.clear_fork_target()
@@ -167,7 +170,7 @@ def _nothing() -> None:
 
 
 def _refuse(why: str) -> NoReturn:
-    os.write(2, f"agentcgroup: process refused: {why}\n".encode())
+    syscalls.write(2, f"agentcgroup: process refused: {why}\n".encode())
     os._exit(_REFUSED)
 
 
@@ -193,7 +196,7 @@ def _execute_request(request: SpawnRequest, failure: int) -> NoReturn:
     finally:
         # After any exception, too: the parent's code must not continue in this copy.
         number = error.errno if error is not None else None
-        os.write(failure, b"%d" % (number or errno.EINVAL))
+        syscalls.write(failure, b"%d" % (number or errno.EINVAL))
         os._exit(_NOT_FOUND)
 
 
@@ -248,8 +251,8 @@ def _do_action(action: Action) -> None:
         os.dup2(fd, other, inheritable=True)
         os.set_inheritable(other, True)
     else:
-        opened = os.open(path, other, mode)
+        opened = syscalls.open(path, other, mode)
         os.set_inheritable(opened, True)
         if opened != fd:
             os.dup2(opened, fd, inheritable=True)
-            os.close(opened)
+            syscalls.close(opened)

@@ -59,6 +59,9 @@ class SpawnTarget:
         assert os.getpid() == self.owner, "end_spawn in a forked child"
         self.ended.append(pid)
 
+    def note_child(self, pid: int) -> None:
+        pass
+
 
 # -- subprocess -----------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ class Call:
     def end_spawn(self, pid: int | None) -> None:
         pass
 
+    def note_child(self, pid: int) -> None:
+        pass
+
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:

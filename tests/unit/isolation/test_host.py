@@ -27,6 +27,9 @@ class _Anywhere:
     def end_spawn(self, pid: int | None) -> None:
         pass
 
+    def note_child(self, pid: int) -> None:
+        pass
+
 
 class _Call:
     """An `IsolatedCall` that writes down its notes."""

@@ -428,6 +428,9 @@ def test_when_the_thread_that_reads_its_reports_fails_it_ends_with_its_workers(
         def end_spawn(self, pid: int | None) -> None:
             pass
 
+        def note_child(self, pid: int) -> None:
+            pass
+
     def fail() -> None:
         raise RuntimeError("a fault of ours")
 

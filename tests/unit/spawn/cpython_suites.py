@@ -29,6 +29,9 @@ class SpawnTarget:
     def end_spawn(self, pid: int | None) -> None:
         self.placed += 1
 
+    def note_child(self, pid: int) -> None:
+        pass
+
 
 def main(path: str, *modules: str) -> None:
     target = None
