@@ -177,6 +177,14 @@ class Call(CallState):
         """Return the branch for calls inside this one; None where there are no cgroups."""
         return self.contain().group.branch()
 
+    def worker_at_once(self) -> bool:
+        """Return whether `worker` waits for nothing: the fork server runs, and there are cgroups.
+
+        To request a worker is one message. Without cgroups its birth has to be waited for.
+        """
+        services = self.services
+        return services.has_workers() and services.cgroups.place.base is not None
+
     def worker(self) -> Worker:
         """Return a worker process in the call's cgroup, to run the tool's body.
 

@@ -150,8 +150,14 @@ class Services:
                         raise CgroupUnavailable(
                             "no worker process can be made: the session is closed"
                         )
-                    self._workers = WarmWorkers(_Background(self.cgroups), self.config.workers)
+                    self._workers = WarmWorkers(
+                        _Background(self.cgroups), self.config.workers, self.deferred.put
+                    )
         return self._workers
+
+    def has_workers(self) -> bool:
+        """Return whether the fork server runs."""
+        return self._workers is not None and self._workers.is_running()
 
     def close(self) -> bool:
         """End what still runs and remove the run's cgroups; return False when that was done."""

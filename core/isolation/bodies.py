@@ -17,13 +17,16 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from agentcgroup import off_loop
 from agentcgroup.errors import Unshippable
 from agentcgroup.isolation.host import IsolatedCall
 from agentcgroup.isolation.substitutes import Method
 
 __all__ = ["Body", "Crossing", "StandIn", "arun", "is_a", "keep_inline", "placed", "run"]
+
+_ROUND_TRIP: Final = "agentcgroup.isolation.round_trip"
 
 #: Takes an argument of the body, returns what crosses to the worker in its place.
 Crossing = Callable[[Any], Any]
@@ -208,6 +211,8 @@ async def arun(
     """As `run`, for an async body."""
     try:
         there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
+        if _ROUND_TRIP not in sys.modules:  # the import takes many milliseconds
+            await off_loop.run_to_end(_round_trip)
         returned = await _round_trip().arun(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)

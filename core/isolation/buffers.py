@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from agentcgroup import syscalls
 from agentcgroup.isolation import remote_memory
 
 __all__ = ["SIZE", "Buffer", "allocate", "header", "read_memfd", "seal", "write_memfd"]
@@ -57,7 +58,7 @@ def write_memfd(parts: Iterable[Any]) -> int:
         for part in parts:
             data = memoryview(part).cast("B")
             while data:  # one write takes 2 GB at most
-                data = data[os.write(fd, data) :]
+                data = data[syscalls.write(fd, data) :]
     except BaseException:
         os.close(fd)
         raise
@@ -74,7 +75,7 @@ def read_memfd(fd: int, heads: Sequence[int]) -> tuple[bytes, list[Buffer]]:
     Raises:
         OSError: EBADMSG where the memfd holds less than the headers say.
     """
-    os.lseek(fd, 0, os.SEEK_SET)
+    syscalls.lseek(fd, 0, os.SEEK_SET)
     pickle = _read_bytes(fd, heads[0])
     buffers: list[Buffer] = []
     for one in heads[1:]:
@@ -84,7 +85,7 @@ def read_memfd(fd: int, heads: Sequence[int]) -> tuple[bytes, list[Buffer]]:
         view = remote_memory.new_buffer(one & SIZE)
         filled = 0
         while filled < len(view):
-            got = os.readv(fd, [view[filled:]])
+            got = syscalls.readv(fd, [view[filled:]])
             if not got:
                 raise _cut_short()
             filled += got
@@ -93,9 +94,9 @@ def read_memfd(fd: int, heads: Sequence[int]) -> tuple[bytes, list[Buffer]]:
 
 
 def _read_bytes(fd: int, size: int) -> bytes:
-    data = os.read(fd, size)
+    data = syscalls.read(fd, size)
     while len(data) < size:  # one read takes 2 GB at most
-        more = os.read(fd, size - len(data))
+        more = syscalls.read(fd, size - len(data))
         if not more:
             raise _cut_short()
         data += more

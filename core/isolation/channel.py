@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from typing import Any, ClassVar, Final
 
+from agentcgroup import syscalls
 from agentcgroup.isolation import buffers as out_of_band
 from agentcgroup.isolation import remote_memory
 from agentcgroup.isolation.buffers import Buffer
@@ -76,35 +77,42 @@ class Message:
     pickle: bytes | memoryview
     buffers: Sequence[Buffer] = field(default=())
 
+    def is_large(self) -> bool:
+        """Return whether it was too large to be sent as one message."""
+        return bool(self.buffers) or len(self.pickle) > MESSAGE_MAX
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A message whose content is still in the sender's memory.
+    """A message whose content is still in the sender's memory, or in a memfd.
 
     Attributes:
         kind: as in `Message`.
         pid: the sender's process id.
-        pieces: where the pieces of the pickle are.
+        pieces: where the pieces of the pickle are; of a memfd the headers of all that it holds.
         buffers: address and header of each out-of-band buffer.
+        memfd: the memfd that holds the content, for `accept` to close; None where there is none.
     """
 
     kind: bytes
     pid: int
     pieces: Sequence[remote_memory.Segment]
     buffers: Sequence[remote_memory.Segment]
+    memfd: int | None = None
 
 
 class Channel:
     """One end of the socket."""
 
-    __slots__ = ("_early", "_socket")
+    __slots__ = ("_blocking", "_early", "_socket")
 
     #: Whether the process at the other end may read our memory; true until a reply refuses it.
     _readable: ClassVar[bool] = True
 
     def __init__(self, end: Socket) -> None:
         self._socket = end
-        self._early: deque[Message] = deque()
+        self._blocking = True
+        self._early: deque[Message | Offer] = deque()
 
     @classmethod
     def pair(cls) -> tuple[Channel, Socket]:
@@ -115,6 +123,15 @@ class Channel:
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._socket.fileno()
+
+    def set_blocking(self, blocking: bool) -> None:
+        """Make `send` wait while the other side does not read, or raise BlockingIOError.
+
+        A coroutine makes its end one that does not block, lest it block its event loop.
+        """
+        if blocking is not self._blocking:
+            self._socket.setblocking(blocking)
+            self._blocking = blocking
 
     def send(
         self, kind: bytes, pieces: Sequence[Any], buffers: Sequence[PickleBuffer] = ()
@@ -174,10 +191,18 @@ class Channel:
     def accept(self, offer: Offer) -> Message | None:
         """Copy the content of an offer and reply, so that the sender goes on.
 
+        May take milliseconds: a coroutine has it run on a thread.
+
         Returns:
             The message; None where the content cannot be copied: the sender then sends it in a
             memfd.
         """
+        if offer.memfd is not None:
+            try:
+                heads = [head for _, head in offer.pieces]
+                return Message(offer.kind, *out_of_band.read_memfd(offer.memfd, heads))
+            finally:
+                syscalls.close(offer.memfd)
         reply = _REFUSED
         try:
             pickle = remote_memory.new_bytes(sum(size for _, size in offer.pieces))
@@ -222,10 +247,7 @@ class Channel:
         if where == _IN_MEMORY:
             return Offer(kind, pid, segments[:pieces], segments[pieces:])
         fd = array.array("i", ancillary[0][2][:_FD])[0]
-        try:
-            return Message(kind, *out_of_band.read_memfd(fd, [size for _, size in segments]))
-        finally:
-            os.close(fd)
+        return Offer(kind, pid, segments, (), fd)
 
     def _offer(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> bool:
         """Send an offer and wait for the reply; False where the other side cannot copy it."""

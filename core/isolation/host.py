@@ -29,6 +29,9 @@ class IsolatedCall(Protocol):
     def stopped(self) -> str | None:
         """The reason for which the call was stopped; None while it was not."""
 
+    def worker_at_once(self) -> bool:
+        """Return whether `worker` waits for nothing, so that an event loop may call it."""
+
     def worker(self) -> Worker:
         """Return a worker in the call's cgroup; it may still be about to be born.
 

@@ -94,6 +94,10 @@ class Launcher:
                 self._control = None
                 return self._request(cgroup)
 
+    def is_running(self) -> bool:
+        """Return whether the fork server was started, so that a request is only one message."""
+        return self._control is not None
+
     def preload(self, names: Iterable[str]) -> None:
         """Request that the fork server imports modules, for later workers to inherit."""
         with self._lock:
@@ -107,7 +111,7 @@ class Launcher:
                     while new and size < _LONGEST_REQUEST:
                         part.append(new.pop(0))
                         size += len(part[-1]) + 4
-                    self._control.send(PRELOAD + json.dumps(part).encode())
+                    self._control.sendmsg([PRELOAD, json.dumps(part).encode()])
 
     def close(self) -> None:
         """End the fork server, and with it every worker; waits for 10 s at most."""

@@ -7,11 +7,12 @@ blocks the thread that calls it, `arun` waits on its event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agentcgroup import isolation
+from agentcgroup import isolation, off_loop
 from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.isolation import failures, output, pickling, unpicklable
 from agentcgroup.isolation.channel import MESSAGE_MAX, Channel, Message, Offer
@@ -25,6 +26,7 @@ from agentcgroup.isolation.protocol import (
     UNSHIPPABLE,
 )
 from agentcgroup.isolation.worker_handle import Worker
+from agentcgroup.threads import Event
 
 __all__ = ["arun", "run"]
 
@@ -49,8 +51,9 @@ def run(
     if isolation.inside():
         return function(*args, **kwargs)
     trip = _RoundTrip(call, function, args, kwargs, is_async=False)
-    trip.take_worker()
     try:
+        trip.take_worker()
+        trip.worker.channel.set_blocking(True)
         trip.send()
         call.restock()  # while the body runs
         while True:
@@ -59,6 +62,8 @@ def run(
                 trip.worker.ended.wait(_REPORT_WAIT)
                 raise trip.died()
             if trip.is_answer(message):
+                if trip.worker.pid is None:
+                    trip.worker.born.wait(_REPORT_WAIT)
                 return trip.result(message)
     except BaseException:
         trip.abandon()
@@ -78,27 +83,34 @@ async def arun(
     if isolation.inside():
         return await function(*args, **kwargs)
     trip = _RoundTrip(call, function, args, kwargs, is_async=True)
-    trip.take_worker()
     try:
-        if trip.size() > MESSAGE_MAX:  # blocks until the worker has copied it
-            await asyncio.to_thread(trip.send)
+        if call.worker_at_once():
+            trip.take_worker()
         else:
-            trip.send()
+            await off_loop.run_to_end(trip.take_worker)
+        await _send(trip)
         call.restock()  # while the body runs
         message = await _answer(trip)
         if message is None:
-            await _wait_ended(trip.worker)
+            await _set(trip.worker.ended)
             raise trip.died()
+        await _set(trip.worker.born)
+        if message.is_large():  # what it unpickles may import modules
+            return await off_loop.run(functools.partial(trip.result, message))
         return trip.result(message)
-    except BaseException:
+    except GeneratorExit:  # a coroutine that is closed cannot await
         trip.abandon()
+        raise
+    except BaseException:
+        if trip.is_waiting():
+            await off_loop.run_to_end(trip.abandon)
         raise
 
 
 class _RoundTrip:
     """One body on its way to a worker and back."""
 
-    __slots__ = ("_call", "_changes", "_payload", "worker")
+    __slots__ = ("_call", "_payload", "_taken", "_unsent", "worker")
 
     worker: Worker
 
@@ -116,29 +128,38 @@ class _RoundTrip:
         except Exception as error:
             raise unpicklable.in_call(error, function, args, kwargs) from error
         self._call = call
-
-    def size(self) -> int:
-        """Return the bytes of the pickled call."""
-        return pickling.size(self._payload)
+        self._taken = False
+        self._unsent: list[tuple[bytes, pickling.Payload]] = []
 
     def take_worker(self) -> None:
         """Take a worker and find out which changes of the environment it needs."""
-        self.worker = self._call.worker()
+        worker = self.worker = self._call.worker()
+        worker.done = False
+        self._taken = True
         self._call.note_isolated("process")
-        self.worker.done = False
-        self._changes = self.worker.snapshot.changes(self.worker.applied)
-        self.worker.applied = self._changes
+        changes = worker.applied = worker.snapshot.changes(worker.applied)
+        if changes:
+            self._unsent.append((ENVIRONMENT, pickling.pack(changes)))
+        self._unsent.append((CALL if worker.stays else LAST_CALL, self._payload))
+
+    def is_light(self) -> bool:
+        """Return whether the messages carry all content, so that no reply is waited for."""
+        return sum(pickling.size(payload) for _, payload in self._unsent) <= MESSAGE_MAX
 
     def send(self) -> None:
-        """Send the environment and the call.
+        """Send the environment and the call, or what of them is not sent yet.
 
         A worker that has ended is no error here: waiting for its answer finds that out.
+
+        Raises:
+            BlockingIOError: the channel does not block, and the worker does not read.
         """
         channel = self.worker.channel
         try:
-            if self._changes:
-                channel.send(ENVIRONMENT, *pickling.pack(self._changes))
-            channel.send(CALL if self.worker.stays else LAST_CALL, *self._payload)
+            while self._unsent:
+                kind, payload = self._unsent[0]
+                channel.send(kind, *payload)
+                del self._unsent[0]
         except (BrokenPipeError, ConnectionResetError):
             pass
 
@@ -158,9 +179,10 @@ class _RoundTrip:
         return False
 
     def result(self, message: Message) -> Any:
-        """Return the result in an answer, or raise the exception in it."""
-        if self.worker.pid is None:  # the answer may come before the report of the worker's birth
-            self.worker.born.wait(_REPORT_WAIT)
+        """Return the result in an answer, or raise the exception in it.
+
+        The answer may come before the report of the worker's birth, which has to be waited for.
+        """
         self.worker.done = True
         if message.kind == RESULT:
             try:
@@ -177,11 +199,31 @@ class _RoundTrip:
             self._call.note_worker_died(how)
         return WorkerDied(how)
 
+    def is_waiting(self) -> bool:
+        """Return whether a worker was taken that has not answered."""
+        return self._taken and not self.worker.done
+
     def abandon(self) -> None:
         """Kill the worker if it has not answered, because nothing waits for its answer now."""
-        if not self.worker.done:
+        if self.is_waiting():
             self.worker.done = True
             self._call.kill_worker()
+
+
+async def _send(trip: _RoundTrip) -> None:
+    """Do as `_RoundTrip.send`, and leave the channel as one that does not block."""
+    channel = trip.worker.channel
+    if trip.is_light():
+        channel.set_blocking(False)
+        try:
+            trip.send()
+        except BlockingIOError:
+            pass
+        else:
+            return
+    channel.set_blocking(True)
+    await off_loop.run(trip.send)  # waits until the worker has copied it
+    channel.set_blocking(False)
 
 
 async def _answer(trip: _RoundTrip) -> Message | None:
@@ -189,8 +231,8 @@ async def _answer(trip: _RoundTrip) -> Message | None:
     channel = trip.worker.channel
     while True:
         found = await _next_message(channel)
-        if isinstance(found, Offer):  # large: copied on a thread, so that the loop goes on
-            found = await asyncio.to_thread(channel.accept, found)
+        if isinstance(found, Offer):  # large
+            found = await off_loop.run(functools.partial(channel.accept, found))
             if found is None:
                 continue
         if found is None or trip.is_answer(found):
@@ -218,8 +260,8 @@ def _set_readable(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-async def _wait_ended(worker: Worker) -> None:
-    """Wait until the fork server has reported the worker's end."""
+async def _set(event: Event) -> None:
+    """Wait until a report of the fork server has set an event of a worker."""
     deadline = time.monotonic() + _REPORT_WAIT
-    while not worker.ended.is_set() and time.monotonic() < deadline:
+    while not event.is_set() and time.monotonic() < deadline:
         await asyncio.sleep(0.002)

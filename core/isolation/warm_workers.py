@@ -12,11 +12,13 @@ lately lose theirs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 
 from agentcgroup import scope
 from agentcgroup.cgroup import Limits
@@ -71,13 +73,20 @@ class _Ready:
 class WarmWorkers:
     """The ready workers of a session; safe to use from many threads."""
 
-    def __init__(self, target: scope.SpawnTarget, config: Workers) -> None:
+    def __init__(
+        self,
+        target: scope.SpawnTarget,
+        config: Workers,
+        defer: Callable[[Callable[[], None]], None],
+    ) -> None:
         """Start nothing yet.
 
         Args:
             target: the fork server is born in its cgroup.
             config: the table ``[workers]``.
+            defer: has a job done soon, on a thread where it may wait.
         """
+        self._defer = defer
         self._launcher = Launcher(target, config.idle / 2, self.sweep)
         self._config = config
         self._lock = Lock()
@@ -106,7 +115,7 @@ class WarmWorkers:
                 if not ready.workers:  # one more call at this moment would have had to wait
                     ready.wanted = min(ready.wanted + 1, self._config.max)
         for one in dead:  # killed, or ended with their fork server
-            self._discard(one)
+            self._retire(one)
         return worker if worker is not None else self._make(branch, limits)
 
     def give_back(self, worker: Worker, branch: Branch, limits: Limits, tool: str) -> None:
@@ -119,7 +128,7 @@ class WarmWorkers:
                 total = sum(len(one.workers) + one.starting for one in self._ready.values())
                 discarded = self._pop_oldest(but=ready) if total > self._config.max else None
         if discarded is not None:
-            self._discard(discarded)
+            self._retire(discarded)
 
     def worker_in(self, cgroup: int | None) -> Worker:
         """Return a worker that is born in an existing cgroup.
@@ -160,6 +169,10 @@ class WarmWorkers:
         """Return whether the next call of this kind would have to wait for a fork."""
         ready = self._ready.get((branch, limits, None))
         return ready is None or not ready.workers
+
+    def is_running(self) -> bool:
+        """Return whether the fork server runs."""
+        return self._launcher.is_running()
 
     def learn(self, message: Message) -> None:
         """Have the modules that a worker has imported imported by the fork server, too.
@@ -233,6 +246,16 @@ class WarmWorkers:
         worker.cgroup = cgroup
         return worker
 
+    def _retire(self, worker: Worker) -> None:
+        """Kill a worker that serves no call; a deferred job removes its cgroup.
+
+        An event loop may call it.
+        """
+        if worker.cgroup is not None:
+            with contextlib.suppress(OSError):  # the job kills again, and reports it
+                worker.cgroup.kill()
+        self._defer(functools.partial(self._discard, worker))
+
     def _discard(self, worker: Worker) -> None:
         """End a worker that serves no call, and remove its cgroup."""
         if worker.read_usage is not None:
@@ -262,7 +285,7 @@ class WarmWorkers:
                 return None
             ready.starting += 1
         if discarded is not None:
-            self._discard(discarded)
+            self._retire(discarded)
         return ready
 
     def _of(self, kind: _Kind) -> _Ready:

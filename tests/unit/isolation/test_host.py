@@ -42,6 +42,9 @@ class _Call:
         self.policy: Policy = Resolver(load({})).call("python", None, self.tool, **limits)
         self.notes: list[tuple[object, ...]] = []
 
+    def worker_at_once(self) -> bool:
+        return False
+
     def worker(self) -> Worker:
         return self._launcher.spawn(None)
 
