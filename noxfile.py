@@ -1,5 +1,8 @@
 """Sessions that test each framework with its oldest, a middle and its newest release.
 
+Session `langgraph_dev` tests the newest server of LangGraph. CI runs the sessions with the tag
+`floor`, so it has that tag, too.
+
 nox --tags floor        # the oldest releases; `make test-versions` runs this
 nox -s autogen          # all releases of one framework
 nox --list              # all sessions
@@ -46,6 +49,12 @@ AGENTS = [*TOOLS, "test_langchain_agents", "test_isolation_langchain"]
 def langchain(session: nox.Session, packages: list[str], tests: list[str]) -> None:
     """Test LangChain, LangGraph and deepagents."""
     _test(session, "langchain", packages, *tests)
+
+
+@nox.session(tags=["floor"])
+def langgraph_dev(session: nox.Session) -> None:
+    """Test agents behind `langgraph dev`, whose packages only this session has."""
+    _test(session, "langchain", ["langchain", "langgraph-cli[inmem]"], "test_langgraph_dev")
 
 
 @nox.session

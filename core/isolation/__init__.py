@@ -50,9 +50,9 @@ Modules, each of which imports only those to its right:
 - fork server: `fork_server` > `preloading`, `worker`;
 - worker: `worker`;
 - app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >
-  `context_variables`, `exceptions`, `sentinels`, `channel` > `buffers` > `remote_memory`;
-  `substitutes` has the objects that replace those that cannot be pickled; `protocol` has the kinds
-  of messages.
+  `context_variables`, `exceptions`, `importable`, `sentinels`, `channel` > `buffers` >
+  `remote_memory`; `substitutes` has the objects that replace those that cannot be pickled;
+  `protocol` has the kinds of messages.
 
 The fork server imports no session and no configuration, because every start waits for what it
 imports.

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import cloudpickle
 
-from agentcgroup.isolation import context_variables, exceptions, sentinels
+from agentcgroup.isolation import context_variables, exceptions, importable, sentinels
 from agentcgroup.isolation.channel import OUT_OF_BAND_MIN
 
 __all__ = ["Payload", "pack", "pack_call", "size", "unpack"]
@@ -83,6 +83,7 @@ def pack_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, is_async: bool
 ) -> Payload:
     """Pickle a call for `worker`; raises as `pack`."""
+    importable.check(function)
     # A function that goes by name is light; one that goes by value holds what its closure holds.
     plain = type(function) is types.FunctionType and _PLAIN.issuperset(map(type, args))
     is_light = plain and _PLAIN.issuperset(map(type, kwargs.values()))
