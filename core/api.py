@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
 from agentcgroup import isolation, scope, spawn
-from agentcgroup.calls import feedback, inline_usage, lifecycle
+from agentcgroup.calls import abandoned, feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.session import Session, registered, set_registered
 from agentcgroup.config.loading import Config, load
@@ -186,10 +186,15 @@ class call:
         self._limits = limits
 
     def __enter__(self) -> Call:
-        self._call = self._open()
-        self._token = lifecycle.enter(self._call)
-        self._begin = get_ident(), inline_usage.read()
-        return self._call
+        self._call = call = self._open()
+        try:
+            abandoned.end_with(call, self)
+            self._token = lifecycle.enter(call)
+            self._begin = get_ident(), inline_usage.read()
+        except BaseException as error:  # of a signal handler: then `with` does not leave either
+            abandoned.abandon(call, error)
+            raise
+        return call
 
     def __exit__(
         self,
@@ -197,16 +202,23 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        thread, begin = self._begin
-        # Another thread may close the generator that holds the block.
-        used = inline_usage.since(begin) if thread == get_ident() else None
-        if lifecycle.leave(self._call, self._token, error, used):
+        try:
+            self._call.note_block(None)
+            thread, begin = self._begin
+            # Another thread may close the generator that holds the block.
+            used = inline_usage.since(begin) if thread == get_ident() else None
+            told = lifecycle.leave(self._call, self._token, error, used)
+        except BaseException as interrupt:
+            abandoned.abandon(self._call, interrupt)
+            raise
+        if told:
             self._raise(error)
 
     async def __aenter__(self) -> Call:
-        self._call = self._open()
-        self._entered = lifecycle.aenter(self._call)
-        return self._call
+        self._call = call = self._open()
+        abandoned.end_with(call, self)
+        self._entered = lifecycle.aenter(call)
+        return call
 
     async def __aexit__(
         self,
@@ -214,6 +226,7 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._call.note_block(None)
         expired = await lifecycle.aleave(self._call, self._entered, error)
         self._raise(error, expired)
 

@@ -59,9 +59,11 @@ class SpawnTarget(Protocol):
     Guarantees:
 
     - `begin_spawn` runs before the child exists, in the thread that starts the child.
-    - Exactly one `end_spawn` follows each `begin_spawn` that returned, in the same thread,
-      whatever `begin_spawn` returned, and also where the start of the child fails.
-    - No `end_spawn` follows a `begin_spawn` that raised, and no child runs.
+    - An `end_spawn` follows each `begin_spawn`, in the same thread, whatever `begin_spawn` returned
+      or raised, and also where the start of the child fails. After a `begin_spawn` that raised no
+      child runs.
+    - A signal handler may raise between any two lines of Python, also before the first line of
+      `end_spawn`, which then never runs. A thread between the two is found by its frames, too.
     - A second `begin_spawn`, with `failed`, follows where the first cgroup takes no process. Where
       the second cgroup takes none either, the spawn fails with CgroupUnavailable.
     - Neither method runs in a forked child.
@@ -120,10 +122,11 @@ def restore(variable: ContextVar[T], token: Token[T]) -> None:
 
     Python closes an unfinished generator where its last reference goes, which may be in another
     context. That context never had the value of `token`, and this function changes nothing there.
+    Nor does it where the token was used, and a signal handler raised before the next line.
     """
     try:  # contextlib.suppress would be three more functions of Python in every call
         variable.reset(token)
-    except ValueError:
+    except (ValueError, RuntimeError):
         return
 
 

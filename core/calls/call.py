@@ -43,7 +43,16 @@ class Call(CallState):
         observed: what the monitor saw of its processes, by field of a `CallRecord`.
     """
 
-    __slots__ = ("_record", "contained", "expiry", "observed", "services", "slot", "succession")
+    __slots__ = (
+        "_block",
+        "_record",
+        "contained",
+        "expiry",
+        "observed",
+        "services",
+        "slot",
+        "succession",
+    )
 
     def __init__(
         self,
@@ -75,6 +84,7 @@ class Call(CallState):
         self.slot: ThreadSlot | None = None
         self.observed: Mapping[str, Any] | None = None
         self._record: CallRecord | None = None
+        self._block: object = None
 
     @property
     def id(self) -> str:
@@ -113,6 +123,10 @@ class Call(CallState):
     def note_expiry(self, expiry: Expiry | None) -> None:
         """Note what cancels the task that awaits its body."""
         self.expiry = expiry
+
+    def note_block(self, block: object) -> None:
+        """Keep what ends it where nobody leaves the block that is its body; None: somebody does."""
+        self._block = block
 
     def note_observed(self, observed: Mapping[str, Any] | None) -> None:
         """Note what the monitor saw of its processes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -32,6 +33,10 @@ _GRACE: Final = 1.0
 GIVEN_UP: Final = (asyncio.CancelledError, GeneratorExit)
 
 
+def _no_task() -> None:
+    """Return that no task awaits the body."""
+
+
 class Expiry:
     """Cancels the current task when the deadline of its call has passed.
 
@@ -43,7 +48,10 @@ class Expiry:
     def __init__(self, call: Call, deadline: float) -> None:
         """Arm the deadline of `call`; from now on `Call.stop` notifies this expiry."""
         self._call = call
-        self._task = asyncio.current_task()
+        # Weak: an exception of the task holds the frames that have to end the call.
+        self._task: Callable[[], asyncio.Task[Any] | None] = _no_task
+        if (task := asyncio.current_task()) is not None:
+            self._task = weakref.ref(task)
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
         self._cancelled = False
@@ -68,7 +76,7 @@ class Expiry:
             self._call.services.deadlines.disarm(self._call)
         if self._handle is not None:
             self._handle.cancel()
-        if not self._cancelled or self._task is None:
+        if not self._cancelled or self._task() is None:
             return False
         return self._count("uncancel") <= self._before
 
@@ -81,7 +89,7 @@ class Expiry:
 
     def _count(self, method: str) -> int:
         """Ask the task; before Python 3.11 no task counts: each cancellation is taken as ours."""
-        count = getattr(self._task, method, None)
+        count = getattr(self._task(), method, None)
         return 0 if count is None else int(count())
 
     def _expire(self) -> None:
@@ -93,9 +101,10 @@ class Expiry:
             self._cancel()
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._task.done():
+        task = self._task()
+        if task is not None and not task.done():
             self._cancelled = True
-            self._task.cancel()
+            task.cancel()
 
 
 async def bounded(call: Call, body: Awaitable[T]) -> T:
@@ -123,14 +132,11 @@ async def cancelling(body: Callable[[], Awaitable[T]]) -> T:
     A thread cannot be cancelled, but it returns once the processes that it waits for are gone.
     """
     calls = _CallGroup(call_group.get())
-    token = call_group.set(calls)
     try:
-        return await body()
+        return await step(body, call_group, calls)
     except asyncio.CancelledError:
         await calls.cancel()
         raise
-    finally:
-        restore(call_group, token)
 
 
 async def cancelling_stream(
@@ -162,11 +168,15 @@ async def step(run: Callable[[], Awaitable[T]], variable: ContextVar[Any], value
     Never across a yield: the value would leak to the consumer, and a generator that is closed from
     another context could not reset it.
     """
-    token = variable.set(value)
+    before, token = variable.get(), None
     try:
+        token = variable.set(value)
         return await run()
     finally:
-        restore(variable, token)
+        if token is not None:
+            restore(variable, token)
+        elif variable.get() is value:  # a signal handler raised between the two
+            variable.set(before)
 
 
 class _CallGroup:

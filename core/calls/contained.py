@@ -20,6 +20,7 @@ from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import Outcome
+from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
@@ -30,6 +31,8 @@ __all__ = ["ContainedCall", "refuse_if_over"]
 
 logger = logging.getLogger("agentcgroup")
 
+#: Seconds after the call's end that a thread may take to start a child in its cgroup.
+_SPAWN_WAIT: Final = 30.0
 #: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
 _OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
 
@@ -39,13 +42,16 @@ class ContainedCall:
 
     Attributes:
         group: the cgroup of the call, or its process tree.
+        ending: held by the thread that ends the processes and settles the call.
     """
 
-    __slots__ = ("_call", "_tenancy", "group")
+    __slots__ = ("_call", "_removed", "_tenancy", "ending", "group")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._removed = False
         self._tenancy: Tenancy | None = None
+        self.ending = Lock()
         self.group = CallCgroup(self, call.policy.limits)
 
     # -- `containment.call_cgroup.Owner` ---------------------------------------------------------
@@ -207,11 +213,21 @@ class ContainedCall:
             yield "run.memory_max", run.cgroup.events()
 
     def remove(self) -> None:
-        """Remove the cgroup, and make what the next call will need.
+        """Remove the cgroup, once, and make what the next call will need.
+
+        Where a thread of the call still starts a child there, another deferred job does it later.
 
         Raises:
             OSError: EBUSY when processes do not die.
         """
+        call = self._call
+        if self._removed:
+            return
+        over_for = 0.0 if call.ended is None else time.monotonic() - call.ended
+        if self.group.spawning() and over_for < _SPAWN_WAIT:
+            call.services.deferred.put(self.remove)
+            return
+        self._removed = True
         tenancy, branch = self._tenancy, self.group.agent_branch
         try:
             self.group.remove()

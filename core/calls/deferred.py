@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from agentcgroup.threads import Empty, Event, Lock, SimpleQueue, Thread, start_thread
 
@@ -29,10 +29,16 @@ _BACKLOG: Final = 64
 
 
 class DeferredJobs:
-    """Runs jobs one after the other, in order, on a daemon thread started at the first job."""
+    """Runs jobs one after the other, in order, on a daemon thread started at the first job.
+
+    Attributes:
+        hand_over: queues a job, or a tuple of a function and its arguments. This is one call of C
+            code, so that no signal handler can raise before the job is queued.
+    """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | tuple[Any, ...] | None] = SimpleQueue()
+        self.hand_over: Callable[[Any], None] = self._jobs.put
         self._rested = 0.0  # when there was a pause, if no job comes before; by time.monotonic
         self._hurry = Event()
         self._thread: Thread | None = None
@@ -55,6 +61,8 @@ class DeferredJobs:
 
         Called from a job it returns at once: the job would wait for itself.
         """
+        if self._thread is None and self.busy():  # handed over
+            self._start()
         if self._thread is None or self._thread.is_current():
             return True
         done = Event()
@@ -69,6 +77,8 @@ class DeferredJobs:
 
     def close(self, timeout: float) -> None:
         """Do the queued jobs, then end the thread; give up after `timeout` seconds."""
+        if self._thread is None and self.busy():
+            self._start()
         thread, self._thread = self._thread, None
         if thread is not None and not thread.is_current():
             self._hurry.set()
@@ -106,9 +116,12 @@ class DeferredJobs:
             self._do(job)
             job = self._jobs.get()
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _do(self, job: Callable[[], None] | tuple[Any, ...]) -> None:
         try:
-            job()
+            if isinstance(job, tuple):
+                job[0](*job[1:])
+            else:
+                job()
         except BaseException:  # SystemExit would end the thread silently
             logger.exception("agentcgroup: clearing up behind a call failed")
 

@@ -26,7 +26,7 @@ from agentcgroup.errors import Unshippable
 from agentcgroup.monitor.client import HURRY, PATIENCE
 from agentcgroup.records.record import Outcome
 
-__all__ = ["afinish", "finish"]
+__all__ = ["afinish", "finish", "rescue"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -137,9 +137,10 @@ def _conclude(
     """End the processes of an ended call, judge and settle it; return whether its end is told."""
     services = call.services
     try:
-        told = _judge(call, contained, error, cancelled)
-        if told:
-            _settle(call, contained, HURRY)
+        with contained.ending:
+            told = _judge(call, contained, error, cancelled)
+            if told:
+                _settle(call, contained, HURRY)
     except BaseException:  # such as KeyboardInterrupt during a wait
         services.deferred.put(functools.partial(_rescue, call, contained, error, cancelled))
         raise
@@ -162,15 +163,39 @@ def _conclude_later(call: Call, error: BaseException | None) -> None:
     call.services.deferred.put(functools.partial(_rescue, call, contained, error, True))
 
 
+def rescue(call: Call, error: BaseException | None) -> None:
+    """Do what is left to do for a call that is over, where a signal handler has raised meanwhile.
+
+    Handed over to the deferred jobs: only the main thread runs signal handlers, and they may raise
+    between any two lines there. Changes nothing where nothing is left.
+    """
+    services = call.services
+    if call.ended is None:
+        if call.slot is not None:
+            with contextlib.suppress(ValueError):  # it has left the board
+                services.monitor.vacate(call, call.slot)
+        services.ending(call)
+        call.end()
+    services.running.discard(call)
+    contained = call.contained
+    if contained is not None:
+        _rescue(call, contained, error, cancelled=False)
+    elif not call.settled:
+        if call.outcome is None:
+            _judge(call, None, error, cancelled=False)
+        call.settle()
+
+
 def _rescue(
     call: Call, contained: ContainedCall, error: BaseException | None, cancelled: bool
 ) -> None:
     """Do what is left to do for an ended call."""
     try:
-        if call.outcome is None:
-            _judge(call, contained, error, cancelled)
+        with contained.ending:
+            if call.outcome is None:
+                _judge(call, contained, error, cancelled)
     finally:
-        if call.state == "settled":
+        if call.settled:
             contained.remove()
         else:
             _settle_and_remove(call, contained)
@@ -197,7 +222,9 @@ def _judge(
             )
             events = contained.events()
             judged = judge(events=events, above=contained.events_above(), leftovers=leftovers)
-        except Exception:
+        except Exception as fault:
+            if _of_signal_handler(fault):
+                raise
             # Its removal kills once more. The tool has its result whatever cgroupfs answers.
             logger.exception(
                 "agentcgroup: the processes of call %s may not be ended, or what befell them is not"
@@ -210,6 +237,18 @@ def _judge(
     if contained is not None and events is not None and not told:
         contained.give_back(events)
     return told
+
+
+def _of_signal_handler(error: Exception) -> bool:
+    """Return whether a signal handler raised `error`, which is the program's and not ours.
+
+    The frame in which it was raised is then the handler's.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = "" if traceback is None else traceback.tb_frame.f_globals.get("__name__", "")
+    return not where.startswith("agentcgroup.")
 
 
 def _set_outcome(call: Call, outcome: Outcome, reason: str | None) -> None:
@@ -238,7 +277,9 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
     if group.cgroup is not None:
         try:
             seen = call.services.monitor.seen(group.cgroup, tuple(group.started), patience)
-        except Exception:
+        except Exception as fault:
+            if _of_signal_handler(fault):
+                raise
             logger.exception("agentcgroup: what the monitor saw of call %s is lost", call.id)
             seen = None
         # In a cgroup that serves several calls the monitor sees the sum of them.
@@ -249,6 +290,8 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
 
 def _settle_and_remove(call: Call, contained: ContainedCall) -> None:
     try:
-        _settle(call, contained, PATIENCE)
+        with contained.ending:
+            if not call.settled:
+                _settle(call, contained, PATIENCE)
     finally:
         contained.remove()

@@ -23,9 +23,10 @@ from typing import Any, Protocol, TypeVar
 
 from agentcgroup import scope
 from agentcgroup.calls import feedback, inline_usage
+from agentcgroup.calls.abandoned import abandon
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.cancellation import Expiry, step
-from agentcgroup.calls.ending import afinish, finish
+from agentcgroup.calls.ending import afinish, finish, rescue
 from agentcgroup.calls.inline_usage import Used
 from agentcgroup.calls.services import Services
 from agentcgroup.calls.succession import is_helper
@@ -33,7 +34,17 @@ from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import CallRecord
 from agentcgroup.scope import current, restore
 
-__all__ = ["Answer", "aenter", "aleave", "arun", "astream", "enter", "leave", "open_call", "run"]
+__all__ = [
+    "Answer",
+    "aenter",
+    "aleave",
+    "arun",
+    "astream",
+    "enter",
+    "leave",
+    "open_call",
+    "run",
+]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -116,22 +127,34 @@ def open_call(
 
 def enter(call: Call) -> Token[Any]:
     """Begin a call and make it current; the token goes to `leave`."""
-    call.begin()
-    return current.set(call if call.services.working else None)
+    try:
+        call.begin()
+        return current.set(call if call.services.working else None)
+    except BaseException as error:
+        abandon(call, error)
+        raise
 
 
 def leave(
     call: Call, token: Token[Any], error: BaseException | None = None, used: Used | None = None
 ) -> bool:
     """End a sync call, whose body raised `error` or returned; return whether its end is told."""
-    restore(current, token)
-    return finish(call, error, used=used)
+    try:
+        restore(current, token)
+        return finish(call, error, used=used)
+    except BaseException as interrupt:
+        call.services.deferred.hand_over((rescue, call, interrupt))
+        raise
 
 
 def aenter(call: Call) -> tuple[Token[Any], Expiry | None]:
     """Begin an async call: as `enter`, and its deadline cancels the current task."""
-    expiry = Expiry.of(call)
-    return enter(call), expiry
+    try:
+        expiry = Expiry.of(call)
+        return enter(call), expiry
+    except BaseException as error:
+        abandon(call, error)
+        raise
 
 
 async def aleave(
@@ -140,9 +163,13 @@ async def aleave(
     error: BaseException | None = None,
 ) -> bool:
     """End an async call; return whether `error` is the cancellation by its own deadline."""
-    token, expiry = entered
-    restore(current, token)
-    return await afinish(call, expiry, error)
+    try:
+        token, expiry = entered
+        restore(current, token)
+        return await afinish(call, expiry, error)
+    except BaseException as interrupt:
+        call.services.deferred.hand_over((rescue, call, interrupt))
+        raise
 
 
 # -- what runs a body ---------------------------------------------------------------------
@@ -151,38 +178,67 @@ async def aleave(
 def run(call: Call, answer: Answer, body: Callable[[], Any]) -> Any:
     """Run a sync body as `call`; return its result, or the answer where a limit was met."""
     # `enter` and `leave` in place: each function of Python is 0.1 % of an inline call by LangChain.
-    call.begin()
-    token = current.set(call)
-    begin = inline_usage.read()
-    try:
+    token = begin = None
+    try:  # from the first line to the last: a signal handler may raise between any two
+        call.begin()
+        token = current.set(call)
+        begin = inline_usage.read()
         result = body()
-    except BaseException as error:
         used = inline_usage.since(begin)
         current.reset(token)
-        finish(call, error, used=used)
+        told = finish(call, used=used)
+    except BaseException as error:
+        try:
+            _raised(call, token, begin, error)
+        except BaseException:
+            call.services.deferred.hand_over((rescue, call, error))
+            if current.get() is call:
+                current.set(call.parent)
+            raise
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         raise
-    used = inline_usage.since(begin)
-    current.reset(token)
-    if finish(call, used=used):
+    if told:
         return _answered(call, answer, result, None)
     return result
 
 
+def _raised(call: Call, token: Token[Any] | None, begin: Used | None, error: BaseException) -> None:
+    """End a call in which `error` was raised; raise it where that was while the call ended."""
+    used = None if begin is None else inline_usage.since(begin)
+    if token is not None:
+        restore(current, token)
+    elif current.get() is call:
+        current.set(call.parent)
+    if call.ended is not None:
+        raise error
+    finish(call, error, used=used)
+
+
 async def arun(call: Call, answer: Answer, body: Callable[[], Awaitable[Any]]) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
-    entered = aenter(call)
+    entered, leaving = None, False
     try:
+        entered = aenter(call)
         result = await body()
+        leaving = True
+        await aleave(call, entered)
     except BaseException as error:
-        expired = await aleave(call, entered, error)
+        if entered is None or leaving:  # not raised by the body
+            abandon(call, error)
+            raise
+        try:
+            expired = await aleave(call, entered, error)
+        except BaseException:
+            call.services.deferred.hand_over((rescue, call, error))
+            if current.get() is call:
+                current.set(call.parent)
+            raise
         if (call.limited or call.refused) and isinstance(error, Exception):
             return _answered(call, answer, None, error)
         if expired:
             return _answered(call, answer, None, TimeoutError())
         raise
-    await aleave(call, entered)
     if call.told:
         return _answered(call, answer, result, None)
     return result
@@ -197,22 +253,26 @@ async def astream(
         LimitExceeded: a limit ended the call.
     """
     stream = body()
-    call.begin()
     expiry: Expiry | None = None
     error: BaseException | None = None
     try:
-        while True:
-            expiry = Expiry.of(call)  # of this step: between two steps the task is the consumer's
-            item = await step(stream.__anext__, current, call)
-            if expiry is not None:
-                expiry.end()
-            yield item
-    except StopAsyncIteration:
-        pass
-    except BaseException as caught:
-        error = caught
-        await step(stream.aclose, current, call)
-    expired = await afinish(call, expiry, error)
+        try:
+            call.begin()
+            while True:
+                expiry = Expiry.of(call)  # of this step: between two the task is the consumer's
+                item = await step(stream.__anext__, current, call)
+                if expiry is not None:
+                    expiry.end()
+                yield item
+        except StopAsyncIteration:
+            pass
+        except BaseException as caught:
+            error = caught
+            await step(stream.aclose, current, call)
+        expired = await afinish(call, expiry, error)
+    except BaseException as interrupt:
+        call.services.deferred.hand_over((rescue, call, interrupt))
+        raise
     if error is None:
         return
     if call.limited and (isinstance(error, Exception) or expired):

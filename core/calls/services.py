@@ -118,7 +118,8 @@ class Services:
     def ending(self, call: Recorded) -> None:
         """Keep a call and hand it to the observers, before the time of its end is taken.
 
-        What reads them puts them in the order of their ends, and waits until they are settled.
+        What reads them puts them in the order of their ends, waits until they are settled, and
+        leaves out the second of two: a signal handler may raise before the end is taken.
         """
         if self.working:
             self.finished.append(call)

@@ -74,7 +74,8 @@ class Session:
             if services.bus.observing() or time.monotonic() >= deadline:
                 break
             services.deferred.drain(CLOSE_WAIT)  # a call of another thread has ended meanwhile
-        settled = [(call.ended, call) for call in services.finished.copy() if call.settled]
+        finished = dict.fromkeys(services.finished.copy())
+        settled = [(call.ended, call) for call in finished if call.settled]
         return tuple(call.record for _, call in sorted(settled, key=itemgetter(0)))
 
     def on_record(self, callback: Callable[[CallRecord], None]) -> None:

@@ -45,7 +45,7 @@ class Cgroup:
     removes and closes it.
     """
 
-    __slots__ = ("_directory",)
+    __slots__ = ("__weakref__", "_directory")
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory

@@ -120,8 +120,9 @@ class Directory:
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
-        fd, self.fd = self.fd, -1
-        kept, self._kept = self._kept, {}
+        # A signal handler may raise in `__init__` before there are attributes.
+        fd, self.fd = getattr(self, "fd", -1), -1
+        kept, self._kept = getattr(self, "_kept", {}), {}
         for one in (fd, *kept.values()):
             if one >= 0:
                 syscalls.close(one)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +24,8 @@ from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.subtree import Subtree, move, new_leaf
 from agentcgroup.containment.tree import Branch
-from agentcgroup.threads import Lock, sleep
+from agentcgroup.spawn.placement import starting
+from agentcgroup.threads import Lock, get_ident
 
 __all__ = ["CallCgroup"]
 
@@ -33,8 +33,6 @@ logger = logging.getLogger("agentcgroup")
 
 #: Seconds that the tool's own thread waits for killed processes to be gone.
 _KILL_WAIT: Final = 2.0
-#: Seconds that a spawn begun by another thread of the call may take until the cgroup is removed.
-_SPAWN_WAIT: Final = 30.0
 #: Number of the call's last children whose pids are kept for the monitor.
 _STARTED: Final = 1024
 
@@ -59,7 +57,7 @@ class CallCgroup(Subtree):
         self._owner = owner
         self._limits = limits
         self.lock = Lock()
-        self._spawning = 0
+        self._spawning: set[int] = set()  # idents of the threads that start a child
         self._fresh = True  # no child was started yet
         self._source: Branch | None = None  # the branch that the cgroup came from
         self.agent_branch: Branch | None = None
@@ -73,19 +71,22 @@ class CallCgroup(Subtree):
         with self.lock:
             if owner.outlived:
                 # A thread that outlived its call starts a process: the process joins the run.
-                self._spawning += 1
+                self._spawning.add(get_ident())
                 return owner.background_fd()
             owner.refuse_if_over()
             if failed is not None:
                 self.drop_leaf(failed)
             leaf = self.ensure_leaf()
-            self._spawning += 1
+            self._spawning.add(get_ident())
             return leaf.fd
 
     def end_spawn(self, pid: int | None) -> None:
         """Take note that a spawn is done; see `scope.SpawnTarget`."""
+        thread = get_ident()
         with self.lock:
-            self._spawning -= 1
+            if thread not in self._spawning and pid is None:
+                return  # `begin_spawn` has raised
+            self._spawning.discard(thread)
             first, self._fresh = self._fresh, False
         if pid is not None:
             self.note_child(pid)
@@ -240,15 +241,16 @@ class CallCgroup(Subtree):
             return not group.populated()
         return self._branch is None and idle.issuperset(group.all_procs())
 
+    def spawning(self) -> bool:
+        """Return whether a thread starts a child here, and so uses the descriptor of the cgroup."""
+        return bool(self._spawning) and starting(self._spawning.copy(), globals())
+
     def remove(self) -> None:
-        """Remove the cgroup; every process in it dies.
+        """Remove the cgroup, into which nothing is `spawning`; every process in it dies.
 
         Raises:
             OSError: EBUSY when processes do not die.
         """
-        deadline = time.monotonic() + _SPAWN_WAIT
-        while self._spawning and time.monotonic() < deadline:
-            sleep(0.001)
         self.discard()
 
     def _keep(self) -> bool:

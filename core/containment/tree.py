@@ -13,8 +13,11 @@ that its counters are those of one call.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -30,6 +33,8 @@ logger = logging.getLogger("agentcgroup")
 _SPARE_KINDS = 4
 #: Agents without a running call that keep their cgroup; beyond it the longest idle one goes.
 _IDLE_AGENTS = 32
+#: Seconds that making one cgroup may take.
+_MAKING = 5.0
 
 
 class TreeOptions:
@@ -78,6 +83,8 @@ class Branch:
         self._spares: OrderedDict[Limits, Cgroup] = OrderedDict()
         self._background: Cgroup | None = None
         self._kept: list[Cgroup] = []
+        # By name, what is below this one and not closed, or when it was begun to be made.
+        self._made: dict[str, weakref.ref[Cgroup] | float] = {}
         self.controllers = (
             cgroup.enable(options.controllers) if options.controllers else frozenset()
         )
@@ -89,11 +96,15 @@ class Branch:
             OSError: the cgroup cannot be made or a limit cannot be written; then no cgroup is left.
         """
         while True:
+            name = f"{kind}-{next(self._numbers)}"
+            self._made[name] = time.monotonic()
             try:
-                child = self.cgroup.child(f"{kind}-{next(self._numbers)}")
-                break
+                child = self.cgroup.child(name)
             except FileExistsError:  # left by an earlier session of this process
-                continue
+                del self._made[name]
+            else:
+                self._made[name] = weakref.ref(child)
+                break
         if limits is not None:
             try:
                 self.options.limit(child, limits)
@@ -117,8 +128,10 @@ class Branch:
     def leave(self) -> None:
         """Count a call of this agent as ended; remove the branch of the longest idle agent."""
         above = self._above
+        self._discard_abandoned()
         if above is None:
             return
+        above._discard_abandoned()
         retired = None
         with above._lock:
             self._active -= 1
@@ -126,6 +139,20 @@ class Branch:
                 retired = above._pop_idle()
         if retired is not None:
             retired.remove()
+
+    def _discard_abandoned(self) -> None:
+        """Remove the cgroups of no one: a signal handler raised while one was made or taken."""
+        for name, made in list(self._made.items()):
+            if isinstance(made, float):
+                if time.monotonic() - made < _MAKING:
+                    continue
+            elif (cgroup := made()) is not None:
+                if cgroup.fd < 0:  # closed
+                    self._made.pop(name, None)
+                continue
+            self._made.pop(name, None)
+            with contextlib.suppress(OSError):  # it was never made, or another program removed it
+                discard(Cgroup.open(f"{self.cgroup.path}/{name}"))
 
     def _pop_idle(self) -> Branch | None:
         for key, branch in self._agents.items():

@@ -26,7 +26,7 @@ from agentcgroup.frameworks import hooks
 from agentcgroup.frameworks.hooks import Wrapper
 from agentcgroup.frameworks.registry import Adapter
 from agentcgroup.isolation.bodies import Body
-from agentcgroup.scope import current, restore
+from agentcgroup.scope import current
 
 __all__ = [
     "FrameworkAdapter",
@@ -201,11 +201,7 @@ def outside_calls(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awai
 
     @functools.wraps(original)
     async def outside(*args: Any, **kwargs: Any) -> Any:
-        token = current.set(None)
-        try:
-            return await original(*args, **kwargs)
-        finally:
-            restore(current, token)
+        return await cancellation.step(lambda: original(*args, **kwargs), current, None)
 
     return outside
 

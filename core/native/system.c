@@ -12,10 +12,16 @@ static struct {
     struct sigaction interrupt, quit;
 } waiting = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+/* The calls of os.system that this thread is in, a signal handler's within another one's included,
+ * and its signal mask before the first. */
+static __thread int depth;
+static __thread sigset_t outer_mask;
+
 PyDoc_STRVAR(begin_system_doc,
 "begin_system() -> mask\n\n"
 "Do the first step of system(): block SIGCHLD in this thread, ignore SIGINT and SIGQUIT. Returns\n"
-"the former signal mask, for end_system().");
+"the former signal mask. A signal handler of Python may raise as this returns: end_system() needs\n"
+"no argument.");
 
 static PyObject *
 native_begin_system(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
@@ -31,17 +37,21 @@ native_begin_system(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
     pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    if (depth++ == 0) {
+        outer_mask = before;
+    }
     return PyLong_FromUnsignedLongLong(set_to_mask(&before));
 }
 
-PyDoc_STRVAR(end_system_doc, "end_system(mask)\n\nUndo begin_system(), which returned the mask.");
+PyDoc_STRVAR(end_system_doc,
+"end_system()\n\n"
+"Undo the last begin_system() of this thread; do nothing without one.");
 
 static PyObject *
-native_end_system(PyObject *Py_UNUSED(module), PyObject *args)
+native_end_system(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
-    unsigned long long mask;
-    if (!PyArg_ParseTuple(args, "K:end_system", &mask)) {
-        return NULL;
+    if (depth == 0) {
+        Py_RETURN_NONE;
     }
     pthread_mutex_lock(&waiting.lock);
     if (--waiting.users == 0) {
@@ -49,16 +59,16 @@ native_end_system(PyObject *Py_UNUSED(module), PyObject *args)
         sigaction(SIGQUIT, &waiting.quit, NULL);
     }
     pthread_mutex_unlock(&waiting.lock);
-    sigset_t before;
-    mask_to_set(mask, &before);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (--depth == 0) {
+        pthread_sigmask(SIG_SETMASK, &outer_mask, NULL);
+    }
     Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(start_shell_doc,
 "start_shell(cgroup_fd, command, mask) -> pid\n\n"
 "Start the shell of system(command) in the cgroup (-1: in the parent's), after begin_system()\n"
-"returned the mask and before end_system(mask).\n\n"
+"returned the mask and before end_system().\n\n"
 "Raises PlacementError where the cgroup takes no process.");
 
 static PyObject *
@@ -111,7 +121,7 @@ native_wait(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyMethodDef system_methods[] = {
     {"begin_system", native_begin_system, METH_NOARGS, begin_system_doc},
-    {"end_system", native_end_system, METH_VARARGS, end_system_doc},
+    {"end_system", native_end_system, METH_NOARGS, end_system_doc},
     {"start_shell", native_start_shell, METH_VARARGS, start_shell_doc},
     {"wait", native_wait, METH_VARARGS, wait_doc},
     {NULL, NULL, 0, NULL},

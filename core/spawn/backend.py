@@ -37,10 +37,10 @@ class Backend(Protocol):
         """Do what os.posix_spawn does, with the child in the cgroup; return the pid."""
 
     def begin_system(self) -> int:
-        """Do the first step of system(3), on signals; return the argument of `end_system`."""
+        """Do the first step of system(3), on signals; return this thread's former signal mask."""
 
-    def end_system(self, mask: int) -> None:
-        """Undo `begin_system`, which returned `mask`."""
+    def end_system(self) -> None:
+        """Undo the last `begin_system` of this thread; do nothing without one."""
 
     def start_shell(self, fd: int | None, command: bytes, mask: int) -> int:
         """Start the shell of os.system; return the pid.

@@ -11,6 +11,8 @@ gets the reason; `uvloop_children` does.
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from agentcgroup.scope import SpawnTarget
@@ -21,14 +23,18 @@ from agentcgroup.threads import local
 __all__ = ["hook_forks", "refusals", "without_fork_hooks"]
 
 
+def _none() -> None:
+    """Return that no patch point places the next child."""
+
+
 class _Fork(local):
     """The state of this thread's next fork."""
 
-    #: A patch point places the child.
-    by_patch_point = False
+    #: Returns the block in which a patch point places the child; None outside of such blocks.
+    by_patch_point: Callable[[], object] = staticmethod(_none)
     #: Hook `before` has run for a call, hook `after_in_parent` has not.
     begun = False
-    #: `begin_spawn` of this target has returned, `end_spawn` has not run.
+    #: `begin_spawn` of this target has begun, `end_spawn` has not run.
     target: SpawnTarget | None = None
 
 
@@ -39,12 +45,16 @@ refusals: ContextVar[list[BaseException] | None] = ContextVar("agentcgroup_refus
 
 
 class without_fork_hooks:
-    """A block in which the hooks place no child that this thread forks: a patch point does."""
+    """A block in which the hooks place no child that this thread forks: a patch point does.
 
-    __slots__ = ("_before",)
+    The hooks know the block by a weak reference: it ends with the block, also where a signal
+    handler raises before the first line of ``__exit__``.
+    """
+
+    __slots__ = ("__weakref__", "_before")
 
     def __enter__(self) -> None:
-        self._before, _fork.by_patch_point = _fork.by_patch_point, True
+        self._before, _fork.by_patch_point = _fork.by_patch_point, weakref.ref(self)
 
     def __exit__(self, *_: object) -> None:
         _fork.by_patch_point = self._before
@@ -55,9 +65,10 @@ def hook_forks(backend: Backend) -> None:
 
     def before() -> None:
         target = placement.current_target()
-        if target is None or _fork.by_patch_point:
+        if target is None or _fork.by_patch_point() is not None:
             return
         _fork.begun = True
+        _fork.target = target
         try:
             placement.begin_fork(target, backend.set_fork_target)
         except BaseException as error:
@@ -66,8 +77,6 @@ def hook_forks(backend: Backend) -> None:
             if refused is None:
                 raise  # Python prints it
             refused.append(error)
-            return
-        _fork.target = target
 
     def after_in_parent() -> None:
         if not _fork.begun:

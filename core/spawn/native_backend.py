@@ -42,8 +42,8 @@ class NativeBackend:
         pid = _native.fork_exec(fd, args)
         if pid is not None:
             return pid
-        self.set_fork_target(fd)
         try:
+            self.set_fork_target(fd)
             pid = original(*args)
         finally:
             _native.clear_fork_target()

@@ -81,12 +81,13 @@ def _system(backend: Backend, original: Callable[[Any], int]) -> PatchPoint:
         if b"\0" in raw:
             raise ValueError("embedded null byte")
         sys.audit("os.system", raw)
-        mask = backend.begin_system()
         try:
+            mask = backend.begin_system()
             pid = placement.place(target, lambda fd: backend.start_shell(fd, raw, mask), int)
-            return backend.wait(pid)
+            status = backend.wait(pid)
+            return status  # noqa: RET504 - a signal handler raises before the line ends
         finally:
-            backend.end_system(mask)
+            backend.end_system()
 
     return original, system
 
@@ -121,9 +122,9 @@ def _fork(
 
         def start(fd: int | None) -> Any:
             with without_fork_hooks():
-                if fd is not None:
-                    backend.set_fork_target(fd)
                 try:
+                    if fd is not None:
+                        backend.set_fork_target(fd)
                     return original()
                 finally:
                     backend.clear_fork_target()

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 from agentcgroup import syscalls
 from agentcgroup.cgroup.division import takes_no_process
@@ -46,6 +48,7 @@ __all__ = [
     "open_procs",
     "place",
     "refuse_divided",
+    "starting",
 ]
 
 Result = TypeVar("Result")
@@ -101,9 +104,9 @@ def place(
     """
     failed: OSError | None = None
     while True:
-        fd = target.begin_spawn(failed)
         pid = None
-        try:
+        try:  # before the spawn begins: a signal handler may raise at its last step
+            fd = target.begin_spawn(failed)
             result = start(fd)
             pid = pid_of(result)
         except PlacementError as error:
@@ -115,7 +118,11 @@ def place(
         finally:
             # In a forked child `target` is a copy: only the parent's target counts its spawns.
             if not _inherited:
-                target.end_spawn(pid)
+                try:
+                    target.end_spawn(pid)
+                except BaseException:  # of a signal handler; a second end changes nothing
+                    target.end_spawn(pid)
+                    raise
 
 
 def begin_fork(target: SpawnTarget, set_fork_target: Callable[[int], None]) -> None:
@@ -130,8 +137,8 @@ def begin_fork(target: SpawnTarget, set_fork_target: Callable[[int], None]) -> N
     """
     failed: OSError | None = None
     while True:
-        fd = target.begin_spawn(failed)
         try:
+            fd = target.begin_spawn(failed)
             if fd is not None:
                 set_fork_target(fd)
         except PlacementError as error:
@@ -139,8 +146,29 @@ def begin_fork(target: SpawnTarget, set_fork_target: Callable[[int], None]) -> N
             if failed is not None:
                 raise _no_place(error) from error
             failed = error
+        except BaseException:
+            target.end_spawn(None)
+            raise
         else:
             return
+
+
+def starting(threads: Iterable[int], target: dict[str, Any]) -> bool:
+    """Return whether one of the threads, given by their idents, is starting a process now.
+
+    A thread that a signal handler has thrown out of `place` has no frame of this module, nor of the
+    target's, whose globals `target` is.
+    """
+    frames = sys._current_frames()
+    return any(_starts(frames.get(thread), target) for thread in threads)
+
+
+def _starts(frame: FrameType | None, target: dict[str, Any]) -> bool:
+    while frame is not None:
+        if frame.f_globals is globals() or frame.f_globals is target:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def open_procs(fd: int) -> int:

@@ -50,11 +50,19 @@ class _Builtin(staticmethod):  # type: ignore[type-arg]
         return self._name
 
 
+class _SystemCalls(local):
+    """The calls of os.system that this thread is in."""
+
+    def __init__(self) -> None:
+        self.masks: list[set[int]] = []  # the former signal mask of each
+
+
 class PythonBackend:
     """Creates children by fork; the child writes "0" to cgroup.procs before anything else."""
 
     def __init__(self) -> None:
         self._fork_target = _ForkTarget()
+        self._system = _SystemCalls()
 
     def mode(self) -> tuple[Mode, str | None]:
         """Return "fork"."""
@@ -101,20 +109,21 @@ class PythonBackend:
 
         system(3) ignores the latter two, but Python can set dispositions in its main thread only.
         """
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGINT, signal.SIGQUIT}
-        )
-        return sum(1 << (number - 1) for number in before)
+        masks, blocked = self._system.masks, {signal.SIGCHLD, signal.SIGINT, signal.SIGQUIT}
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # kept before it changes
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        return sum(1 << (number - 1) for number in masks[-1])
 
-    def end_system(self, mask: int) -> None:
+    def end_system(self) -> None:
         """Restore this thread's signal mask."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(mask))
+        if self._system.masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._system.masks.pop())
 
     def start_shell(self, fd: int | None, command: bytes, mask: int) -> int:
         """Fork; the child executes /bin/sh."""
         pid = self._placed_fork(fd, _fork)
         if pid == 0:
-            self.end_system(mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, _signals_of(mask))
             _execute([b"/bin/sh"], [b"sh", b"-c", command], None)
             os._exit(_NOT_FOUND)
         return pid
@@ -157,9 +166,9 @@ class PythonBackend:
 
     def _placed_fork(self, fd: int | None, fork: Callable[[], int]) -> int:
         with without_fork_hooks():
-            if fd is not None:
-                self.set_fork_target(fd)
             try:
+                if fd is not None:
+                    self.set_fork_target(fd)
                 return fork()
             finally:
                 self.clear_fork_target()
