@@ -56,6 +56,7 @@ from agentcgroup.frameworks.seam import (
     same_tool,
 )
 from agentcgroup.isolation.bodies import Body, Crossing, StandIn, is_a, keep_inline, placed
+from agentcgroup.isolation.references import References, references
 from agentcgroup.isolation.substitutes import Absent, Afresh, silent
 from agentcgroup.records.record import CallRecord
 from agentcgroup.scope import restore
@@ -76,6 +77,7 @@ __all__ = [
     "MakeStandIn",
     "OpenCall",
     "Parts",
+    "References",
     "SameCall",
     "Seam",
     "Services",
@@ -103,6 +105,7 @@ __all__ = [
     "outside_calls",
     "partial_output",
     "placed",
+    "references",
     "restore",
     "run",
     "same_tool",

@@ -16,6 +16,7 @@ from agentcgroup.adapter import (
     Afresh,
     Body,
     Call,
+    Crossing,
     StandIn,
     Unshippable,
     is_a,
@@ -28,6 +29,7 @@ __all__ = ["bodies", "keep_stream_inline", "keep_workbench_inline", "owns", "sta
 
 #: The module that defines `FunctionTool`.
 _FUNCTION_TOOL: Final = "autogen_core.tools._function_tool"
+_SERVER: Final = "its MCP server, which the call starts or connects to"
 #: The tools that run agents; before 0.6.2 they did not stream.
 _RUN_AGENTS: Final = frozenset({"AgentTool", "TeamTool"})
 
@@ -41,14 +43,15 @@ def bodies(tool: Any) -> dict[str, Body]:
     """Return the body of a tool by the name of its attribute."""
     if _is_made_of_function(tool):
         return {"_func": Body(tool._func)}
-    return {"run": Body.of_method(tool, "run", barred=_unshippable(tool))}
+    outside = _SERVER if _connects(tool) else ""
+    return {"run": Body.of_method(tool, "run", barred=_unshippable(tool), outside=outside)}
 
 
 def stand_in(call: Call, tool: Any) -> Any:
     """Return what `BaseTool.run_json` runs in place of `tool`."""
     if call.policy.isolation != "process":
         return _metered(call, tool)
-    found = {name: placed(call, body, _crossing) for name, body in bodies(tool).items()}
+    found = {name: placed(call, body, _CROSSING) for name, body in bodies(tool).items()}
     return StandIn(tool, () if "run" in found else ("run",), **found)
 
 
@@ -84,6 +87,12 @@ async def keep_workbench_inline(call: Call, arguments: Mapping[str, Any]) -> Non
             keep_inline(call, Unshippable(f"the workbench of tool {call.tool!r}", kind, why))
 
 
+def _connects(tool: Any) -> bool:
+    """Return whether each call of a tool starts an MCP server, or connects to one, by itself."""
+    is_mcp = any(base.__name__ == "McpToolAdapter" for base in type(tool).__mro__)
+    return is_mcp and getattr(tool, "_session", None) is None
+
+
 def _is_made_of_function(tool: Any) -> bool:
     # By the module that defines `run`, since a subclass may have a `run` of its own.
     module: str = type(tool).run.__module__
@@ -102,6 +111,9 @@ def _streams(tool: Any) -> Unshippable:
     return Unshippable(f"tool {tool.name!r}", kind, why)
 
 
-def _crossing(value: Any) -> Any:
+def _argument(value: Any) -> Any:
     """Replace a token: the worker makes one, and a cancellation of the app's ends the worker."""
     return Afresh(type(value)) if is_a(value, "autogen_core", "CancellationToken") else value
+
+
+_CROSSING: Final = Crossing(argument=_argument)

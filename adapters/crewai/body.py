@@ -24,6 +24,9 @@ _LEFT: Final = {
     "cache_function": None,
     "_usage_lock": Afresh(threading.Lock),
 }
+#: The tools whose calls each start an MCP server, or connect to one.
+_MCP: Final = frozenset({"MCPNativeTool", "MCPToolWrapper"})
+_SERVER: Final = "its MCP server, which the call starts or connects to"
 
 
 def owns(tool: Any) -> bool:
@@ -40,7 +43,7 @@ def bodies(tool: Any) -> dict[str, Body]:
     if is_a(tool, "crewai.tools.base_tool", "Tool"):
         return {"func": Body(tool.func)}
     names = ("_run", "_arun") if _overrides(tool, "_arun") else ("_run",)
-    return {name: Body.of_method(tool, name, _LEFT, _unshippable(tool)) for name in names}
+    return {name: _method(tool, name) for name in names}
 
 
 def _function_of_structured(function: Any) -> Body:
@@ -50,7 +53,12 @@ def _function_of_structured(function: Any) -> Body:
         return Body(function)
     if is_a(owner, "crewai.tools.base_tool", "Tool") and not _overrides(owner, "_run"):
         return Body(owner.func)
-    return Body.of_method(owner, function.__name__, _LEFT, _unshippable(owner))
+    return _method(owner, function.__name__)
+
+
+def _method(tool: Any, name: str) -> Body:
+    is_mcp = any(base.__name__ in _MCP for base in type(tool).__mro__)
+    return Body.of_method(tool, name, _LEFT, _unshippable(tool), _SERVER if is_mcp else "")
 
 
 def _overrides(tool: Any, method: str) -> bool:

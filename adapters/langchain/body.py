@@ -9,10 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentcgroup.adapter import Absent, Afresh, Body, Call, StandIn, is_a, placed, silent
+from agentcgroup.adapter import (
+    Absent,
+    Afresh,
+    Body,
+    Call,
+    Crossing,
+    StandIn,
+    Unshippable,
+    is_a,
+    placed,
+    references,
+    silent,
+)
+from agentcgroup.adapters.langchain import graph
 
 __all__ = ["bodies", "owns", "stand_in"]
 
@@ -28,6 +43,7 @@ _LEFT: Final = {
 #: Keys of a RunnableConfig whose values work in the app alone, and the prefix of LangGraph's own.
 _LIVE: Final = ("callbacks",)
 _LANGGRAPH: Final = "__pregel_"
+_SERVER: Final = "its MCP server, which the call starts or connects to"
 
 
 def owns(tool: Any) -> bool:
@@ -44,7 +60,7 @@ def bodies(tool: Any) -> dict[str, Body]:
             for name in (("_run", "_arun") if own else ("_run",))
         }
     found = {name: getattr(tool, name, None) for name in ("func", "coroutine")}
-    return {name: Body(function) for name, function in found.items() if function is not None}
+    return {name: _body(function) for name, function in found.items() if function is not None}
 
 
 def stand_in(call: Call, tool: Any, arguments: Mapping[str, Any]) -> Any:
@@ -57,10 +73,19 @@ def stand_in(call: Call, tool: Any, arguments: Mapping[str, Any]) -> Any:
     """
     config = arguments.get("config")
 
-    def crossing(value: Any) -> Any:
-        return _portable(config) if config is not None and value is config else _crossing(value)
+    may_run_inline = call.policy.on_unshippable == "inline"
 
-    found = {name: placed(call, body, crossing) for name, body in bodies(tool).items()}
+    def stand_in_for(body: Body) -> Callable[..., Any]:
+        def argument(value: Any) -> Any:
+            if config is not None and value is config:
+                return _portable(config)
+            return _argument(value, body.function, may_run_inline)
+
+        missed = graph.needed(tool, body.function, config, may_run_inline=may_run_inline)
+        wanted = body if missed is None else dataclasses.replace(body, barred=missed)
+        return placed(call, wanted, Crossing(argument, _result, graph.explain))
+
+    found = {name: stand_in_for(body) for name, body in bodies(tool).items()}
     # LangChain's own methods call the bodies: bound to the stand-in they find those of this call.
     return StandIn(tool, [name for name in ("_run", "_arun") if name not in found], **found)
 
@@ -71,11 +96,38 @@ def _is_made_of_function(tool: Any) -> bool:
     return hasattr(tool, "func") and type(tool)._run.__module__.startswith("langchain_core.tools.")
 
 
-def _crossing(value: Any) -> Any:
+def _body(function: Callable[..., Any]) -> Body:
+    return Body(function, outside=_SERVER if _connects(function) else "")
+
+
+def _connects(function: Callable[..., Any]) -> bool:
+    """Return whether a function is that of an MCP tool which opens a session for each call."""
+    if getattr(function, "__module__", "") != "langchain_mcp_adapters.tools":
+        return False
+    return inspect.getclosurevars(function).nonlocals.get("session", function) is None
+
+
+def _result(result: Any) -> Any:
+    """Put back ``Command.PARENT``, which `ToolNode` compares by identity: it is a str."""
+    command: Any = getattr(sys.modules.get("langgraph.types"), "Command", None)
+    if command is None:
+        return result
+    if isinstance(result, command):
+        parent = getattr(command, "PARENT", None)
+        return dataclasses.replace(result, graph=parent) if result.graph == parent else result
+    if type(result) in (list, tuple) and any(isinstance(one, command) for one in result):
+        return type(result)(map(_result, result))
+    return result
+
+
+def _argument(value: Any, function: Callable[..., Any], may_run_inline: bool) -> Any:
     """Return the substitute of an argument that LangChain has injected; any other argument itself.
 
     The worker makes an inert run manager, since the callbacks are in the app. A `ToolRuntime` keeps
     state, context, config and id; its stream writer writes nothing and its store is absent.
+
+    Raises:
+        Unshippable: the body uses a store, or a stream writer where it may run inline.
     """
     if is_a(value, "langchain_core.callbacks.base", "BaseCallbackManager"):
         manager: Callable[..., Any] = type(value)
@@ -83,8 +135,13 @@ def _crossing(value: Any) -> Any:
     if is_a(value, "langchain_core.callbacks.manager", "BaseRunManager"):
         return Afresh(type(value).get_noop_manager)
     if is_a(value, "langgraph.store.base", "BaseStore"):
-        return Absent("the graph's store")
+        raise Unshippable("the graph's store", type(value).__qualname__, graph.WHY)
     if is_a(value, "langgraph.prebuilt.tool_node", "ToolRuntime"):
+        used = references(function).attributes
+        if value.store is not None and "store" in used:
+            raise Unshippable("the graph's store", type(value.store).__qualname__, graph.WHY)
+        if may_run_inline and "stream_writer" in used:
+            raise Unshippable("the graph's stream writer", "a function", graph.WHY)
         return _portable_runtime(value)
     return value
 

@@ -28,6 +28,8 @@ __all__ = ["report"]
 
 #: Round trips that are measured after the first one, in which the worker imports modules.
 _TRIPS: Final = 5
+#: Seconds for which the fork server may import the modules of one tool.
+_PRELOAD_WAIT: Final = 120.0
 #: Seconds of a round trip above which imports in the worker are the likely cause.
 _SLOW: Final = 0.25
 #: Types of closure variables that a body cannot change.
@@ -126,6 +128,9 @@ def _findings(name: str, tool: Any, session: Session | None) -> Iterator[Finding
 def _finding(name: str, framework: str, part: str, body: Body, session: Session | None) -> Finding:
     from agentcgroup.isolation import pickling, unpicklable
 
+    if body.outside:
+        remedy = f"nothing needs it: another process does the work, {body.outside}."
+        return Finding(name, framework, part, can=True, problem="it runs inline", fix=remedy)
     try:
         sent = body.sent()
         try:
@@ -133,7 +138,7 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
         except Exception as error:
             raise unpicklable.in_call(error, sent, (), {}) from error
         size = pickling.size(payload)
-        trips = _trips(name, sent, session)
+        trips, settled = _trips(name, sent, session)
     except Unshippable as error:
         problem = f"{error.what} ({error.kind}): {error.why}"
         remedy = (
@@ -147,7 +152,12 @@ def _finding(name: str, framework: str, part: str, body: Body, session: Session 
         return Finding(name, framework, part, can=False, problem=problem, fix=remedy)
     first, warm = (trips[0], statistics.median(trips[1:])) if trips else (None, None)
     fix = None
-    if warm is not None and warm > _SLOW:
+    if not settled:
+        fix = (
+            f"the fork server has not imported the tool's modules in {_PRELOAD_WAIT:.0f} s; the "
+            "times are those before it has."
+        )
+    elif warm is not None and warm > _SLOW:
         fix = (
             "each worker imports modules again that start threads or open files at their import; "
             "set reuse for the tool, or keep such imports out of the tool's module."
@@ -167,22 +177,32 @@ def _session() -> Session | None:
     return session if session._services.working else None
 
 
-def _trips(name: str, sent: Callable[..., Any], session: Session | None) -> list[float]:
-    """Send a body to workers and back without running it; return the seconds of each round trip."""
+def _trips(
+    name: str, sent: Callable[..., Any], session: Session | None
+) -> tuple[list[float], bool]:
+    """Send a body to workers and back without running it.
+
+    Returns:
+        The seconds of each round trip. Whether the fork server had, for all but the first one,
+        imported the modules of the tool that it can import.
+    """
     if session is None:
-        return []
+        return [], True
     from agentcgroup.api import call
     from agentcgroup.isolation import round_trip
     from agentcgroup.isolation.substitutes import silent
 
+    workers = session._services.workers()
     seconds: list[float] = []
+    settled = True
     for _ in range(1 + _TRIPS):
         with call(name, isolation="process") as opened:
             begin = time.perf_counter()
             round_trip.run(opened, silent, (sent,), {})
             seconds.append(time.perf_counter() - begin)
         session._services.deferred.drain(1.0)  # then the next worker is ready
-    return seconds
+        settled = workers.wait_preloaded(_PRELOAD_WAIT if settled else 0)
+    return seconds, settled
 
 
 def _lost(body: Body) -> Iterator[str]:

@@ -46,7 +46,7 @@ The data of one call::
 Modules, each of which imports only those to its right:
 
 - app: `bodies` > `round_trip` > `warm_workers` > `launcher`; `host` is the protocol of the call
-  that they serve;
+  that they serve; `references` finds what a body refers to;
 - fork server: `fork_server` > `preloading`, `worker`;
 - worker: `worker`;
 - app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >

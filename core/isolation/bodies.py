@@ -24,12 +24,43 @@ from agentcgroup.errors import Unshippable
 from agentcgroup.isolation.host import IsolatedCall
 from agentcgroup.isolation.substitutes import Method
 
-__all__ = ["Body", "Crossing", "StandIn", "arun", "is_a", "keep_inline", "placed", "run"]
+__all__ = [
+    "AS_IT_IS",
+    "Body",
+    "Crossing",
+    "StandIn",
+    "arun",
+    "is_a",
+    "keep_inline",
+    "placed",
+    "run",
+]
 
 _ROUND_TRIP: Final = "agentcgroup.isolation.round_trip"
 
-#: Takes an argument of the body, returns what crosses to the worker in its place.
-Crossing = Callable[[Any], Any]
+
+def _itself(thing: Any) -> Any:
+    return thing
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What a framework needs where a body's arguments and results go from process to process.
+
+    Attributes:
+        argument: takes an argument of the body, returns what is sent in its place; it may raise
+            `Unshippable`.
+        result: takes the result of a worker, returns what the framework gets.
+        error: called with an exception of a worker before it is raised.
+    """
+
+    argument: Callable[[Any], Any] = _itself
+    result: Callable[[Any], Any] = _itself
+    error: Callable[[Exception], object] = _itself
+
+
+#: Everything as it is.
+AS_IT_IS: Final = Crossing()
 
 
 class StandIn:
@@ -77,6 +108,8 @@ class Body:
         replaced: attributes of the tool that are not sent, with the values that are sent instead.
         barred: the error that says why the body can run in no other process; None if it can.
         method: the method's name; "" for a function.
+        outside: says where the work is done, for a body that only asks another process; it runs
+            inline then. "" for any other body.
     """
 
     function: Callable[..., Any]
@@ -84,6 +117,7 @@ class Body:
     replaced: Mapping[str, Any] = field(default_factory=dict)
     barred: Unshippable | None = None
     method: str = ""
+    outside: str = ""
 
     @classmethod
     def of_method(
@@ -92,9 +126,10 @@ class Body:
         name: str,
         replaced: Mapping[str, Any] = types.MappingProxyType({}),
         barred: Unshippable | None = None,
+        outside: str = "",
     ) -> Body:
         """Return the body that is the method `name` of a tool."""
-        return cls(getattr(tool, name), tool, replaced, barred, name)
+        return cls(getattr(tool, name), tool, replaced, barred, name, outside)
 
     @functools.cached_property
     def is_async(self) -> bool:
@@ -147,13 +182,14 @@ def is_a(value: object, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def placed(call: IsolatedCall, body: Body, crossing: Crossing | None = None) -> Callable[..., Any]:
+def placed(call: IsolatedCall, body: Body, crossing: Crossing = AS_IT_IS) -> Callable[..., Any]:
     """Return the function that the framework calls in place of the body.
 
-    It is the body's own where the policy says inline. Else it has the same signature, is a
-    coroutine function if the body is one, and does as `run` and `arun`.
+    It is the body's own where the policy says inline, and where another process does the work. Else
+    it has the same signature, is a coroutine function if the body is one, and does as `run` and
+    `arun`.
     """
-    if call.policy.isolation != "process":
+    if call.policy.isolation != "process" or body.outside:
         return body.function
     function = body.function
     if body.is_async:
@@ -176,7 +212,7 @@ def run(
     body: Body,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    crossing: Crossing | None = None,
+    crossing: Crossing = AS_IT_IS,
 ) -> Any:
     """Run a sync body in a worker, or inline where the policy allows that for one that cannot go.
 
@@ -187,18 +223,21 @@ def run(
         body: the body of the call's tool.
         args: positional arguments.
         kwargs: keyword arguments.
-        crossing: takes an argument, returns what crosses to the worker in its place.
+        crossing: the framework's substitutes for arguments and results.
 
     Raises:
         AgentCgroupError: as `round_trip.run`.
     """
     try:
-        there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
+        there, named = _crossed(args, kwargs, crossing)
         returned = _round_trip().run(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return body.function(*args, **kwargs)
-    return returned if body.tool is None else _result(call, returned)
+    except Exception as error:
+        crossing.error(error)
+        raise
+    return crossing.result(returned if body.tool is None else _result(call, returned))
 
 
 async def arun(
@@ -206,18 +245,21 @@ async def arun(
     body: Body,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    crossing: Crossing | None = None,
+    crossing: Crossing = AS_IT_IS,
 ) -> Any:
     """As `run`, for an async body."""
     try:
-        there, named = (args, kwargs) if crossing is None else _crossed(args, kwargs, crossing)
+        there, named = _crossed(args, kwargs, crossing)
         if _ROUND_TRIP not in sys.modules:  # the import takes many milliseconds
             await off_loop.run_to_end(_round_trip)
         returned = await _round_trip().arun(call, body.sent(), there, named)
     except Unshippable as error:
         keep_inline(call, error)
         return await body.function(*args, **kwargs)
-    return returned if body.tool is None else _result(call, returned)
+    except Exception as error:
+        crossing.error(error)
+        raise
+    return crossing.result(returned if body.tool is None else _result(call, returned))
 
 
 @functools.cache  # the import statement takes 3 us each time, a dense call 170
@@ -230,7 +272,10 @@ def _round_trip() -> types.ModuleType:
 def _crossed(
     args: tuple[Any, ...], kwargs: dict[str, Any], crossing: Crossing
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return tuple(map(crossing, args)), {key: crossing(arg) for key, arg in kwargs.items()}
+    to_worker = crossing.argument
+    if to_worker is _itself:
+        return args, kwargs
+    return tuple(map(to_worker, args)), {key: to_worker(arg) for key, arg in kwargs.items()}
 
 
 def _result(call: IsolatedCall, returned: Any) -> Any:

@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 from agentcgroup import isolation
 from agentcgroup.isolation import preloading
 from agentcgroup.isolation.channel import Channel
-from agentcgroup.isolation.protocol import BORN, ENDED, REFUSED, REPORT, SPAWN
+from agentcgroup.isolation.protocol import BORN, ENDED, REFUSED, REPORT, SETTLED, SPAWN
 from agentcgroup.isolation.worker import serve
 from agentcgroup.threads import Socket, poll
 
@@ -83,6 +83,8 @@ class ForkServer:
         # By pid of a trial: the modules, and the pipe that it writes the number of fit ones to.
         self._trials: dict[int, tuple[list[str], int]] = {}
         self._tried: set[str] = set()
+        self._waiting: list[str] = []  # modules to try after the present trial
+        self._preloads = 0
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -203,10 +205,21 @@ class ForkServer:
 
     def _preload(self, names: list[str]) -> None:
         """Import the modules that are fit for it; see `preloading`."""
-        new = [name for name in names if name not in self._tried and name not in sys.modules]
-        self._tried.update(new)
-        if new:
-            self._start_trial(new)
+        self._preloads += 1
+        self._waiting += [name for name in names if name not in self._tried]
+        self._tried.update(names)
+        self._next_trial()
+
+    def _next_trial(self) -> None:
+        """Try the modules that wait, unless a trial runs: two would import the same packages."""
+        if self._trials:
+            return
+        names = [name for name in self._waiting if name not in sys.modules]
+        self._waiting = []
+        if names:
+            self._start_trial(names)
+        else:
+            self._report(SETTLED, self._preloads, 0)
 
     def _start_trial(self, names: list[str]) -> None:
         here = os.getpid()
@@ -228,9 +241,8 @@ class ForkServer:
             fit = int(file.read() or b"0")
         preloading.import_modules(names[:fit])
         gc.freeze()
-        rest = preloading.without_unfit(names, fit)
-        if rest:
-            self._start_trial(rest)
+        self._waiting = preloading.without_unfit(names, fit) + self._waiting
+        self._next_trial()
 
 
 def _fork_into(cgroup: int) -> int:

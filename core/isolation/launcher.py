@@ -26,9 +26,10 @@ from typing import Final
 from agentcgroup import scope
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Snapshot
-from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SPAWN
+from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SETTLED, SPAWN
 from agentcgroup.isolation.worker_handle import Worker
 from agentcgroup.threads import (
+    Event,
     Lock,
     Socket,
     Thread,
@@ -41,7 +42,8 @@ __all__ = ["Launcher"]
 
 logger = logging.getLogger("agentcgroup")
 
-#: Characters of module names in one request; the longest message of the socket is longer.
+#: Bytes of a request to import modules: a worker's message has some hundred names. A longer one is
+#: not sent on, since the fork server reads no more of it.
 _LONGEST_REQUEST: Final = 60_000
 
 
@@ -73,6 +75,8 @@ class Launcher:
         self._folder = ""
         self._snapshot = Snapshot("", (0, 0), {}, [])
         self._preloaded: set[str] = set()
+        self._preloads = 0  # requests to import modules
+        self._settled = Event()  # they are carried out; set where there is a fork server
         self._thread: Thread | None = None
         self._closed = False
 
@@ -105,13 +109,16 @@ class Launcher:
             self._preloaded.update(new)
             if self._control is None:
                 return
-            with contextlib.suppress(OSError):
-                while new:
-                    part, size = [], 0
-                    while new and size < _LONGEST_REQUEST:
-                        part.append(new.pop(0))
-                        size += len(part[-1]) + 4
-                    self._control.sendmsg([PRELOAD, json.dumps(part).encode()])
+            request = json.dumps(new).encode()
+            if new and len(request) <= _LONGEST_REQUEST:
+                self._preloads += 1
+                self._settled.clear()
+                with contextlib.suppress(OSError):
+                    self._control.sendmsg([PRELOAD, request])
+
+    def wait_preloaded(self, seconds: float) -> bool:
+        """Wait until the fork server has imported what is fit; False where the time is over."""
+        return self._settled.wait(seconds)
 
     def close(self) -> None:
         """End the fork server, and with it every worker; waits for 10 s at most."""
@@ -156,6 +163,8 @@ class Launcher:
             self._control = ours
             self._living = {}
             self._preloaded = set()
+            self._preloads = 0
+            self._settled.set()
             folder, living = self._folder, self._living
             try:
                 self._thread = start_thread(
@@ -220,8 +229,10 @@ class Launcher:
                 return b""
 
     def _note(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
-        """Note a report on the worker that it is about."""
-        worker = living.get(number)
+        """Note a report on the worker that it is about, or on modules."""
+        if what == SETTLED and number >= self._preloads:
+            self._settled.set()
+        worker = living.get(number) if what != SETTLED else None
         if worker is None:
             return
         if what == BORN:

@@ -7,6 +7,9 @@ one that forks, and shares the offsets and locks of open files. So a fork of the
 Some libraries end their threads before a fork() and start them again when they are needed
 (OpenBLAS does so by pthread_atfork(3)). Their modules are fit once the fork server has called
 fork(): the clone3(2) that makes workers runs no handlers of pthread_atfork.
+
+Some packages start a thread for their telemetry when they are imported, unless an environment
+variable forbids it. It is set for the time of the import: the app has its telemetry.
 """
 
 from __future__ import annotations
@@ -14,7 +17,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+#: Variables of packages that would start threads, and take seconds to import anew: of CrewAI.
+_QUIET: Final = {"CREWAI_DISABLE_TELEMETRY": "true"}
 
 __all__ = ["count_fit", "import_modules", "without_unfit"]
 
@@ -31,9 +38,10 @@ def count_fit(names: Sequence[str]) -> int:
 
 def import_modules(names: Iterable[str]) -> None:
     """Import modules, and leave this process with one thread if their libraries allow it."""
-    for name in names:
-        with contextlib.suppress(Exception):  # such as of one that only the worker could import
-            importlib.import_module(name)
+    with _quiet():
+        for name in names:
+            with contextlib.suppress(Exception):  # such as of one that only the worker could import
+                importlib.import_module(name)
     _end_threads_of_libraries()
 
 
@@ -43,6 +51,20 @@ def without_unfit(names: Sequence[str], fit: int) -> list[str]:
         return []
     within = f"{names[fit]}."
     return [name for name in names[fit + 1 :] if not name.startswith(within)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update(_QUIET)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _end_threads_of_libraries() -> None:

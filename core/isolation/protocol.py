@@ -21,6 +21,7 @@ __all__ = [
     "REFUSED",
     "REPORT",
     "RESULT",
+    "SETTLED",
     "SPAWN",
     "STDERR",
     "STDOUT",
@@ -33,11 +34,12 @@ SPAWN: Final = b"S"
 PRELOAD: Final = b"P"
 
 #: A report of the fork server: what has happened, the worker's number, and its pid, its wait status
-#: or the errno of the fork.
+#: or the errno of the fork; or that all requests to import modules are carried out, and how many.
 REPORT: Final = struct.Struct("<cqq")
 BORN: Final = b"b"
 ENDED: Final = b"e"
 REFUSED: Final = b"r"
+SETTLED: Final = b"s"
 
 # From the app to a worker: changes of the environment; a call; a call after which it ends.
 ENVIRONMENT: Final = b"B"

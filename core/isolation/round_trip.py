@@ -175,7 +175,7 @@ class _RoundTrip:
             )
             return False
         if not is_output:
-            self._call.learn(message)  # which a worker sends after its previous answer
+            self._call.learn(message)  # of this call, or sent after the worker's previous answer
         return False
 
     def result(self, message: Message) -> Any:

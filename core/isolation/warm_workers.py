@@ -88,6 +88,7 @@ class WarmWorkers:
         """
         self._defer = defer
         self._launcher = Launcher(target, config.idle / 2, self.sweep)
+        self.wait_preloaded = self._launcher.wait_preloaded
         self._config = config
         self._lock = Lock()
         self._ready: dict[_Kind, _Ready] = {}

@@ -48,6 +48,12 @@ _STARTED: Final = time.time()
 #: Milliseconds from the last answer to the worker's exit: less than the time after which the app
 #: removes the call's cgroup.
 _EXIT_DELAY_MS: Final = 8
+#: Names of modules in one message: a large one would wait for a reply, which the app does not give
+#: once the call is over.
+_NAMES_MAX: Final = 200
+#: Modules whose names are sent before the answer. To look up more takes milliseconds, in which the
+#: app may end this process; their import has taken a hundred times as long.
+_MANY: Final = 100
 
 
 def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
@@ -70,7 +76,11 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
                 environment.apply(pickling.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
                 continue
-            channel.send(*_answer(message, here))
+            answer = _answer(message, here)
+            if len(sys.modules) - modules > _MANY:
+                _send_learned(channel, known)
+                modules = len(sys.modules)
+            channel.send(*answer)
             # Where the other processors sleep, the scheduler wakes the app on this one: the app
             # reads the answer only when this process blocks, so little may follow.
             if len(sys.modules) != modules:
@@ -143,9 +153,10 @@ def _send_learned(channel: Channel, known: set[str]) -> None:
     """Send the names of modules that the fork server should import for later workers."""
     new = [name for name in list(sys.modules) if name not in known]
     known.update(new)
-    learned = [name for name in new if _is_older(name)]
-    if learned:
-        channel.send(LEARNED, ["\n".join(learned).encode()])
+    for start in range(0, len(new), _NAMES_MAX):
+        learned = [name for name in new[start : start + _NAMES_MAX] if _is_older(name)]
+        if learned:
+            channel.send(LEARNED, ["\n".join(learned).encode()])
 
 
 def _is_older(name: str) -> bool:

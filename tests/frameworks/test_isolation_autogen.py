@@ -16,7 +16,7 @@ from autogen_agentchat.tools import AgentTool
 from autogen_core import EVENT_LOGGER_NAME, CancellationToken
 from autogen_core.models import FunctionExecutionResult
 from autogen_core.tools import BaseTool, FunctionTool
-from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams
+from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams, mcp_server_tools
 from pydantic import BaseModel
 
 import agentcgroup
@@ -173,3 +173,19 @@ def test_an_mcp_workbench_is_refused(session: Session) -> None:
     assert "the workbench of tool 'server_pid'" in result.content
     (record,) = session.records
     assert record.outcome == "rejected"
+
+
+def test_a_tool_that_starts_an_mcp_server_for_each_call_runs_inline(session: Session) -> None:
+    """The server, which does the work, is in the call's cgroup; the client is the app's."""
+
+    async def run() -> str:
+        args = ["-m", "tests.frameworks.mcp_server"]
+        params = StdioServerParams(command=sys.executable, args=args, read_timeout_seconds=60)
+        tools = {tool.name: tool for tool in await mcp_server_tools(params)}
+        tool = tools["server_cgroup"]
+        return tool.return_value_as_string(await tool.run_json({}, CancellationToken()))
+
+    told = asyncio.run(run())
+    (record,) = session.records
+    assert (record.isolation, record.outcome) == ("inline", "ok")
+    assert str(record.cgroup).rpartition("/")[2] in told

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.mcp.client import MCPClient
+from crewai.mcp.transports.stdio import StdioTransport
 from crewai.tools import BaseTool, tool
+from crewai.tools.mcp_native_tool import MCPNativeTool
 from crewai.tools.structured_tool import CrewStructuredTool, ToolUsageLimitExceededError
 
 import agentcgroup
@@ -145,3 +151,36 @@ def test_delegation_is_refused(session: Session) -> None:
     assert "DelegateWorkTool" in told
     (record,) = session.records
     assert record.outcome == "rejected"
+
+
+class Busy(BaseTool):
+    """A tool that says how many CPU seconds its process has used."""
+
+    name: str = "busy"
+    description: str = "Say it."
+
+    def _run(self) -> float:
+        return time.process_time()
+
+
+def test_workers_inherit_crewai_from_the_fork_server(session: Session) -> None:
+    """A fork starts with no CPU time used; importing CrewAI takes some seconds of it."""
+    busy = Busy()
+    busy.run()
+    assert session._services.deferred.drain(60)
+    assert session._services.workers().wait_preloaded(600)
+    used = [busy.run() for _ in range(5)]  # the first ones in workers from before
+    assert used[-1] < 0.5, used
+
+
+def test_an_mcp_tool_runs_inline_and_its_server_in_the_call(session: Session) -> None:
+    """Each call starts its server anew."""
+    server = str(Path(__file__).with_name("mcp_server.py"))
+
+    def client() -> MCPClient:
+        return MCPClient(StdioTransport(sys.executable, [server]))
+
+    told = MCPNativeTool(client, "server_cgroup", {"description": "Say it."}, "test").run()
+    (record,) = session.records
+    assert (record.isolation, record.outcome) == ("inline", "ok")
+    assert str(record.cgroup).rpartition("/")[2] in told

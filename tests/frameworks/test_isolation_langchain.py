@@ -128,21 +128,17 @@ def test_what_is_injected_arrives(session: Session) -> None:
     assert second.content == f"2 4 {second.tool_call_id} True"
 
 
-def test_the_graphs_store_is_absent_in_the_worker(session: Session) -> None:
-    """Using it raises an error; a tool that does not use it runs."""
+def test_a_tool_with_the_graphs_store_is_refused_before_it_runs(session: Session) -> None:
+    """The store is in the app."""
 
     @tool
-    def stores(use: bool, store: Annotated[Any, InjectedStore()]) -> str:
-        """Use the store, or not."""
-        try:
-            return str(store.get(("a",), "b")) if use else "left alone"
-        except RuntimeError as error:
-            return str(error)
+    def stores(store: Annotated[Any, InjectedStore()]) -> str:
+        """Use the store."""
+        raise AssertionError("it ran")
 
-    turns: list[Turn] = [[("stores", {"use": use})] for use in (False, True)]
-    left, used = _told(*turns, "done", tools=[stores], store=InMemoryStore())
-    assert left.content == "left alone"
-    assert "the graph's store is not to be had in a worker process" in str(used.content)
+    (refused,) = _told([("stores", {})], "done", tools=[stores], store=InMemoryStore())
+    assert refused.status == "error"
+    assert "the graph's store (InMemoryStore)" in str(refused.content)
 
 
 def test_results_of_every_form_are_returned(session: Session) -> None:

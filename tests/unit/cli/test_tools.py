@@ -268,3 +268,22 @@ def _declare(folder: Path, adapter: str) -> None:
     (folder / "toy_adapter.py").write_text(adapter)
     (folder / "toyframe.py").write_text("class Tool:\n    name = 'tool'\n    def work(self): ...\n")
     (folder / "toyapp.py").write_text("import toyframe\ntool = toyframe.Tool()\n")
+
+
+def test_times_are_taken_when_the_fork_server_has_imported_what_it_can(folder: Path) -> None:
+    """It takes as long for that as the first worker: the tool is not said to need `reuse`."""
+    (folder / "warming.py").write_text(
+        "import time\ntime.sleep(1.5)\ndef tool(): ...\nTOOLS = [tool]\n"
+    )
+    (folder / "threaded.py").write_text(
+        "import threading, time\ntime.sleep(0.5)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "def tool(): ...\nTOOLS = [tool]\n"
+    )
+    warm = _found("warming:TOOLS")["tool"]
+    assert warm["first_s"] > 1.5
+    assert warm["warm_s"] < 1.5
+    assert warm["fix"] is None or warm["warm_s"] > 0.25  # a machine may be that slow
+    cold = _found("threaded:TOOLS")["tool"]
+    assert cold["warm_s"] > 0.5
+    assert "each worker imports modules again" in cold["fix"]

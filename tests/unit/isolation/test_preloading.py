@@ -48,3 +48,19 @@ def test_modules_are_fit_up_to_one_that_starts_a_thread_or_opens_a_file(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == fit
+
+
+def test_the_telemetry_of_crewai_is_off_while_it_is_imported(tmp_path: Path) -> None:
+    """It would start a thread, and each worker would import all of CrewAI anew."""
+    (tmp_path / "package.py").write_text(
+        "import os, threading as t\n"
+        "if os.environ.get('CREWAI_DISABLE_TELEMETRY') != 'true':\n"
+        "    t.Thread(target=t.Event().wait, daemon=True).start()\n"
+    )
+    code = (
+        "import os, sys; from agentcgroup.isolation.preloading import count_fit; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); os.environ['CREWAI_DISABLE_TELEMETRY'] = 'no'; "
+        "print(count_fit(['package']), os.environ['CREWAI_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 no\n"
