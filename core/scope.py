@@ -94,6 +94,16 @@ class SpawnTarget(Protocol):
     def note_child(self, pid: int) -> None:
         """Take note of the pid of a child, whose `end_spawn` had none."""
 
+    @property
+    def over(self) -> bool:
+        """Whether it owns no further process: its call has ended or was stopped."""
+
+    def background(self) -> SpawnTarget:
+        """Return the owner of processes that outlive the call, such as those of a pool."""
+
+    def note_helpers(self) -> None:
+        """Take note that the call uses processes that it does not own."""
+
 
 class CallGroup(Protocol):
     """The calls started from one place, which a cancellation of that place stops."""
@@ -147,7 +157,7 @@ def set_thread_tracker(tracker: Callable[[Any], AbstractContextManager[None]] | 
 
 def thread_working_for(call: SpawnTarget | None) -> AbstractContextManager[None]:
     """Return the context in which this thread works for a call, or for none."""
-    return _thread_tracker(call)
+    return _thread_tracker(None if getattr(call, "lasting", False) else call)
 
 
 #: The variables that threads and work items get; the default of each is None.
@@ -183,7 +193,7 @@ def _propagating_start(start: Callable[[threading.Thread], None]) -> Callable[..
         if all(value is None for _, value in values):
             start(self)
             return
-        if _serves_a_pool(self):
+        if _serves_a_pool(self) and not getattr(current.get(), "lasting", False):
             contextvars.copy_context().run(_start_for_no_call, start, self)
             return
         # On the instance and not on Thread.run, which subclasses override.

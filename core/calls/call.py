@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentcgroup.calls.contained import ContainedCall
 from agentcgroup.calls.services import Services
 from agentcgroup.calls.state import CallState, Identity
-from agentcgroup.calls.succession import Succession
+from agentcgroup.calls.succession import AgentBackground, Succession
 from agentcgroup.cgroup import Cgroup, Usage
 from agentcgroup.config.policy import Policy
 from agentcgroup.containment.tree import Branch
@@ -179,6 +179,10 @@ class Call(CallState):
             if self.stopped is not None:  # without a cgroup that kill could not reach the child
                 self.contained.group.kill()
 
+    def background(self) -> AgentBackground:
+        """Return the owner of what outlives the call; see `scope.SpawnTarget`."""
+        return AgentBackground(self)
+
     def adopt(self, pid: int) -> Cgroup | None:
         """Bring a process of the call, born outside, into its cgroup; None: the call is over."""
         if self.ended is not None or self.stopped is not None:
@@ -255,4 +259,5 @@ class Call(CallState):
             memory_growth_bytes=None if used is None else used[1] * 1024,
             thread_memory_charged_bytes=None if used is None else self.charged,
             isolation=self.isolation,
+            used_helpers=self.used_helpers,
         )

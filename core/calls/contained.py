@@ -10,16 +10,18 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.calls import feedback
+from agentcgroup.calls.leftover_notice import tell_leftovers
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import Outcome
+from agentcgroup.spawn.pools import release
 from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
@@ -79,6 +81,22 @@ class ContainedCall:
         """Return the directory fd of the agent's background cgroup."""
         call = self._call
         return call.services.cgroups.agent_background_fd(call.framework, call.agent)
+
+    def background(self) -> Cgroup | None:
+        """Return the agent's background cgroup."""
+        call = self._call
+        return call.services.cgroups.agent_background(call.framework, call.agent)
+
+    def release_helpers(self) -> set[int]:
+        """Have the agent own the pools that the call has made."""
+        pids = release(self._call)
+        if pids:
+            self._call.note_helpers()
+        return pids
+
+    def note_leftovers(self, pids: Iterable[int]) -> None:
+        """Log which rule keeps them."""
+        tell_leftovers(self._call, pids)
 
     def before_cgroup(self) -> None:
         """Start the call's clock before its first process, which may hang before its exec."""

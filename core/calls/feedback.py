@@ -67,7 +67,8 @@ def sentence(record: CallRecord) -> str | None:
     if record.reason == "leftovers":
         return (
             f"Note: processes that tool {tool} left running in the background were ended with "
-            "the call. A process that must go on has to run in the foreground of a call."
+            "the call. A process that must go on has to run in the foreground of a call, or the "
+            'user has to allow it (background = "keep" in the configuration).'
         )
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -13,8 +14,10 @@ from agentcgroup.cgroup import Cgroup, Limits, controller_of
 from agentcgroup.cgroup.limits import LIMITS
 from agentcgroup.config.policy import Resolver
 from agentcgroup.config.tables import Config
+from agentcgroup.containment.leftovers import with_children
 from agentcgroup.containment.tree import Branch, TreeOptions
 from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.place.locate import CgroupLocator
 from agentcgroup.place.owner import reap, run_name
 from agentcgroup.place.place import Place, bases, find, teardown
 from agentcgroup.threads import Lock
@@ -115,17 +118,26 @@ class RunCgroups:
     def agent_background_fd(self, framework: str, agent: str | None) -> int | None:
         """Return the directory fd of the cgroup for what outlives the calls of an agent."""
         try:
-            run = self.branch()
-            if run is None:
-                return None
-            branch = self.agent_branch(run, framework, agent)
-            try:
-                return branch.background().fd
-            finally:
-                branch.leave()  # a branch with a background cgroup stays until the run ends
+            background = self.agent_background(framework, agent)
         except OSError as error:
             self.uncontained(error)
             return None
+        return None if background is None else background.fd
+
+    def agent_background(self, framework: str, agent: str | None) -> Cgroup | None:
+        """Return the cgroup for what outlives the calls of an agent; None without cgroups.
+
+        Raises:
+            OSError: the cgroup cannot be made.
+        """
+        run = self.branch()
+        if run is None:
+            return None
+        branch = self.agent_branch(run, framework, agent)
+        try:
+            return branch.background()
+        finally:
+            branch.leave()  # a branch with a background cgroup stays until the run ends
 
     def holding_cgroup(self) -> str | None:
         """Return the cgroup that holds processes of a call until the call has its own."""
@@ -162,13 +174,17 @@ class RunCgroups:
                     else:
                         logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
 
-    def close(self) -> None:
-        """Kill every process of the run and remove its cgroups; none is made any more."""
+    def close(self, helpers: set[int]) -> None:
+        """Kill every process of the run and remove its cgroups; none is made any more.
+
+        `helpers`, processes of pools that the app goes on using, return to the app's cgroup.
+        """
         with self._lock:
             self._closed = True
             run, self._run = self._run, None
         if run is not None:
             try:
+                _return_to_app(run.cgroup, helpers)
                 run.remove()
             except OSError as error:
                 logger.warning("agentcgroup: cgroups of this run are left over: %s", error)
@@ -244,3 +260,16 @@ class RunCgroups:
         if self._config.mode == "enforce":
             raise OSError(f"{path} does not take {names}")
         self._warn(f"this kernel has no {names}: not enforced")
+
+
+def _return_to_app(run: Cgroup, helpers: set[int]) -> None:
+    """Move those of `helpers` that are in the run, with their children, to the app's cgroup."""
+    if not helpers:
+        return
+    own = CgroupLocator().of(os.getpid())
+    if not own:
+        return
+    with contextlib.closing(Cgroup.open(own)) as app:
+        for pid in with_children(helpers, run.all_procs()):
+            with contextlib.suppress(OSError):  # one that cannot be moved ends with the run
+                app.join(pid)

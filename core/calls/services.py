@@ -28,6 +28,7 @@ from agentcgroup.monitor.client import Monitor
 from agentcgroup.place.owner import run_name
 from agentcgroup.records.bus import RecordBus
 from agentcgroup.records.ordering import Recorded
+from agentcgroup.spawn import pools
 from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
@@ -126,12 +127,13 @@ class Services:
             if self.bus.subscriptions:
                 self.bus.put(call)
 
-    def warn(self, message: str) -> None:
-        """Log a warning, once per session."""
-        if message not in self._warned:
+    def warn(self, message: str, about: str | None = None) -> None:
+        """Log a warning, once per session, or once per session and what it is `about`."""
+        about = about or message
+        if about not in self._warned:
             if len(self._warned) >= _WARNINGS:  # names in them come from models
                 self._warned.clear()
-            self._warned.add(message)
+            self._warned.add(about)
             logger.warning("agentcgroup: %s", message)
 
     def workers(self) -> WarmWorkers:
@@ -175,7 +177,7 @@ class Services:
             self._workers.close()
         scope.set_thread_tracker(None)
         self.monitor.close()
-        self.cgroups.close()
+        self.cgroups.close(pools.processes())
         self.bus.close(_OBSERVERS_WAIT)
         return True
 
@@ -214,6 +216,8 @@ class Services:
 class _Background:
     """The `scope.SpawnTarget` of processes that belong to no call: the run's background cgroup."""
 
+    over = False
+
     def __init__(self, cgroups: RunCgroups) -> None:
         self._cgroups = cgroups
 
@@ -224,4 +228,10 @@ class _Background:
         pass
 
     def note_child(self, pid: int) -> None:
+        pass
+
+    def background(self) -> _Background:
+        return self
+
+    def note_helpers(self) -> None:
         pass

@@ -157,8 +157,8 @@ def _after_fork_in_child() -> None:
     if call is None:
         session._services.forked()
         return
+    session._services.left_to_parent()
     if isinstance(call, Call):
-        session._services.left_to_parent()
         inherited: Call | None = call
         while inherited is not None:
             inherited.abandon()

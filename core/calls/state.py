@@ -53,6 +53,7 @@ class CallState:
         died: how that worker ended before the body did, None while it did not.
         unshippable: what could not be sent to a worker or back.
         refused: for that reason the call is an error, and did not run inline instead.
+        used_helpers: it used, or left behind, processes of a pool that no call owns.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class CallState:
         "tool_call_id",
         "unshippable",
         "used",
+        "used_helpers",
     )
 
     def __init__(
@@ -116,6 +118,7 @@ class CallState:
         self.died: str | None = None
         self.unshippable: Unshippable | None = None
         self.refused = False
+        self.used_helpers = False
         self._all_running = running
         self._running = False
         self.settled = False
@@ -142,6 +145,11 @@ class CallState:
     def told(self) -> bool:
         """Whether its end is worth a sentence to the model."""
         return self.limited or self.refused or self.reason == "leftovers"
+
+    @property
+    def over(self) -> bool:
+        """Whether no further process belongs to it: it has ended, or was stopped."""
+        return self.ended is not None or self.stopped is not None
 
     @property
     def outlived(self) -> bool:
@@ -224,6 +232,10 @@ class CallState:
     def note_charged(self, charged: int) -> None:
         """Add bytes of memory that the kernel charged to a thread that worked for it."""
         self.charged = charged + (self.charged or 0)
+
+    def note_helpers(self) -> None:
+        """Note that it uses, or leaves behind, processes of a pool that no call owns."""
+        self.used_helpers = True
 
     def note_isolated(self, isolation: Isolated) -> None:
         """Note where its body runs."""

@@ -20,7 +20,7 @@ from agentcgroup.work_items import given_up
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
 
-__all__ = ["Succession", "is_helper", "successor"]
+__all__ = ["AgentBackground", "Succession", "is_helper", "successor"]
 
 
 def is_helper(call: Call) -> bool:
@@ -37,7 +37,7 @@ def successor(call: Call) -> SpawnTarget:
     if not is_helper(call):
         refuse_if_over(call)
     running = _only_running(call)
-    return _AgentBackground(call) if running is None else running
+    return AgentBackground(call) if running is None else running
 
 
 def _only_running(ended: Call) -> Call | None:
@@ -60,7 +60,7 @@ class Succession:
 
     def begin_spawn(self, failed: OSError | None) -> int | None:
         """Begin a spawn of the successor; see `scope.SpawnTarget`."""
-        target = successor(self._call) if failed is None else _AgentBackground(self._call)
+        target = successor(self._call) if failed is None else AgentBackground(self._call)
         fd = target.begin_spawn()
         self._begun.setdefault(get_ident(), []).append(target)
         return fd
@@ -78,20 +78,31 @@ class Succession:
         return True
 
 
-class _AgentBackground:
+class AgentBackground:
     """The `scope.SpawnTarget` of what outlives the calls of an agent."""
+
+    over = False
 
     def __init__(self, call: Call) -> None:
         self._call = call
 
     def begin_spawn(self, _failed: OSError | None = None) -> int | None:
+        """Return the directory fd of the agent's background cgroup."""
         call = self._call
         fd = call.services.cgroups.agent_background_fd(call.framework, call.agent)
         call.services.monitor.placing(True)
         return fd
 
     def end_spawn(self, _pid: int | None) -> None:
+        """Take note that a spawn is done."""
         self._call.services.monitor.placing(False)
 
     def note_child(self, pid: int) -> None:
-        pass
+        """Do nothing: a cgroup knows its children."""
+
+    def background(self) -> AgentBackground:
+        """Return itself."""
+        return self
+
+    def note_helpers(self) -> None:
+        """Do nothing: it has no record."""

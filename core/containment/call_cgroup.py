@@ -18,7 +18,7 @@ from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
 from agentcgroup.cgroup.division import takes_no_process
-from agentcgroup.containment.leftovers import terminate
+from agentcgroup.containment.leftovers import move_with_children, terminate
 from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
@@ -199,15 +199,19 @@ class CallCgroup(Subtree):
         Returns:
             Whether processes outlived the tool and were killed.
         """
+        helpers = self._owner.release_helpers()
         with self.lock:  # a spawn that another thread has begun gets its cgroup first
             group = self.group
         if group is None:
             return False
         if not over:
+            if helpers:
+                self._leave_to_agent(group, helpers)
             if self._only_idle(group) or group.wait_empty(linger):
                 return False
             if keep and self._keep():
                 return False
+            self._owner.note_leftovers(group.all_procs())
             if grace:
                 terminate(group)
                 if group.wait_empty(grace):
@@ -252,6 +256,21 @@ class CallCgroup(Subtree):
             OSError: EBUSY when processes do not die.
         """
         self.discard()
+
+    def _leave_to_agent(self, group: ProcessGroup, helpers: set[int]) -> None:
+        """Leave the processes of pools that the app holds, with their children, to the agent."""
+        if isinstance(group, ProcessTree):
+            group.forget(helpers)
+            return
+        try:
+            background = self._owner.background()
+        except OSError as error:
+            logger.warning("agentcgroup: the processes of a pool end with a call: %s", error)
+            return
+        if background is None or self.cgroup is None:
+            return
+        self._owner.released(self.cgroup)
+        move_with_children(group, helpers, background)
 
     def _keep(self) -> bool:
         """Leave the processes to the agent; return False where the call has no cgroup of it."""

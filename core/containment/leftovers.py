@@ -9,10 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from typing import Final
 
+from agentcgroup.cgroup import Cgroup
 from agentcgroup.containment.process_group import ProcessGroup
+from agentcgroup.containment.process_tree import parent_of
 
-__all__ = ["terminate"]
+__all__ = ["move_with_children", "terminate", "with_children"]
+
+#: Rounds in which processes are moved: they may fork meanwhile.
+_MOVES: Final = 5
 
 
 def terminate(group: ProcessGroup) -> None:
@@ -35,3 +41,27 @@ def terminate(group: ProcessGroup) -> None:
     finally:
         for fd in fds.values():
             os.close(fd)
+
+
+def with_children(pids: set[int], members: list[int]) -> list[int]:
+    """Return those of `members` that are among `pids`, or below one of them by parentage."""
+    parents = {pid: parent for pid in members if (parent := parent_of(pid)) is not None}
+    found: list[int] = []
+    wanted = set(pids)
+    while more := [pid for pid, parent in parents.items() if pid in wanted or parent in wanted]:
+        found += more
+        wanted.update(more)
+        for pid in more:
+            del parents[pid]
+    return found
+
+
+def move_with_children(group: ProcessGroup, pids: set[int], target: Cgroup) -> None:
+    """Move those of `pids` that are in a group, and what is below them, to another cgroup."""
+    for _ in range(_MOVES):
+        left = with_children(pids, group.all_procs())
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(OSError):  # one that cannot be moved is a leftover
+                target.join(pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from agentcgroup.cgroup import Cgroup
@@ -31,6 +31,19 @@ class Owner(Protocol):
 
     def background_fd(self) -> int | None:
         """Return the directory fd of the cgroup for processes of no running call."""
+
+    def background(self) -> Cgroup | None:
+        """Return the cgroup for processes that outlive the calls of the agent.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+
+    def release_helpers(self) -> set[int]:
+        """Return the processes of pools that the app holds; the call does not own them any more."""
+
+    def note_leftovers(self, pids: Iterable[int]) -> None:
+        """Take note that processes which the tool left running are to be ended."""
 
     def before_cgroup(self) -> None:
         """Prepare for the first process: its deadline starts before the process does."""

@@ -14,7 +14,7 @@ from agentcgroup import syscalls
 from agentcgroup.cgroup import Events, Usage
 from agentcgroup.threads import sleep
 
-__all__ = ["ProcessTree"]
+__all__ = ["ProcessTree", "parent_of"]
 
 
 class ProcessTree:
@@ -36,6 +36,11 @@ class ProcessTree:
     def join(self, pid: int) -> None:
         """Follow a process that runs already."""
         self.note_child(pid)
+
+    def forget(self, pids: set[int]) -> None:
+        """Follow some members, and what is below them, no more."""
+        for pid in pids:
+            self._known.pop(pid, None)
 
     def procs(self) -> list[int]:
         """Return the pids of living members, and remember their children."""
@@ -99,6 +104,12 @@ class ProcessTree:
 
     def close(self) -> None:
         """Do nothing: there is no descriptor."""
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent of a process, None when it is gone."""
+    stat = _stat(pid)
+    return None if stat is None else stat[0]
 
 
 def _pids() -> list[int]:

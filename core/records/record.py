@@ -100,6 +100,9 @@ class CallRecord:
             worked for it, freed since or not (try_charge_memcg); only ``libbpf`` with
             ``detail = "full"`` measures it, and the kernel charges none in the root cgroup.
         isolation: where the tool's own code ran: ``inline``, or ``process`` for a worker.
+        used_helpers: whether it used a process pool or manager that an earlier call or the app has
+            made, or made one that the app still holds. Such processes are in the agent's cgroup,
+            and what they use counts there.
     """
 
     id: str
@@ -137,6 +140,7 @@ class CallRecord:
     memory_growth_bytes: int | None = None
     thread_memory_charged_bytes: int | None = None
     isolation: Isolated = "inline"
+    used_helpers: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""

@@ -27,6 +27,7 @@ Real forks (os.fork, preexec_fn, other C code) write to cgroup.procs in each of 
 - `patch_points`: the replacement of each builtin.
 - `fork_hooks`: forks that no patch point makes.
 - `uvloop_children`: what such a fork of uvloop cannot raise, and its pid.
+- `pools`: process pools and managers, whose processes belong to an object and not to a call.
 - `multiprocessing_daemons`: the fork server and the resource tracker, which belong to no call.
 - `placement`: the protocol between a spawn and its `scope.SpawnTarget`.
 - `backend`: the protocol of what creates a child in a cgroup; `native_backend` and
@@ -35,7 +36,8 @@ Real forks (os.fork, preexec_fn, other C code) write to cgroup.procs in each of 
 - `module_globals`: replaces an object in every module that holds it.
 
 The modules import in this order: __init__ > patch_points > native_backend, python_backend >
-uvloop_children > fork_hooks, multiprocessing_daemons > placement > spawn_request, backend.
+uvloop_children > fork_hooks, multiprocessing_daemons, pools > placement > spawn_request,
+backend.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from agentcgroup.spawn.module_globals import replace_globals
 from agentcgroup.spawn.multiprocessing_daemons import patch_fork_server_workers
 from agentcgroup.spawn.patch_points import PatchPoint, make_patch_points
 from agentcgroup.spawn.placement import PlacementError, inherited
+from agentcgroup.spawn.pools import hook_pools
 from agentcgroup.spawn.uvloop_children import patch_loop
 
 __all__ = ["PlacementError", "SpawnMethod", "inherited", "install", "method", "uninstall"]
@@ -101,6 +104,7 @@ def install() -> None:
     if not _patch_points:
         _patch_points.extend(make_patch_points(backend))
         hook_forks(backend)
+        hook_pools()
         wrapt.register_post_import_hook(
             patch_fork_server_workers, "multiprocessing.popen_forkserver"
         )

@@ -49,6 +49,14 @@ class SpawnTarget:
         self.ended: list[int | None] = []
         self.owner = os.getpid()
 
+    over = False
+
+    def background(self) -> SpawnTarget:
+        return self
+
+    def note_helpers(self) -> None:
+        pass
+
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         assert os.getpid() == self.owner, "begin_spawn in a forked child"
         assert failed is None, failed

@@ -16,6 +16,14 @@ from agentcgroup import scope
 
 
 class Call:
+    over = False
+
+    def background(self) -> Call:
+        return self
+
+    def note_helpers(self) -> None:
+        pass
+
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         return None
 

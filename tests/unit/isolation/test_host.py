@@ -21,6 +21,14 @@ from agentcgroup.isolation.worker_handle import Worker
 class _Anywhere:
     """A `scope.SpawnTarget` without a cgroup."""
 
+    over = False
+
+    def background(self) -> _Anywhere:
+        return self
+
+    def note_helpers(self) -> None:
+        pass
+
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         return None
 

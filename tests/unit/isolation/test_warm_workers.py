@@ -422,6 +422,14 @@ def test_when_the_thread_that_reads_its_reports_fails_it_ends_with_its_workers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Anywhere:
+        over = False
+
+        def background(self) -> Anywhere:
+            return self
+
+        def note_helpers(self) -> None:
+            pass
+
         def begin_spawn(self, failed: OSError | None = None) -> int | None:
             return None
 

@@ -21,6 +21,14 @@ class SpawnTarget:
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.placed = 0
 
+    over = False
+
+    def background(self) -> SpawnTarget:
+        return self
+
+    def note_helpers(self) -> None:
+        pass
+
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         if failed is not None:
             raise failed

@@ -36,6 +36,14 @@ class Call:
         self.failed: list[OSError | None] = []
         self.ended: list[int | None] = []
 
+    over = False
+
+    def background(self) -> Call:
+        return self
+
+    def note_helpers(self) -> None:
+        pass
+
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         self.failed.append(failed)
         box = self.boxes.pop(0) if len(self.boxes) > 1 else self.boxes[0]
