@@ -36,6 +36,15 @@ def validate(
     Raises:
         ConfigError: the mapping has faults; the error lists all of them.
     """
+    try:
+        return _validate(model, data, source, folder)
+    except RecursionError:
+        raise ConfigError("is nested too deeply", file=source.name) from None
+
+
+def _validate(
+    model: type[_TableT], data: Mapping[str, Any], source: Source, folder: str
+) -> _TableT:
     rest = dict(data)
     problems: dict[KeyPath, str] = {}
     while True:

@@ -31,11 +31,16 @@ KeyPath = tuple[str | int, ...]
 #: Bytes; no configuration is larger, and a wrong path may name any file.
 _LARGEST = 1 << 20
 
+#: Parts of a key; tomllib takes 20 s for a key of 20,000.
+_MOST_PARTS = 100
+
 # A multi-line string may end in up to two quotes of its own before the three that close it.
 _QUOTED = r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'"
 _STRING = r'"""(?:\\.|[^\\])*?"""(?:"{0,2})|' r"'''.*?'''(?:'{0,2})|" + _QUOTED
 _PART = rf"(?:[A-Za-z0-9_-]+|{_QUOTED})"
 _KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
+_QUOTED_OR_COMMENT = re.compile(rf"({_STRING})|#[^\n]*", re.DOTALL)
+_LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{_MOST_PARTS}}}")
 _BLANK = re.compile(r"(?:\s+|#[^\n]*)*")
 _IN_VALUE = re.compile(rf"{_STRING}|#[^\n]*|[\[\]{{}}\n]|[^\[\]{{}}\n#\"']+", re.DOTALL)
 
@@ -99,8 +104,15 @@ def parse(text: str, name: str) -> Document:
     """Parse a TOML text.
 
     Raises:
-        ConfigError: it is not TOML; the error has the line.
+        ConfigError: it is not TOML, or has a key of too many parts; the error has the line.
     """
+    bare = _QUOTED_OR_COMMENT.sub(_emptied, text)
+    if long := _LONG_KEY.search(bare):
+        raise ConfigError(
+            f"a key has more than {_MOST_PARTS} parts",
+            file=name,
+            line=bare.count("\n", 0, long.start()) + 1,
+        )
     try:
         return Document(name, text, tomllib.loads(text))
     except RecursionError:
@@ -113,6 +125,11 @@ def parse(text: str, name: str) -> Document:
         if match and line is None:
             line = text.count("\n") + 1
         raise ConfigError(f"is not TOML: {message}", file=name, line=line) from None
+
+
+def _emptied(found: re.Match[str]) -> str:
+    """Return an empty string for a string, nothing for a comment; both with the same lines."""
+    return ('""' if found[1] else "") + "\n" * found[0].count("\n")
 
 
 def read(path: str) -> Document:
