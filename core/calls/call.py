@@ -15,7 +15,7 @@ from agentcgroup.calls.contained import ContainedCall
 from agentcgroup.calls.services import Services
 from agentcgroup.calls.state import CallState, Identity
 from agentcgroup.calls.succession import AgentBackground, Succession
-from agentcgroup.cgroup import Cgroup, Usage
+from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.config.policy import Policy
 from agentcgroup.containment.tree import Branch
 from agentcgroup.records.record import CallRecord, Outcome
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Identity"]
 
 _NO_USAGE: Final = Usage()
+_NO_EVENTS: Final = Events()
 
 
 class Call(CallState):
@@ -141,7 +142,7 @@ class Call(CallState):
         """
         if self.request_stop(reason):
             if self.contained is not None:
-                self.contained.group.kill()
+                self.contained.end_late() if reason == "timeout" else self.contained.group.kill()
             if reason == "timeout" and self.expiry is not None:
                 self.expiry.notify()
 
@@ -231,7 +232,7 @@ class Call(CallState):
     def make_record(self, outcome: Outcome) -> CallRecord:
         """Make the record as far as it is known by now."""
         contained = self.contained
-        usage, oom_kills = (_NO_USAGE, None) if contained is None else contained.usage()
+        usage, counted = (_NO_USAGE, _NO_EVENTS) if contained is None else contained.usage()
         ended = time.monotonic() if self.ended is None else self.ended
         used = self.used if self.isolation == "inline" else None
         return CallRecord(
@@ -251,7 +252,9 @@ class Call(CallState):
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             throttled_s=usage.throttled_s,
-            oom_kills=oom_kills,
+            oom_kills=counted.oom_kill,
+            memory_high_events=counted.memory_high,
+            background=None if contained is None else contained.background,
             **(self.observed or {}),
             limits=dict(self.policy.asked),
             cgroup=None if contained is None else contained.group.path,

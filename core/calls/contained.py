@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agentcgroup.calls import feedback
 from agentcgroup.calls.leftover_notice import tell_leftovers
 from agentcgroup.cgroup import Cgroup, Events, Usage
+from agentcgroup.containment.background import only_background
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
 from agentcgroup.errors import LimitExceeded
@@ -45,15 +46,18 @@ class ContainedCall:
     Attributes:
         group: the cgroup of the call, or its process tree.
         ending: held by the thread that ends the processes and settles the call.
+        background: the names of the processes that were left at the call's deadline, where all of
+            them were in the background.
     """
 
-    __slots__ = ("_call", "_removed", "_tenancy", "ending", "group")
+    __slots__ = ("_call", "_removed", "_tenancy", "background", "ending", "group")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._removed = False
         self._tenancy: Tenancy | None = None
         self.ending = Lock()
+        self.background: tuple[str, ...] | None = None
         self.group = CallCgroup(self, call.policy.limits)
 
     # -- `containment.call_cgroup.Owner` ---------------------------------------------------------
@@ -177,6 +181,16 @@ class ContainedCall:
         """Leave the worker and its cgroup to the next call of the tool, where that is possible."""
         return self._tenancy is not None and self._tenancy.give_back(events)
 
+    def end_late(self) -> None:
+        """End the processes at the deadline; note those that were left when all else was done."""
+        workers = () if self._tenancy is None else self._tenancy.tenants
+        self.background = only_background(
+            self.group.pids(),
+            started=self.group.started,
+            workers=[worker.pid for worker in workers if worker.pid is not None],
+        )
+        self.group.kill()
+
     # -- enforcement ----------------------------------------------------------------------------
 
     def arm(self) -> None:
@@ -198,22 +212,28 @@ class ContainedCall:
 
     def events(self) -> Events:
         """Return what befell the call's own processes since it has its cgroup."""
-        events = self.group.events()
-        before = 0 if self._tenancy is None else self._tenancy.refused_before()
-        if events.pids_max and before:
-            return replace(events, pids_max=events.pids_max - before)
-        return events
+        return self._of_this_call(self.group.events())
 
-    def usage(self) -> tuple[Usage, int | None]:
-        """Return what the processes have used, and how many of them the OOM killer has killed.
+    def _of_this_call(self, events: Events) -> Events:
+        before = None if self._tenancy is None else self._tenancy.before()
+        if before is None or not (before.pids_max or before.memory_high):
+            return events
+        return replace(
+            events,
+            pids_max=events.pids_max and events.pids_max - (before.pids_max or 0),
+            memory_high=events.memory_high and events.memory_high - (before.memory_high or 0),
+        )
+
+    def usage(self) -> tuple[Usage, Events]:
+        """Return what the processes have used, and what the kernel has counted.
 
         Where cgroupfs cannot be read, such as without a free descriptor, the record lacks both.
         """
         try:
-            return self.group.usage(), self.group.oom_kills()
+            return self.group.usage(), self._of_this_call(self.group.counted())
         except OSError:
             logger.exception("agentcgroup: what call %s has used cannot be read", self._call.id)
-            return Usage(), None
+            return Usage(), Events()
 
     def events_above(self) -> Iterator[tuple[str, Events]]:
         """Yield the events of each cgroup above, nearest first, by the name of its limit."""

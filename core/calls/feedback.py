@@ -22,15 +22,7 @@ def sentence(record: CallRecord) -> str | None:
     if record.outcome == "oom":
         return _oom(record, tool, took)
     if record.outcome == "timeout":
-        limit = format_duration(record.limits.get("timeout") or record.duration_s)
-        cpu = ""
-        if record.cpu_usage_s is not None:
-            cpu = f" It had used {format_duration(record.cpu_usage_s)} of CPU time."
-        return (
-            f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
-            f"processes were ended.{cpu} The same call will end the same way: do a smaller part "
-            "of the work per call, or use a faster way."
-        )
+        return _timeout(record, tool)
     reason = record.reason or ""
     if reason.startswith("lost: "):
         return (
@@ -96,6 +88,35 @@ def partial_output(error: BaseException) -> str:
             parts.append(output.strip())
     text = "\n".join(parts)
     return text if len(text) <= _OUTPUT_LENGTH else "..." + text[-_OUTPUT_LENGTH:]
+
+
+def _timeout(record: CallRecord, tool: str) -> str:
+    limit = format_duration(record.limits.get("timeout") or record.duration_s)
+    told = (
+        f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
+        "processes were ended."
+    )
+    if record.background:
+        names = ", ".join(map(_printable, record.background))
+        return (
+            f"{told} By then only processes in the background were left ({names}): the commands "
+            "that had started them were done. A background process holds a call while it keeps "
+            "the output open: redirect it (>/dev/null 2>&1), or end the process."
+        )
+    high = record.limits.get("memory_high")
+    if record.memory_high_events and isinstance(high, int):
+        return (
+            f"{told} Its memory was above {format_size(high)} (memory_high), where the kernel "
+            "slows processes down. The same call will end the same way: work on less data at "
+            "once (stream it, read in chunks), run fewer jobs in parallel, or do a smaller part "
+            "of the work per call."
+        )
+    if record.cpu_usage_s is not None:
+        told += f" It had used {format_duration(record.cpu_usage_s)} of CPU time."
+    return (
+        f"{told} The same call will end the same way: do a smaller part of the work per call, or "
+        "use a faster way."
+    )
 
 
 def _oom(record: CallRecord, tool: str, took: str) -> str:

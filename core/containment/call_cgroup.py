@@ -225,7 +225,7 @@ class CallCgroup(Subtree):
         """Leave the cgroup, and the one worker in it, to the next call; `lock` is not held.
 
         Only where nothing else lives in the cgroup. Afterwards `usage` comes from `read_usage` and
-        the count of OOM kills from `events`.
+        its counts from `events`.
         """
         with self.lock:
             group = self.cgroup

@@ -110,11 +110,11 @@ class Subtree:
         group = self.group
         return group.usage() if group is not None else Usage()
 
-    def oom_kills(self) -> int | None:
-        """Return how many processes the OOM killer has killed; None where nothing counts them."""
+    def counted(self) -> Events:
+        """Return what the kernel has counted in the cgroup, the calls inside included."""
         if self._left is not None:
-            return self._left[1].oom_kill
-        return None if self.cgroup is None else self.cgroup.events().oom_kill
+            return self._left[1]
+        return Events() if self.cgroup is None else self.cgroup.events()
 
     def events(self) -> Events:
         """Return what befell the call's own processes, not those of the calls inside it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Meter, Usage
@@ -123,9 +124,9 @@ class Tenancy:
         for worker in self.tenants:
             worker.at_birth = kill
 
-    def refused_before(self) -> int:
-        """Return how many forks pids.max had refused in the cgroup before this call."""
-        return self.tenants[0].pids_max if self.tenants else 0
+    def before(self) -> Events:
+        """Return what the kernel had counted in the cgroup before this call."""
+        return self.tenants[0].counted if self.tenants else Events()
 
     def restock(self) -> None:
         """Have a worker made for the next call, while this call's worker runs the body."""
@@ -157,7 +158,11 @@ class Tenancy:
         read_usage = functools.partial(self._read_usage, worker.meter, group)
         if not self._group.hand_over(read_usage, events):
             return False
-        worker.pids_max += events.pids_max or 0
+        worker.counted = replace(
+            worker.counted,
+            pids_max=(worker.counted.pids_max or 0) + (events.pids_max or 0),
+            memory_high=(worker.counted.memory_high or 0) + (events.memory_high or 0),
+        )
         worker.read_usage = read_usage
         self.tenants = []
         self._workers.give_back(worker, branch, self._limits, self._tool)

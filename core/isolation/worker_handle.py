@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentcgroup.cgroup import Cgroup, Meter
+from agentcgroup.cgroup import Cgroup, Events, Meter
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Changes, Snapshot
 from agentcgroup.threads import Event
@@ -33,7 +33,7 @@ class Worker:
         meter: divides the usage of its cgroup among its calls, where it serves more than one.
         read_usage: reads the usage of its last call; None where it has served none, or may serve
             only one.
-        pids_max: forks that the kernel had refused before its present call.
+        counted: what the kernel had counted in its cgroup before its present call.
         applied: changes of the environment that it has applied for its last call.
     """
 
@@ -53,7 +53,7 @@ class Worker:
         self.stays = False
         self.meter: Meter | None = None
         self.read_usage: Callable[[], object] | None = None
-        self.pids_max = 0
+        self.counted = Events()
         self.applied: Changes = {}
 
     def end(self, how: str) -> None:

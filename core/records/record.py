@@ -69,6 +69,10 @@ class CallRecord:
         io_write_bytes: bytes written to block devices (io.stat).
         throttled_s: seconds for which cpu_max throttled it (cpu.stat throttled_usec).
         oom_kills: processes that the OOM killer killed, as the cgroup counts them.
+        memory_high_events: times that the kernel throttled its processes for being above
+            memory_high (memory.events high).
+        background: for a timeout, the names of the processes that were left when the time was over,
+            where all of them were in the background: what had started them was done. Else None.
         monitor: the monitor's source for the next figures, ``libbpf``, ``procs`` or ``bcc``; None
             when there was none, when it started too late to see the whole call, or when the call's
             worker served other calls too (``reuse``).
@@ -122,6 +126,8 @@ class CallRecord:
     io_write_bytes: int | None = None
     throttled_s: float | None = None
     oom_kills: int | None = None
+    memory_high_events: int | None = None
+    background: tuple[str, ...] | None = None
     monitor: str | None = None
     processes_started: int | None = None
     programs: tuple[Program, ...] | None = None
@@ -151,5 +157,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):
-        return [asdict(one) for one in value]
+        return [asdict(one) if isinstance(one, Program) else one for one in value]
     return value

@@ -99,6 +99,21 @@ def test_a_fork_bomb_that_left_is_killed_and_told(registered: Callable[..., Sess
     assert processes_below(session) == []
 
 
+def test_a_call_that_memory_high_slows_down_is_told_so(registered: Callable[..., Session]) -> None:
+    """It hangs until its timeout, and to be faster is no help."""
+    session = registered()
+    with (
+        pytest.raises(LimitExceeded) as caught,
+        agentcgroup.call("abuse", memory_high=16 * MiB, memory_max=64 * MiB, timeout="15s"),
+    ):
+        subprocess.run(_python("b = bytearray(50 << 20)\nwhile True:\n    pass\n"))
+    record = caught.value.record
+    assert record.outcome == record.reason == "timeout"
+    assert record.memory_high_events
+    assert "(memory_high), where the kernel slows processes down" in str(caught.value)
+    assert processes_below(session) == []
+
+
 def test_a_busy_loop_ends_with_its_time(registered: Callable[..., Session]) -> None:
     """And its CPU is bounded meanwhile, which the record shows."""
     session = registered()
