@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
-from agentcgroup import isolation, scope, spawn
+from agentcgroup import isolation, run_watch, scope, spawn
 from agentcgroup.calls import abandoned, feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.session import Session, registered, set_registered
@@ -81,6 +81,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
                 scope.install()
                 spawn.install()
             set_registered(session)
+            run_watch.announce()
             atexit.register(session.close)
         elif config is not None and load(config) != session._services.config:
             raise ConfigError(

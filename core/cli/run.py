@@ -1,9 +1,9 @@
 """`agentcgroup run`: run a program unchanged, with every tool call contained.
 
-The program replaces this process. The environment variable PYTHONPATH makes its first Python
+The program replaces this process. The environment variable PYTHONPATH makes its Python processes
 register: the first folder there (`agentcgroup.autoload`) has a module `sitecustomize`, which
 Python imports at its start. opentelemetry-instrument works in the same way. A Python that ignores
-PYTHONPATH or `site` (options ``-I``, ``-E``, ``-S``) does not register.
+PYTHONPATH or `site` (options ``-I``, ``-E``, ``-S``) does not register: `run_watch` reports that.
 """
 
 from __future__ import annotations
@@ -43,19 +43,32 @@ def command(
     agentcgroup run -- gunicorn my_app:server
 
     The first Python process of the program calls agentcgroup.register() before its first
-    line. Python processes that it starts do not register again: they belong to its calls.
+    line. Python processes that a launcher or server starts outside of calls do so when they
+    import a framework. If no process registers, a line on stderr reports it: Python ignores
+    `agentcgroup run` with -I, -E or -S, or without PYTHONPATH in its environment.
     Options of `agentcgroup run` stand before the program.
 
     Exit status: the program's own; 127 if there is no such program, 126 if it cannot be
     executed, 2 if the configuration is wrong, or if mode = "enforce" and this machine
     cannot enforce all limits.
     """
+    from agentcgroup import run_watch
     from agentcgroup.config.loading import load
+    from agentcgroup.place.place import inside_a_run
 
     load(config)  # so that an error in it is reported here, before the program starts
     try:
         words = _command_line(target, module=module)
-        os.execvpe(words[0], words, _environment(os.environ, config))
+        environment = _environment(os.environ, config)
+        if inside_a_run():
+            typer.echo(
+                "agentcgroup run: this process runs inside a call of another run, whose limits "
+                "hold: the program's own calls get none.",
+                err=True,
+            )
+        else:
+            environment[run_watch.VARIABLE] = run_watch.watch(target[0])
+        os.execvpe(words[0], words, environment)
     except OSError as error:
         typer.echo(f"agentcgroup run: cannot start {target[0]!r}: {error.strerror}", err=True)
         raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from None
@@ -83,11 +96,17 @@ def _command_line(target: Sequence[str], *, module: bool) -> list[str]:
 
 
 def _environment(base: Mapping[str, str], config: str | None) -> dict[str, str]:
-    """Return `base`, changed so that the first Python process that is started with it registers."""
+    """Return `base`, changed so that the Python processes that are started with it register."""
+    from agentcgroup.frameworks.registry import FRAMEWORKS
+
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "autoload")
     before = base.get("PYTHONPATH")
     # The old value stays whole behind the folder: an empty part of it means the working directory.
-    changed = {**base, "PYTHONPATH": f"{folder}{os.pathsep}{before}" if before else folder}
+    changed = {
+        **base,
+        "PYTHONPATH": f"{folder}{os.pathsep}{before}" if before else folder,
+        "AGENTCGROUP_RUN_FRAMEWORKS": ",".join(FRAMEWORKS.values()),
+    }
     if config is not None:
         changed["AGENTCGROUP_CONFIG"] = os.path.abspath(os.path.expanduser(config))
     return changed
