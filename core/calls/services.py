@@ -24,6 +24,7 @@ from agentcgroup.config.tables import Config
 from agentcgroup.enforcement.deadlines import Deadlines
 from agentcgroup.enforcement.memory_sampling import MemorySampler
 from agentcgroup.errors import CgroupUnavailable
+from agentcgroup.interpreter import no_python
 from agentcgroup.monitor.client import Monitor
 from agentcgroup.place.owner import run_name
 from agentcgroup.records.bus import RecordBus
@@ -94,7 +95,9 @@ class Services:
         self.epoch = time.time() - time.monotonic()
         self.working = config.mode != "off" and sys.platform == "linux"
         self.closed = False
-        self.resolver = Resolver(config)
+        self.resolver = Resolver(config, no_python())
+        if self.working:
+            self.resolver.check()
         self.finished: deque[Recorded] = deque(maxlen=config.records_max)
         self._warned: set[str] = set()
         self.bus = RecordBus()

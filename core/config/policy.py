@@ -7,9 +7,10 @@ match, in their order, and the limits given in code (see `layers`).
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -35,8 +36,11 @@ from agentcgroup.config.problems import validate
 from agentcgroup.config.tables import Config
 from agentcgroup.config.toml import KeyPath, Source
 from agentcgroup.config.values import Background, Isolation, OnUnshippable, Priority
+from agentcgroup.errors import CgroupUnavailable
 
 __all__ = ["Policy", "Resolver", "Setting"]
+
+logger = logging.getLogger("agentcgroup")
 
 #: Names come from models, so neither their number nor their length may fill the memory.
 _REMEMBERED = 4096
@@ -82,8 +86,16 @@ class Policy:
 class Resolver:
     """Resolves the limits of a run, an agent and a call; safe to use from many threads."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, no_workers: str | None = None) -> None:
+        """Compile the rules.
+
+        Args:
+            config: the configuration.
+            no_workers: why no worker process can be made; every tool then runs inline.
+        """
         self.config = config
+        self._no_workers = no_workers
+        self._reported = False
         self._matchers = [_Matcher(rule) for rule in config.rules]
         self._known_calls = lru_cache(_REMEMBERED)(self._resolve_call)
         # With the types: True is equal to 1, and still no count.
@@ -106,6 +118,16 @@ class Resolver:
             return self._known_changes(framework, agent, tool, **changes)
         except TypeError:  # an unhashable value, such as a table of devices
             return self._resolve_call(framework, agent, tool, **changes)
+
+    def check(self) -> None:
+        """Report it where the configuration asks for worker processes and there can be none.
+
+        Raises:
+            CgroupUnavailable: mode is ``enforce``.
+        """
+        asked = {self.config.limits.call.isolation, *(rule.isolation for rule in self.config.rules)}
+        if self._no_workers is not None and "process" in asked:
+            self._report_inline(self.config.source.name)
 
     def agent(self, framework: str, agent: str | None) -> Limits:
         """Return the limits that all calls of `agent` share."""
@@ -180,7 +202,22 @@ class Resolver:
     def _resolve_call(
         self, framework: str, agent: str | None, tool: str, /, **changes: object
     ) -> Policy:
-        return self.override(_policy_of(self.explain(framework, agent, tool)), **changes)
+        policy = self.override(_policy_of(self.explain(framework, agent, tool)), **changes)
+        if policy.isolation != "process" or self._no_workers is None:
+            return policy
+        self._report_inline(policy.isolation_source)
+        return replace(policy, isolation="inline")
+
+    def _report_inline(self, source: str) -> None:
+        told = f'isolation = "process" (of {source}): {self._no_workers}'
+        if self.config.mode == "enforce":
+            raise CgroupUnavailable(
+                f'mode = "enforce", but not everything can be enforced here: {told}.',
+                fix='run the program with Python, or set isolation = "inline".',
+            )
+        if not self._reported:
+            self._reported = True
+            logger.warning("agentcgroup: not enforced here: %s; tools run inline", told)
 
     def _resolve_agent(self, framework: str, agent: str | None) -> Limits:
         return limits_of(self.explain_agent(framework, agent))

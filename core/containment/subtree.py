@@ -78,7 +78,7 @@ class Subtree:
     def hand_on(self, read_usage: Callable[[], Usage], events: Events) -> None:
         """Take note that the cgroup has another owner now.
 
-        Afterwards `usage` comes from `read_usage` and the count of OOM kills from `events`.
+        Afterwards `usage` comes from `read_usage` and the counts from `events`.
         """
         self._left = read_usage, events
         self.cgroup = self.leaf = None

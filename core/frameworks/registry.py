@@ -125,7 +125,18 @@ def _is_installed(name: str) -> bool:
 
 
 def _ours(name: str) -> Adapter:
-    return cast(Adapter, importlib.import_module(f"agentcgroup.adapters.{name}").adapter)
+    module = f"agentcgroup.adapters.{name}"
+    try:
+        return cast(Adapter, importlib.import_module(module).adapter)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"the adapter {module} is missing from this program, which was frozen without it:"
+            " freeze it with --collect-all agentcgroup (PyInstaller) or"
+            " --include-package=agentcgroup (Nuitka)",
+            file="register()",
+        ) from error
 
 
 def _third_party(name: str) -> Adapter:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from agentcgroup import scope
+from agentcgroup.interpreter import python
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Snapshot
 from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SETTLED, SPAWN
@@ -157,6 +158,7 @@ class Launcher:
         if self._closed:
             raise OSError("the session is closed")
         if self._control is None:
+            python()  # raises where there is none
             ours, theirs = socket_pair()
             self._folder = tempfile.mkdtemp(prefix="agentcgroup-")
             self._snapshot = Snapshot.take()
@@ -269,4 +271,4 @@ def _command(fd: int, folder: str) -> list[str]:
         "from agentcgroup.isolation.fork_server import main; "
         f"main({fd}, {os.getpid()}, {folder!r})"
     )
-    return [sys.executable, *flags, "-c", code]
+    return [python(), *flags, "-c", code]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import Final
 
+from agentcgroup.interpreter import python
 from agentcgroup.monitor import wire
 from agentcgroup.threads import Socket, socket_pair, standard_subprocess
 
@@ -45,7 +45,7 @@ def _start(ours: Socket, theirs: Socket, start: wire.Message, board: int) -> Non
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     fds = (theirs.fileno(), board)
     helper = standard_subprocess().Popen(
-        [_python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
+        [python(), "-I", "-S", "-c", _CODE, folder, *map(str, fds)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -54,10 +54,3 @@ def _start(ours: Socket, theirs: Socket, start: wire.Message, board: int) -> Non
     )
     wire.send(ours, start)
     helper.wait()  # it has forked the helper proper, which becomes a child of init
-
-
-def _python() -> str:
-    """Return this very Python; OSError where the program is another one that embeds it."""
-    if not os.path.basename(sys.executable or "").startswith(("python", "pypy")):
-        raise OSError(f"{sys.executable or 'this program'} is no Python to run it with")
-    return sys.executable

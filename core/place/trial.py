@@ -7,12 +7,12 @@ import errno
 import os
 import secrets
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.cgroup.limits import LIMITS, Limits
+from agentcgroup.interpreter import python
 from agentcgroup.place import problems
 from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
@@ -113,7 +113,7 @@ def _spawn_in(trial: Cgroup) -> None:
 def _move_in(trial: Cgroup) -> None:
     command = ["/bin/sh", "-c", "read _"]
     if not os.path.exists(command[0]):
-        command = [sys.executable, "-ISc", "input()"]
+        command = [python(), "-ISc", "input()"]
     with standard_subprocess().Popen(command, stdin=subprocess.PIPE) as process:
         try:
             trial.join(process.pid)
