@@ -18,6 +18,7 @@ from agentcgroup.calls.succession import AgentBackground, Succession
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.config.policy import Policy
 from agentcgroup.containment.tree import Branch
+from agentcgroup.enforcement.deadlines import START_MOST
 from agentcgroup.records.record import CallRecord, Outcome
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["Call", "Identity"]
 
 _NO_USAGE: Final = Usage()
 _NO_EVENTS: Final = Events()
+#: Seconds until a deadline that waits for the start of a worker is looked at again.
+_LOOK_AGAIN: Final = 0.05
 
 
 class Call(CallState):
@@ -140,11 +143,33 @@ class Call(CallState):
 
         Without effect once the call has ended. The first reason stands.
         """
+        if reason == "timeout" and self._is_given_time():
+            return
         if self.request_stop(reason):
             if self.contained is not None:
                 self.contained.end_late() if reason == "timeout" else self.contained.group.kill()
             if reason == "timeout" and self.expiry is not None:
                 self.expiry.notify()
+
+    def _is_given_time(self) -> bool:
+        """Arm the deadline anew where the start of its worker has taken time of the call."""
+        contained, timeout = self.contained, self.policy.timeout
+        if contained is None or timeout is None or self.deadline is None or self.stopped:
+            return False
+        start = contained.start_s()
+        deadline = self.started + timeout + start
+        if start < START_MOST and contained.is_starting():
+            deadline = max(deadline, time.monotonic() + _LOOK_AGAIN)
+        if deadline <= self.deadline:
+            return False
+        self.note_deadline(deadline)
+        self.services.deadlines.arm(self, deadline)
+        return True
+
+    def note_importing(self, begins: bool) -> None:
+        """Note that its worker begins to import the tool's modules, or has imported them."""
+        if self.contained is not None:
+            self.contained.note_importing(begins)
 
     def warn(self, message: str) -> None:
         """Log a warning, once per session."""
@@ -255,6 +280,9 @@ class Call(CallState):
             oom_kills=counted.oom_kill,
             memory_high_events=counted.memory_high,
             background=None if contained is None else contained.background,
+            worker_start_s=contained.start_s()
+            if contained and self.isolation == "process"
+            else None,
             **(self.observed or {}),
             limits=dict(self.policy.asked),
             cgroup=None if contained is None else contained.group.path,

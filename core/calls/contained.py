@@ -20,6 +20,7 @@ from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.background import only_background
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
+from agentcgroup.enforcement.deadlines import START_MOST
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import Outcome
 from agentcgroup.spawn.pools import release
@@ -50,13 +51,18 @@ class ContainedCall:
             them were in the background.
     """
 
-    __slots__ = ("_call", "_removed", "_tenancy", "background", "ending", "group")
+    __slots__ = (
+        *("_call", "_imported", "_importing", "_removed", "_tenancy"),
+        *("background", "ending", "group"),
+    )
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._removed = False
         self._tenancy: Tenancy | None = None
         self.ending = Lock()
+        self._importing: float | None = None
+        self._imported: float | None = None
         self.background: tuple[str, ...] | None = None
         self.group = CallCgroup(self, call.policy.limits)
 
@@ -180,6 +186,30 @@ class ContainedCall:
     def give_back(self, events: Events) -> bool:
         """Leave the worker and its cgroup to the next call of the tool, where that is possible."""
         return self._tenancy is not None and self._tenancy.give_back(events)
+
+    def note_importing(self, begins: bool) -> None:
+        """Note when its worker begins to import the tool's modules, and when it has them."""
+        if not begins:
+            self._imported = time.monotonic()
+        elif self._importing is None:  # a worker that says so again gains nothing
+            self._importing = time.monotonic()
+
+    def is_starting(self) -> bool:
+        """Return whether its worker is not born yet, or imports the tool's modules."""
+        tenants = () if self._tenancy is None else self._tenancy.tenants
+        unborn = any(worker.born_at is None and worker.how is None for worker in tenants)
+        return unborn or (self._importing is not None and self._imported is None)
+
+    def start_s(self) -> float:
+        """Return the seconds until the tool's code began in its worker, at most START_MOST."""
+        now = time.monotonic()
+        spent = 0.0
+        for worker in () if self._tenancy is None else self._tenancy.tenants[:1]:
+            begin = max(worker.requested, self._call.started)
+            spent += max(0.0, (now if worker.born_at is None else worker.born_at) - begin)
+        if self._importing is not None:
+            spent += (now if self._imported is None else self._imported) - self._importing
+        return min(spent, START_MOST)
 
     def end_late(self) -> None:
         """End the processes at the deadline; note those that were left when all else was done."""

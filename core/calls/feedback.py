@@ -6,6 +6,7 @@ next call when the model reads why the last one ended (arXiv 2602.09345, section
 
 from __future__ import annotations
 
+from agentcgroup.enforcement.deadlines import START_MOST
 from agentcgroup.records.record import CallRecord
 from agentcgroup.units import format_duration, format_size
 
@@ -96,6 +97,18 @@ def _timeout(record: CallRecord, tool: str) -> str:
         f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
         "processes were ended."
     )
+    start = record.worker_start_s or 0.0
+    if start >= START_MOST:
+        return (
+            f"{told} Its own code had not begun: its worker process imported modules for "
+            f"more than {format_duration(START_MOST)}, which is the most that does not count. The "
+            "same call will probably end the same way: use another tool."
+        )
+    if start >= 1 and start > record.duration_s / 3:
+        told += (
+            f" Another {format_duration(start)}, in which its worker process imported modules for "
+            "the first time, did not count."
+        )
     if record.background:
         names = ", ".join(map(_printable, record.background))
         return (

@@ -241,6 +241,10 @@ class CallState:
         """Note where its body runs."""
         self.isolation = isolation
 
+    def note_deadline(self, deadline: float) -> None:
+        """Note that its time is over later: its worker has imported modules meanwhile."""
+        self.deadline = deadline
+
     def note_worker_died(self, how: str) -> None:
         """Note how its worker ended before the body did, unless the call was stopped."""
         if self.stopped is None:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from agentcgroup.threads import Event, Lock, Thread, start_thread
 
-__all__ = ["Deadlines", "Stoppable"]
+__all__ = ["START_MOST", "Deadlines", "Stoppable"]
 
 logger = logging.getLogger("agentcgroup")
+
+
+#: Seconds of a worker's start, with the first import of the tool's modules, that do not count
+#: against the timeout of a call: a module that never ends its import must end.
+START_MOST: Final = 60.0
 
 
 class Stoppable(Protocol):

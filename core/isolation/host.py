@@ -52,6 +52,9 @@ class IsolatedCall(Protocol):
     def note_isolated(self, where: Isolated) -> None:
         """Note for the record where the body runs."""
 
+    def note_importing(self, begins: bool) -> None:
+        """Note that the worker begins to import the tool's modules, or has imported them."""
+
     def note_worker_died(self, how: str) -> None:
         """Note for the record how the worker ended before the body did, such as "exited: 3"."""
 

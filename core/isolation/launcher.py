@@ -239,6 +239,7 @@ class Launcher:
             return
         if what == BORN:
             worker.pid = value
+            worker.born_at = time.monotonic()
             worker.born.set()
             if worker.at_birth is not None:
                 with contextlib.suppress(OSError):  # its cgroup is gone, and so is the worker

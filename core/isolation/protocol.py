@@ -14,6 +14,8 @@ __all__ = [
     "ENDED",
     "ENVIRONMENT",
     "FAILURE",
+    "IMPORTED",
+    "IMPORTING",
     "LAST_CALL",
     "LEARNED",
     "LOG",
@@ -50,6 +52,10 @@ LAST_CALL: Final = b"C"
 RESULT: Final = b"R"
 FAILURE: Final = b"E"
 UNSHIPPABLE: Final = b"U"
+
+# From a worker to the app, before the tool's code: it begins to import modules; it has them.
+IMPORTING: Final = b"I"
+IMPORTED: Final = b"i"
 
 # From a worker to the app, at any time: text for stdout, text for stderr, a log record; names of
 # the modules that the body has imported.

@@ -21,6 +21,8 @@ from agentcgroup.isolation.protocol import (
     CALL,
     ENVIRONMENT,
     FAILURE,
+    IMPORTED,
+    IMPORTING,
     LAST_CALL,
     RESULT,
     UNSHIPPABLE,
@@ -167,6 +169,9 @@ class _RoundTrip:
         """Return whether a message is the answer; pass on output and log records of the body."""
         if message.kind in (RESULT, FAILURE, UNSHIPPABLE):
             return True
+        if message.kind in (IMPORTING, IMPORTED):
+            self._call.note_importing(message.kind == IMPORTING)
+            return False
         try:
             is_output = output.relay(message)
         except Exception as error:  # such as of a handler, or of a closed stream

@@ -34,6 +34,8 @@ from agentcgroup.isolation.protocol import (
     CALL,
     ENVIRONMENT,
     FAILURE,
+    IMPORTED,
+    IMPORTING,
     LAST_CALL,
     LEARNED,
     RESULT,
@@ -76,7 +78,7 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
                 environment.apply(pickling.unpack(message.pickle))
                 os.environ["TMPDIR"] = folder
                 continue
-            answer = _answer(message, here)
+            answer = _answer(message, here, channel)
             if len(sys.modules) - modules > _MANY:
                 _send_learned(channel, known)
                 modules = len(sys.modules)
@@ -97,10 +99,39 @@ def serve(channel: Channel, folder: str, known: set[str]) -> NoReturn:
 _Answer = tuple[bytes, Sequence[bytes], Sequence[PickleBuffer]]
 
 
-def _answer(message: Message, here: int) -> _Answer:
+class _ImportNotice:
+    """A finder that finds nothing: at the first import of a call's modules it tells the app.
+
+    Python asks it only for modules that are not imported yet.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.sent = False
+
+    def find_spec(self, *_: object) -> None:
+        if not self.sent:
+            self.sent = True
+            self._channel.send(IMPORTING, [b""])
+
+
+def _unpacked(message: Message, channel: Channel) -> Any:
+    """Unpickle a call, which imports the tool's modules; the app does not count that time."""
+    notice: Any = _ImportNotice(channel)
+    sys.meta_path.insert(0, notice)
+    try:
+        return pickling.unpack(message.pickle, buffers=message.buffers)
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(notice)
+        if notice.sent:
+            channel.send(IMPORTED, [b""])
+
+
+def _answer(message: Message, here: int, channel: Channel) -> _Answer:
     """Run the body of one call and return the answer to it."""
     try:
-        function, args, kwargs, is_async = pickling.unpack(message.pickle, buffers=message.buffers)
+        function, args, kwargs, is_async = _unpacked(message, channel)
     except Exception as error:  # such as of a module that only the app can import
         return UNSHIPPABLE, [failures.pack(unpicklable.in_worker(error))], ()
     try:
@@ -196,6 +227,6 @@ def _warm_up() -> None:
     near.send(CALL, *pickling.pack((_nothing, (), {}, False)))
     message = far.receive()
     assert message is not None
-    far.send(*_answer(message, os.getpid()))
+    far.send(*_answer(message, os.getpid(), far))
     near.close()
     far.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from agentcgroup.cgroup import Cgroup, Events, Meter
@@ -25,6 +26,7 @@ class Worker:
         how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where the fork
             server's end has ended it; None while it lives.
         ended: set when `how` is.
+        requested, born_at: when, by `time.monotonic`; `born_at` is None until then.
         born: set when `pid` is, or when it has ended.
         at_birth: called when its birth is reported, None for nothing: its call may be over by then.
         done: it has answered every call that it was sent.
@@ -44,6 +46,8 @@ class Worker:
         self.snapshot = snapshot
         self.cgroup: Cgroup | None = None
         self.pid: int | None = None
+        self.requested = time.monotonic()
+        self.born_at: float | None = None
         self.how: str | None = None
         self.ended = Event()
         self.born = Event()

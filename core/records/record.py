@@ -73,6 +73,9 @@ class CallRecord:
             memory_high (memory.events high).
         background: for a timeout, the names of the processes that were left when the time was over,
             where all of them were in the background: what had started them was done. Else None.
+        worker_start_s: seconds until the tool's own code began in its worker: until the worker was
+            there and had imported the tool's modules. Up to 60 s of them do not count against the
+            timeout. None for a tool that ran inline.
         monitor: the monitor's source for the next figures, ``libbpf``, ``procs`` or ``bcc``; None
             when there was none, when it started too late to see the whole call, or when the call's
             worker served other calls too (``reuse``).
@@ -128,6 +131,7 @@ class CallRecord:
     oom_kills: int | None = None
     memory_high_events: int | None = None
     background: tuple[str, ...] | None = None
+    worker_start_s: float | None = None
     monitor: str | None = None
     processes_started: int | None = None
     programs: tuple[Program, ...] | None = None
