@@ -218,6 +218,8 @@ class call:
     async def __aenter__(self) -> Call:
         self._call = call = self._open()
         abandoned.end_with(call, self)
+        if call.services.monitor.awaited:
+            await lifecycle.until_watched(call)
         self._entered = lifecycle.aenter(call)
         return call
 

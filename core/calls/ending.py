@@ -276,7 +276,9 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
     group = contained.group
     if group.cgroup is not None:
         try:
-            seen = call.services.monitor.seen(group.cgroup, tuple(group.started), patience)
+            seen = call.services.monitor.seen(
+                group.cgroup, call.started, tuple(group.started), patience
+            )
         except Exception as fault:
             if _of_signal_handler(fault):
                 raise

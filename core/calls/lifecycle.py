@@ -16,6 +16,8 @@ A step that every call has to go through is added here, and in no adapter.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import Token
@@ -44,6 +46,7 @@ __all__ = [
     "leave",
     "open_call",
     "run",
+    "until_watched",
 ]
 
 logger = logging.getLogger("agentcgroup")
@@ -93,11 +96,10 @@ def open_call(
         if named is not None:
             agent = named.name
     resolve = services.resolver.call
-    policy = (  # to pass on no keyword takes 0.1 us
-        resolve(framework, agent, tool, **overrides)
-        if overrides
-        else resolve(framework, agent, tool)
-    )
+    if overrides:
+        policy = resolve(framework, agent, tool, **overrides)
+    else:  # to pass on no keyword takes 0.1 us
+        policy = resolve(framework, agent, tool)
     parent = current.get()
     if not isinstance(parent, Call) or parent.services is not services:
         parent = None
@@ -116,13 +118,33 @@ def open_call(
         tool_call_id,
         key,
     )
-    monitor = services.monitor
-    if monitor.state != "off":
-        monitor.start()
-        call.note_slot(monitor.occupy(call))
+    if services.monitor.state != "off":
+        _show(call)
     if group is not None:
         group.append(call)
     return call
+
+
+def _show(call: Call) -> None:
+    """Show a call to the monitor; one that is demanded is waited for, except on an event loop."""
+    monitor = call.services.monitor
+    monitor.start()
+    if monitor.awaited and asyncio._get_running_loop() is None:
+        monitor.await_ready()
+        call.restart_clock()
+    call.note_slot(monitor.occupy(call))
+
+
+async def until_watched(call: Call) -> None:
+    """Wait for a monitor that is demanded, before an async call begins; the event loop runs on."""
+    monitor = call.services.monitor
+    try:
+        await asyncio.to_thread(contextvars.Context().run, monitor.await_ready)
+    except BaseException as error:
+        finish(call, error, cancelled=True)
+        raise
+    call.restart_clock()
+    call.note_slot(monitor.occupy(call))
 
 
 def enter(call: Call) -> Token[Any]:
@@ -218,6 +240,8 @@ def _raised(call: Call, token: Token[Any] | None, begin: Used | None, error: Bas
 async def arun(call: Call, answer: Answer, body: Callable[[], Awaitable[Any]]) -> Any:
     """Run an async body as `call`; as `run`, and a timeout also ends a body that only waits."""
     entered, leaving = None, False
+    if call.services.monitor.awaited:
+        await until_watched(call)
     try:
         entered = aenter(call)
         result = await body()
@@ -252,6 +276,8 @@ async def astream(
     Raises:
         LimitExceeded: a limit ended the call.
     """
+    if call.services.monitor.awaited:
+        await until_watched(call)
     stream = body()
     expiry: Expiry | None = None
     error: BaseException | None = None

@@ -104,6 +104,8 @@ class Services:
         self.cgroups = RunCgroups(config, self.resolver, self.warn, self._announce)
         self.limiting = self.cgroups.limiting
         self._begin()
+        if self.monitor.awaited:  # a forked process starts its own with its first call
+            self.monitor.start()
 
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""
@@ -204,6 +206,7 @@ class Services:
         return Monitor(
             "off" if base is None else asked.backend,
             asked.detail,
+            demanded=self.working and (asked.backend != "auto" or self.config.mode == "enforce"),
             kills=asked.escape == "kill",
             run="" if base is None else f"{base}/{run_name()}",
             joins=spawn.method().mode != "clone3",

@@ -223,6 +223,15 @@ class CallState:
         """Leave a parent that has ended: a task that outlived that call started this one."""
         self.parent = self.around_now()
 
+    def restart_clock(self) -> None:
+        """Have its time begin now: it has waited for something that is not its tool's."""
+        if self._running or self.ended is not None:
+            raise RuntimeError(f"call {self.number} is {self.state} and cannot begin anew")
+        now = time.monotonic()
+        if self.deadline is not None:
+            self.deadline += now - self.started
+        self.started = now
+
     # -- notes ----------------------------------------------------------------------------------
 
     def note_inline_usage(self, used: Used) -> None:

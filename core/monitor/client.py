@@ -1,7 +1,8 @@
 """The app's side of the monitor: announces cgroups, and asks the helper what happened in them.
 
-A cgroup that is made before the helper is ready is announced when the helper is; a call that has
-started processes by then gets no figures from the monitor, since some of its events are missing.
+A cgroup that is made before the helper is ready is announced when the helper is. A call that began
+before that gets no figures from the monitor, since some of its events may be missing. Where the
+monitor is demanded, the first call waits for the helper.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Monitor(HelperConnection):
     """The monitor of one session.
 
     Attributes:
-        state: as in `HelperConnection`.
+        state, awaited: as in `HelperConnection`.
         source: the name of the source in use, None while there is none.
         refused: (name, reason, fix) of each source that was tried and does not work here.
     """
@@ -55,6 +56,7 @@ class Monitor(HelperConnection):
         joins: bool,
         holding_cgroup: Callable[[], str | None],
         on_ready: Callable[[Monitor], None],
+        demanded: bool = False,
     ) -> None:
         """Prepare a monitor; see `config.tables.MonitorTable`.
 
@@ -67,6 +69,7 @@ class Monitor(HelperConnection):
             holding_cgroup: returns the path of the cgroup that holds a process whose call has no
                 cgroup yet, None when there is none. Called once, on the monitor's thread.
             on_ready: called with this monitor on its thread when there is a source.
+            demanded: the first call waits for the helper.
         """
         start = {
             "do": "start",
@@ -76,7 +79,7 @@ class Monitor(HelperConnection):
             "run": run,
             "joins": joins,
         }
-        super().__init__(start, off=backend == "off")
+        super().__init__(start, off=backend == "off", demanded=demanded)
         self.source: str | None = None
         self.refused: list[tuple[str, str, str | None]] = []
         self._kills = kills
@@ -194,7 +197,7 @@ class Monitor(HelperConnection):
         self._announced.prune()
 
     def seen(
-        self, cgroup: Cgroup, started: Sequence[int], patience: float
+        self, cgroup: Cgroup, began: float, started: Sequence[int], patience: float
     ) -> Mapping[str, Any] | None:
         """Return what happened in a cgroup whose call is over, by the names of `CallRecord`.
 
@@ -203,6 +206,7 @@ class Monitor(HelperConnection):
 
         Args:
             cgroup: the call's.
+            began: when the call began, by `time.monotonic`.
             started: pids of processes that the app has placed in it, the last ones.
             patience: seconds to wait for the answer.
         """
@@ -215,6 +219,8 @@ class Monitor(HelperConnection):
             answer = self._announced.ask(number, started, patience=patience, hurry=HURRY)
         finally:
             self._by_cgroup.pop(number, None)
+        if not self._watched_since(began):
+            return None
         return None if answer is None else figures(answer, self.source)
 
     # -- messages of the helper -----------------------------------------------------------------
@@ -247,7 +253,8 @@ class Monitor(HelperConnection):
         self.refused = [(name, reason, fix) for name, reason, fix in message["refused"]]
         self.source = message["source"]
         if self.source is None:
-            self._end("off", None)
+            told = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason, _ in self.refused)
+            self._end("off", f"there is no monitor: {told}" if self._demanded else None)
             return
         if "fds" in message and self._board is not None:
             self._use_slots(message)
@@ -257,6 +264,7 @@ class Monitor(HelperConnection):
         self._on_ready(self)
         for number, path in kept:
             self._announced.announce(number, path, late=True)
+        self._note_ready()
         if self._listeners:
             self._send_listening()
         if (held_in := self._holding_cgroup()) is not None:

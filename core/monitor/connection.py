@@ -1,6 +1,6 @@
 """The app's connection to its helper: one daemon thread starts the helper and reads its messages.
 
-Nothing in the app waits for the helper's start.
+Nothing in the app waits for the helper's start, but the first call where the monitor is demanded.
 """
 
 from __future__ import annotations
@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Final, Literal
 
 from agentcgroup.monitor import wire
 from agentcgroup.monitor.launch import launch
 from agentcgroup.monitor.thread_board import ThreadBoard
 from agentcgroup.threads import Event, Lock, Socket, start_thread
 
-__all__ = ["HelperConnection"]
+__all__ = ["READY_WAIT", "HelperConnection"]
 
 logger = logging.getLogger("agentcgroup")
+
+#: Seconds that the first call waits for a monitor that is demanded; BPF programs take 0.1 s to
+#: load, those of BCC several seconds to compile.
+READY_WAIT: Final = 10.0
 
 
 class HelperConnection(ABC):
@@ -27,14 +32,16 @@ class HelperConnection(ABC):
     Attributes:
         state: "new"; "starting"; "on", the helper has a source; "off", no source works here;
             "dead", the helper has died; "closed".
+        awaited: the next call is to wait for the helper (`await_ready`).
     """
 
-    def __init__(self, start: wire.Message, *, off: bool) -> None:
+    def __init__(self, start: wire.Message, *, off: bool, demanded: bool) -> None:
         """Prepare a connection.
 
         Args:
             start: the first message to the helper.
             off: there will be no helper.
+            demanded: the first call is to wait for the helper.
         """
         self.state: Literal["new", "starting", "on", "off", "dead", "closed"] = "new"
         self._start = start
@@ -43,6 +50,11 @@ class HelperConnection(ABC):
         self._decided = Event()
         self._socket: Socket | None = None
         self._board: ThreadBoard | None = None
+        self._demanded = demanded
+        self.awaited = demanded and not off
+        #: By `time.monotonic`: what begins later is watched from its beginning.
+        self._ready_since: float | None = None
+        self._told_late = False
         if off:
             self.state = "off"
             self._decided.set()
@@ -69,10 +81,33 @@ class HelperConnection(ABC):
         self._decided.wait(timeout)
         return self.state == "on"
 
+    def await_ready(self) -> None:
+        """Wait until the helper is ready, at most `READY_WAIT` seconds; no later call waits."""
+        self.wait(READY_WAIT)
+        self.awaited = False
+
+    def _note_ready(self) -> None:
+        self._ready_since = time.monotonic()
+        self.awaited = False
+
+    def _watched_since(self, began: float) -> bool:
+        """Return whether the helper was ready at a time; the log says if not, once."""
+        since = self._ready_since
+        if since is not None and began >= since:
+            return True
+        if self._demanded and not self._told_late:
+            self._told_late = True
+            logger.warning(
+                "agentcgroup: the monitor was not ready when a call began: it was not watched, as"
+                " its record shows (monitor is None)"
+            )
+        return False
+
     def close(self) -> None:
         """End the helper: it exits at the end of the socket."""
         with self._lock:
             self.state = "closed"
+            self.awaited = False
             ours, self._socket = self._socket, None
             board, self._board = self._board, None
         if board is not None:
@@ -128,6 +163,7 @@ class HelperConnection(ABC):
             if self.state == "closed":
                 return
             self.state = state
+            self.awaited = False
             ours, self._socket = self._socket, None
         if ours is not None:
             ours.close()

@@ -279,7 +279,8 @@ class Helper:
                 "programs_left_out": entry.left_out,
             }
             answer["counters"] = entry.counters if entry.counted else {}
-        answer["escapes"] = entry.escapes
+        # That there was none is known only where no event is missing.
+        answer["escapes"] = entry.escapes if entry.whole or entry.escapes else None
         return answer
 
 

@@ -77,7 +77,7 @@ class CallRecord:
             there and had imported the tool's modules. Up to 60 s of them do not count against the
             timeout. None for a tool that ran inline.
         monitor: the monitor's source for the next figures, ``libbpf``, ``procs`` or ``bcc``; None
-            when there was none, when it started too late to see the whole call, or when the call's
+            when there was none, when it was ready only after the call had begun, or when the call's
             worker served other calls too (``reuse``).
         processes_started: processes, not threads, that began in the call (sched_process_fork).
         programs: the first 64 programs that they executed (sched_process_exec,
