@@ -59,6 +59,20 @@ class Events:
     memory_max: int | None = None
     pids_max: int | None = None
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a process was killed for this cgroup's limit, one above it, or the machine's.
+
+        Not for a limit of a cgroup below, which a tool has set there itself: such a kill counts in
+        `oom_kill`, and its cause in `oom`. Where a limit below was reached, a kill of processes
+        below alone is taken to be its work.
+        """
+        if not self.oom_kill:
+            return False
+        if self.oom_local is None or self.oom_local or self.oom_kill_local:
+            return True
+        return not self.oom
+
 
 def flat(text: str) -> dict[str, int]:
     """Parse a "flat keyed" file: one `KEY VALUE` a line. Other lines are skipped."""

@@ -34,8 +34,7 @@ def verdict(
     """
     if stopped == "timeout":
         return "timeout", "timeout"
-    # memory.oom.group may count one process twice: the counter only shows whether any was killed.
-    if events is not None and events.oom_kill:
+    if events is not None and events.out_of_memory:
         return "oom", "memory_max" if events.oom_local else _which_limit(above)
     if stopped == "memory_max":  # seen by the sampler, where the kernel holds no memory limit
         return "oom", "memory_max"
