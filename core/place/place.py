@@ -5,9 +5,10 @@ prepares a base there, and then tries the base (`trial`): it makes a cgroup belo
 limits, and puts a process in. A `Place` has what the trial showed; nothing is concluded from
 versions or from files that exist.
 
-Moving a process needs write access to the common ancestor of both cgroups (cgroup-v2.rst,
-"Delegation Containment"). So root may work anywhere; a user may only work inside a delegated
-subtree that already holds the process. Such a subtree is divided first (`delegation`).
+No way leaves the cgroup that this process was started in, since the limits of that cgroup and of
+those above it would no longer hold (`around`). Where the process is not in the machine's root, its
+own cgroup is divided (`delegation`), or a delegated one above it that has the same limits. Only
+systemd may move the process, to a scope with the same limits.
 
 Several processes may take every step at once: a directory that exists is used as it is, and
 enabling an enabled controller does nothing. Where one process tears a base down that another has
@@ -29,6 +30,7 @@ from typing import Final, Literal
 from agentcgroup.cgroup.cgroup import Cgroup
 from agentcgroup.cgroup.limits import CONTROLLERS
 from agentcgroup.place import owner, probe, problems, systemd, trial
+from agentcgroup.place.around import limits_below
 from agentcgroup.place.delegation import SUPERVISOR, divide, reunite
 from agentcgroup.place.probe import HostFacts
 from agentcgroup.place.problems import Problem
@@ -203,9 +205,10 @@ def _delegated_by_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | No
     if not host.systemd or host.mount is None or host.own_path is None:
         return None
     unit = probe.delegated_above(host.own_path, host.mount.point)
-    return (
-        _divided(unit, "delegated", wanted) if unit is not None and probe.controls(unit) else None
-    )
+    if unit is None or not probe.controls(unit):
+        return None
+    own = _own(host.own_path)
+    return _divided(own if limits_below(unit, own) else unit, "delegated", wanted)
 
 
 def _scope_of_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | None:
@@ -213,8 +216,14 @@ def _scope_of_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | None:
     if not host.systemd or host.mount is None or host.mount.read_only:
         return None
     user = host.uid != 0
+    within, limits = None, {}
+    if host.own is not None and host.own_path is not None:
+        within = systemd.slice_of(host.own, user=user)
+        # A user's session is in no slice of the user's manager, but in one that holds both.
+        kept = within or systemd.slice_of(host.own, user=False) or "/"
+        limits = limits_below(host.mount.locate(kept) or host.mount.point, host.own_path)
     try:
-        systemd.start_scope(user=user)
+        systemd.start_scope(user=user, within=within, limits=limits)
     except systemd.ScopeRefused as error:
         raise _Unusable(problems.no_scope(error, user=user)) from error
     own_path = probe.probe().own_path
@@ -224,9 +233,11 @@ def _scope_of_systemd(host: HostFacts, wanted: frozenset[str]) -> Place | None:
 
 
 def _root(host: HostFacts, wanted: frozenset[str]) -> Place | None:
-    """Work below the root of the machine's hierarchy."""
+    """Work below the root of the machine's hierarchy, which this process is in."""
     mount = host.mount
     if mount is None or not mount.true_root or not probe.controls(mount.point):
+        return None
+    if host.own_path != mount.point:
         return None
     with contextlib.closing(Cgroup.open(mount.point)) as top:
         top.enable(wanted)
@@ -244,14 +255,17 @@ def _container(host: HostFacts, wanted: frozenset[str]) -> Place | None:
 
 
 def _delegated(host: HostFacts, wanted: frozenset[str]) -> Place | None:
-    """Divide the cgroup of this process, which was delegated by hand or by another manager."""
-    path = host.own_path
-    if path is None:
+    """Divide the cgroup of this process: delegated by hand or another manager, or root's to use."""
+    if host.own_path is None:
         return None
-    above, _, name = path.rpartition("/")
-    if name == SUPERVISOR and probe.controls(above):  # another supervisor has divided it before
-        path = above
+    path = _own(host.own_path)
     return _divided(path, "delegated", wanted) if probe.controls(path) else None
+
+
+def _own(path: str) -> str:
+    """Return a process's own cgroup, given the path where it is now: its leaf if it is divided."""
+    above, _, name = path.rpartition("/")
+    return above if name == SUPERVISOR and probe.controls(above) else path
 
 
 _WAYS: Final[tuple[_Way, ...]] = (

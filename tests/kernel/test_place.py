@@ -162,6 +162,82 @@ def test_the_shared_base_stays_while_a_run_is_inside(finder: Callable[..., Finde
     assert not os.path.exists(base)
 
 
+# Root in a cgroup of the machine's hierarchy: a job, a supervisor's group, --cgroupns=host
+
+
+@pytest.mark.parametrize("limits", [{}, {"memory.max": "120M"}, {"pids.max": "64"}])
+def test_root_stays_in_the_cgroup_it_was_started_in(
+    branch: Cgroup, finder: Callable[..., Finder], limits: dict[str, str]
+) -> None:
+    job = branch.child("job")
+    for file, text in limits.items():
+        Path(job.path, file).write_text(text)
+    bystander = subprocess.Popen(["sleep", "1000"])
+    job.join(bystander.pid)
+    one = finder(job)
+    place = one.found()
+    assert (place["kind"], place["base"]) == ("delegated", job.path)
+    assert place["controllers"] == CONTROLLERS
+    assert place["problems"] == []
+    assert not os.path.exists(f"{ROOT}/agentcgroup")
+    assert one.tear_down() == job.path.removeprefix(ROOT)
+    assert job.children() == []
+    assert sorted(job.procs()) == sorted([bystander.pid, one.process.pid])
+    bystander.kill()
+    bystander.wait()
+
+
+def test_roots_cgroup_that_cannot_be_divided_keeps_the_life_cycle(
+    branch: Cgroup, finder: Callable[..., Finder]
+) -> None:
+    """`unshare --fork` stays in it, where nobody in the new pid namespace can move it."""
+    job = branch.child("job")
+    Path(job.path, "memory.max").write_text("120M")
+    wrap = in_new_mounts("mount -t proc proc /proc", flags="-m -p -f")
+    place = finder(job, wrap=wrap).found()
+    assert (place["kind"], place["base"]) == ("delegated", job.path)
+    assert place["controllers"] == []
+    assert "another pid namespace" in only_problem(place)["why"]
+    assert not os.path.exists(f"{ROOT}/agentcgroup")
+
+
+def test_runs_of_root_in_one_cgroup_share_it(branch: Cgroup, finder: Callable[..., Finder]) -> None:
+    job = branch.child("job")
+    first, second = finder(job), finder(job)
+    assert first.found()["base"] == second.found()["base"] == job.path
+    assert second.tear_down() == job.path.removeprefix(ROOT)
+    assert job.children() == []
+
+
+#: Enters the cgroup of its first argument, and lets a call eat more than that cgroup may have.
+EATER = """
+import json, subprocess, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+import agentcgroup
+eat = [sys.executable, "-ISc", "bytearray(200 << 20)"]
+session = agentcgroup.register("langchain", config={"limits": {"call": {"memory_max": "500M"}}})
+try:
+    with agentcgroup.call("eater"):
+        status = subprocess.run(eat).returncode
+except agentcgroup.LimitExceeded as error:
+    status = str(error)
+record = session.records[-1]
+print(json.dumps([record.outcome, record.reason, record.cgroup, status]))
+"""
+
+
+def test_what_holds_for_the_job_holds_for_its_calls(branch: Cgroup) -> None:
+    job = branch.child("job")
+    Path(job.path, "memory.max").write_text("120M")
+    Path(job.path, "memory.swap.max").write_text("0")
+    eater = subprocess.run(
+        [sys.executable, "-c", EATER, job.path], stdout=subprocess.PIPE, text=True, check=True
+    )
+    outcome, reason, cgroup, status = json.loads(eater.stdout)
+    assert (outcome, reason) == ("oom", "system"), status
+    assert cgroup.startswith(job.path + "/agentcgroup.run-")
+
+
 # Containers
 
 

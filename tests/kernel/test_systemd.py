@@ -24,6 +24,16 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs {SYSTEMD} and dbus-daemon, installed, not running (make lab-deps)",
 )
 
+#: As `FINDER`, and the limits of the place.
+LIMITS = """
+import json
+from agentcgroup.place.place import find
+place = find()
+files = ("memory.max", "memory.high", "pids.max", "cpu.max", "cpuset.cpus")
+texts = {file: open(f"{place.base}/{file}").read().strip() for file in files}
+print(json.dumps([place.kind, place.base.removeprefix("/sys/fs/cgroup"), texts]))
+print("")
+"""
 FINDER = """
 import json
 from dataclasses import asdict
@@ -150,6 +160,50 @@ def test_a_service_that_is_delegated_stays_where_it_is(branch: Cgroup, tmp_path:
     assert cgroup == "0::/system.slice/finder.service/agentcgroup.sup"
     assert place["controllers"] == CONTROLLERS
     assert place["problems"] == []
+
+
+def test_a_scope_has_the_limits_of_the_service_it_leaves(branch: Cgroup, tmp_path: Path) -> None:
+    more = "MemoryMax=900M\nMemoryHigh=800M\nTasksMax=123\nCPUQuota=150%\nAllowedCPUs=0"
+    (kind, base, texts), _ = found_by_a_service(branch, tmp_path, more=more, finder=LIMITS)
+    assert kind == "systemd-system"
+    assert base.startswith("/system.slice/agentcgroup-")
+    assert texts == {
+        "memory.max": str(900 << 20),
+        "memory.high": str(800 << 20),
+        "pids.max": "123",
+        "cpu.max": "150000 100000",
+        "cpuset.cpus": "0",
+    }
+
+
+def test_a_scope_stays_in_the_slice_of_the_service(branch: Cgroup, tmp_path: Path) -> None:
+    """The slice's own limits hold there, those that systemd has no property for too."""
+    more = "Slice=jobs-nightly.slice"
+    (kind, base, _), _ = found_by_a_service(branch, tmp_path, more=more, finder=LIMITS)
+    assert kind == "systemd-system"
+    assert base.startswith("/jobs.slice/jobs-nightly.slice/agentcgroup-")
+
+
+#: A manager of jobs: it makes a limited cgroup in its own delegated unit, and a job finds a place.
+JOBS = f"""
+import os, subprocess, sys
+job = "/sys/fs/cgroup/system.slice/finder.service/job"
+os.mkdir(os.path.dirname(job) + "/manager")
+open(os.path.dirname(job) + "/manager/cgroup.procs", "w").write("0")
+open(os.path.dirname(job) + "/cgroup.subtree_control", "w").write("+memory +pids +cpu +cpuset")
+os.mkdir(job)
+open(job + "/memory.max", "w").write("300M")
+open(job + "/cgroup.procs", "w").write("0")
+exec({LIMITS!r})
+"""
+
+
+def test_a_job_in_a_delegated_unit_stays_in_its_own_limited_cgroup(
+    branch: Cgroup, tmp_path: Path
+) -> None:
+    (kind, base, texts), _ = found_by_a_service(branch, tmp_path, "Delegate=yes", JOBS)
+    assert (kind, base) == ("delegated", "/system.slice/finder.service/job")
+    assert texts["memory.max"] == str(300 << 20)
 
 
 def test_what_died_in_another_scope_is_gone_at_the_next_start(
