@@ -18,6 +18,7 @@ import pytest
 import agentcgroup
 from agentcgroup import Session
 from agentcgroup.cgroup import Cgroup
+from agentcgroup.monitor import connection
 from agentcgroup.place.locate import CgroupLocator
 from tests.cases import escapes as escape_cases
 from tests.cases.escapes import WAYS, escapes
@@ -49,6 +50,20 @@ def test_a_record_has_what_ran_and_how_it_ended(registered: Register, backend: s
     session = _watched(registered(monitor={"backend": backend}))
     assert session._services.monitor.source == backend
     record_tells_what_ran(session)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("asked", ["auto", "procs", "libbpf"])
+def test_in_mode_enforce_the_first_call_is_watched(
+    registered: Register, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "READY_WAIT", 300)  # an emulated machine loads slowly
+    session = registered(monitor={"backend": asked})
+    with agentcgroup.call("first"):
+        subprocess.run(["true"], check=True)
+    record = session.records[-1]
+    assert record.monitor == ("libbpf" if asked == "auto" else asked)
+    assert (record.processes_started, record.escapes) == (1, 0)
 
 
 @pytest.mark.timeout(900)
