@@ -65,7 +65,8 @@ class Session:
         """Records of ended calls, in the order of their ends, at most ``records_max`` of them.
 
         A call that is still being settled after 30 s is left out. Observers (`on_record`, the
-        ``records`` file) have the records too, unless they take over a second.
+        ``records`` file) have the records too, unless they take over a second. This waits: a
+        coroutine reads it on a thread, by ``asyncio.to_thread``.
         """
         services = self._services
         services.deferred.drain(CLOSE_WAIT)
