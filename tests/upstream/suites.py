@@ -194,7 +194,6 @@ SUITES: Final = (
         ),
         # One runs pytest within pytest for minutes, and one needs the package's sources.
         options=("--ignore=tests/test_pytest_plugin.py", "--ignore=tests/test_lazyimport.py"),
-        quick={CALLED: ("tests/test_to_process.py",)},
     ),
     Suite(
         "trio==0.35.0",
@@ -237,6 +236,7 @@ SUITES: Final = (
             *("-W", "ignore::pytest.PytestRemovedIn10Warning"),
             *("-o", "asyncio_default_fixture_loop_scope=function"),
         ),
+        quick={CALLED: ("tests/test_local.py", "tests/test_pipelines.py")},
     ),
     Suite(
         "billiard==4.3.2",
