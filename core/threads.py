@@ -15,12 +15,15 @@ from __future__ import annotations
 import _socket
 import contextlib
 import importlib
+import math
+import os
 import sys
 import threading
+import time
 from _queue import Empty, SimpleQueue  # nobody patches the C module
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 __all__ = [
     "Empty",
@@ -32,6 +35,7 @@ __all__ = [
     "get_ident",
     "get_native_id",
     "local",
+    "native_ids",
     "poll",
     "sleep",
     "socket_pair",
@@ -119,6 +123,21 @@ class Event:
                 self._waiters.remove(waiter)
 
 
+#: Of the threads of this package, by process and thread: when it ended, or infinity.
+_native_ids: dict[tuple[int, int], float] = {}
+#: Seconds for which the kernel may still list a thread that has ended.
+_EXITING: Final = 1.0
+
+
+def native_ids() -> set[int]:
+    """Return the kernel's ids of the threads of this package, in this process."""
+    process, since = os.getpid(), time.monotonic() - _EXITING
+    for key, ended in tuple(_native_ids.items()):
+        if ended < since or key[0] != process:
+            _native_ids.pop(key, None)
+    return {thread for _, thread in tuple(_native_ids)}
+
+
 class Thread:
     """A daemon thread of this package, which begins with an empty context: it belongs to no call.
 
@@ -162,6 +181,8 @@ class Thread:
 
     def _begin(self, target: Callable[[], None]) -> None:
         key = threading.get_ident()  # the one of `threading`, which gevent replaces
+        process, thread = os.getpid(), get_native_id()
+        _native_ids[process, thread] = math.inf
         try:
             with contextlib.suppress(Exception):
                 threading.current_thread().name = self.name
@@ -169,6 +190,7 @@ class Thread:
         finally:
             # `threading` keeps what it lists for a thread that it has not started.
             getattr(threading, "_active", {}).pop(key, None)
+            _native_ids[process, thread] = time.monotonic()
 
 
 def start_thread(target: Callable[[], None], name: str) -> Thread:

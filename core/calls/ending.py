@@ -54,6 +54,9 @@ def finish(
             for the caller to do; None to do it here.
     """
     services = call.services
+    if not services.here[0]:
+        services.left_to_parent()  # a fork without Python's hooks has left the body, too
+        call.abandon()
     if call.slot is not None:
         services.monitor.vacate(call, call.slot)
     contained = call.contained

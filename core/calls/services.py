@@ -13,9 +13,9 @@ import sys
 import time
 import uuid
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from agentcgroup import scope, spawn
+from agentcgroup import forks, scope, spawn
 from agentcgroup.calls.deferred import DeferredJobs
 from agentcgroup.calls.run_cgroups import RunCgroups
 from agentcgroup.cgroup import Cgroup
@@ -52,7 +52,10 @@ _active: Services | None = None
 
 def active() -> Services | None:
     """Return what serves calls now: None when nothing is registered, or the mode is ``off``."""
-    return _active if _active is not None and _active.working else None
+    services = _active
+    if services is None or not (services.here[0] or services.start_over()):
+        return None
+    return services if services.working else None
 
 
 def set_active(services: Services | None) -> None:
@@ -66,7 +69,8 @@ class Services:
 
     Attributes:
         config: the configuration.
-        id: unique over runs and machines; the beginning of each call's id.
+        here: false at index 0 in a forked child that has not begun anew.
+        id: unique over runs, processes and machines; the beginning of each call's id.
         epoch: Unix time minus `time.monotonic`, seconds.
         working: whether calls are contained and recorded: not with mode ``off``.
         limiting: whether limits are enforced: not with mode ``observe`` or ``off``.
@@ -91,7 +95,6 @@ class Services:
             CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
         """
         self.config = config
-        self.id = uuid.uuid4().hex[:12]
         self.epoch = time.time() - time.monotonic()
         self.working = config.mode != "off" and sys.platform == "linux"
         self.closed = False
@@ -104,11 +107,14 @@ class Services:
         self.cgroups = RunCgroups(config, self.resolver, self.warn, self._announce)
         self.limiting = self.cgroups.limiting
         self._begin()
+        self._reap()
         if self.monitor.awaited:  # a forked process starts its own with its first call
             self.monitor.start()
 
     def _begin(self) -> None:
         """Make what belongs to this very process; again in a forked one."""
+        self.here = forks.mark()
+        self.id = uuid.uuid4().hex[:12]
         self.numbers = itertools.count(1)
         self.running: set[Call] = set()
         self.lock = Lock()
@@ -118,6 +124,9 @@ class Services:
         self.deferred = DeferredJobs()
         self.monitor = self._make_monitor()
         self._workers: WarmWorkers | None = None
+
+    def _reap(self) -> None:
+        """Remove what dead runs have left, when nothing else is to be done."""
         if self.cgroups.place.base is not None:
             self.deferred.put(self.cgroups.reap)
 
@@ -168,7 +177,12 @@ class Services:
         return self._workers is not None and self._workers.is_running()
 
     def close(self) -> bool:
-        """End what still runs and remove the run's cgroups; return False when that was done."""
+        """End what still runs and remove the run's cgroups; return False when that was done.
+
+        In a forked child that has made no call there is nothing to end: all of it is the parent's.
+        """
+        if not self.here[0]:
+            self.left_to_parent()
         with self.lock:
             if self.closed:
                 return False
@@ -186,17 +200,39 @@ class Services:
         self.bus.close(_OBSERVERS_WAIT)
         return True
 
-    def forked(self) -> None:
-        """Start over in a forked child: the parent's threads and cgroups are not its own."""
+    def start_over(self) -> bool:
+        """Begin anew in a forked child: the parent's threads and cgroups are not its own.
+
+        A child that was forked inside a call, as multiprocessing does it, stays in that call's
+        cgroup: nothing is begun for its own calls. Forked outside of every call, as a pre-fork
+        server does it, the child is a run of its own.
+
+        Returns:
+            Whether this process's calls are served.
+        """
+        scope.set_thread_tracker(None)  # the thread slots are the parent's
+        call = scope.current.get()
+        if call is not None:
+            self.left_to_parent()
+            _abandon(call)
+            return False
         self.finished.clear()
         self.bus = self.bus.forked()
         self.cgroups.start_over()
         self._begin()
+        self._reap()
+        return True
 
     def left_to_parent(self) -> None:
-        """End nothing in a child that was forked inside a call: the call is the parent's."""
+        """Serve no call in a forked child, and end nothing there: all of it is the parent's."""
+        self.here = forks.mark()
         self.working, self.closed = False, True
         self.lock = Lock()  # the thread that held it is not in the child
+        self.finished.clear()
+        self.deferred = DeferredJobs()
+        self.bus = RecordBus()
+        if _active is self:
+            set_active(None)
 
     def _announce(self, cgroup: Cgroup) -> None:
         self.monitor.made(cgroup)
@@ -217,6 +253,14 @@ class Services:
     def _track_threads(self, monitor: Monitor) -> None:
         if not self.closed:
             scope.set_thread_tracker(monitor.working_for)
+
+
+def _abandon(call: scope.SpawnTarget) -> None:
+    """Drop, in a forked child, what belongs to the parent process's calls."""
+    inherited: Any = call
+    while hasattr(inherited, "abandon"):
+        inherited.abandon()
+        inherited = inherited.parent
 
 
 class _Background:

@@ -11,7 +11,6 @@ from typing import Final
 
 from agentcgroup import scope
 from agentcgroup.calls import services
-from agentcgroup.calls.call import Call
 from agentcgroup.calls.services import CLOSE_WAIT, Services
 from agentcgroup.config.tables import Config
 from agentcgroup.errors import ConfigError
@@ -30,8 +29,12 @@ _registered: Session | None = None
 
 
 def registered() -> Session | None:
-    """Return the session of this process, working or off."""
-    return _registered
+    """Return the session of this process, working or off; None in a fork that a call has made."""
+    session = _registered
+    if session is not None and not session._services.here[0] and not session._services.start_over():
+        set_registered(None)
+        return None
+    return session
 
 
 def set_registered(session: Session | None) -> None:
@@ -69,6 +72,8 @@ class Session:
         coroutine reads it on a thread, by ``asyncio.to_thread``.
         """
         services = self._services
+        if not services.here[0]:
+            return ()  # this process, a fork, has made no call
         services.deferred.drain(CLOSE_WAIT)
         deadline = time.monotonic() + _OBSERVERS_WAIT
         while not services.bus.drain(min(_DRAIN_STEP, max(0.0, deadline - time.monotonic()))):
@@ -90,7 +95,7 @@ class Session:
         that raises hurts no call: its error is logged, and it is switched off after 3 errors in a
         row or 10 in all. `close` waits up to 5 s for what is left.
         """
-        self._services.bus.subscribe(callback)
+        self._own().bus.subscribe(callback)
 
     def on_event(self, callback: Callable[[Event], None]) -> None:
         """Call `callback` with each event of the calls from now on, on a thread of the monitor.
@@ -99,11 +104,11 @@ class Session:
         there is no monitor (`agentcgroup doctor` reports why). An exception in the callback is
         logged and hurts no call; while the callback runs no other event comes.
         """
-        self._services.monitor.listen(callback)
+        self._own().monitor.listen(callback)
 
     def stream(self) -> Stream:
         """Return the same events to iterate over, on a thread of yours; close it at the end."""
-        monitor = self._services.monitor
+        monitor = self._own().monitor
         stream = Stream(lambda closed: monitor.unlisten(closed.put))
         self._streams.append(stream)
         monitor.listen(stream.put)
@@ -116,6 +121,12 @@ class Session:
         if self._services.close():
             for stream in self._streams:
                 stream.close()
+
+    def _own(self) -> Services:
+        """Return the services of this very process."""
+        if not self._services.here[0]:
+            self._services.start_over()
+        return self._services
 
     def __enter__(self) -> Session:
         return self
@@ -145,26 +156,14 @@ def _open_json_lines(config: Config) -> JsonLines | None:
 
 
 def _after_fork_in_child() -> None:
-    """Keep a forked process from using its parent's run.
+    """Keep a process that a call has forked from using its parent's run.
 
-    Forked inside a call (multiprocessing, os.fork), the child is contained already and stays inert.
-    Forked outside of every call, as a pre-fork server does it, the child is a run of its own.
+    Any other fork begins anew at its first call, or never: most execute another program.
     """
     session = _registered
-    if session is None:
-        return
-    scope.set_thread_tracker(None)  # the thread slots are the parent's
-    call = scope.current.get()
-    if call is None:
-        session._services.forked()
-        return
-    session._services.left_to_parent()
-    if isinstance(call, Call):
-        inherited: Call | None = call
-        while inherited is not None:
-            inherited.abandon()
-            inherited = inherited.parent
-    set_registered(None)
+    if session is not None and scope.current.get() is not None:
+        session._services.start_over()
+        set_registered(None)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works

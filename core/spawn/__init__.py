@@ -27,6 +27,7 @@ Real forks (os.fork, preexec_fn, other C code) write to cgroup.procs in each of 
 - `patch_points`: the replacement of each builtin.
 - `fork_hooks`: forks that no patch point makes.
 - `uvloop_children`: what such a fork of uvloop cannot raise, and its pid.
+- `fork_warning`: has no fork warned of for the sake of this package's threads.
 - `pools`: process pools and managers, whose processes belong to an object and not to a call.
 - `multiprocessing_daemons`: the fork server and the resource tracker, which belong to no call.
 - `placement`: the protocol between a spawn and its `scope.SpawnTarget`.
@@ -36,8 +37,8 @@ Real forks (os.fork, preexec_fn, other C code) write to cgroup.procs in each of 
 - `module_globals`: replaces an object in every module that holds it.
 
 The modules import in this order: __init__ > patch_points > native_backend, python_backend >
-uvloop_children > fork_hooks, multiprocessing_daemons, pools > placement > spawn_request,
-backend.
+uvloop_children > fork_hooks, fork_warning, multiprocessing_daemons, pools > placement >
+spawn_request, backend.
 """
 
 from __future__ import annotations

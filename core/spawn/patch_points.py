@@ -13,12 +13,13 @@ import os
 import sys
 from collections.abc import Callable
 from types import BuiltinFunctionType
-from typing import Any
+from typing import Any, Final
 
 from agentcgroup.scope import thread_working_for
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
+from agentcgroup.spawn.fork_warning import own_threads_unwarned
 from agentcgroup.spawn.multiprocessing_daemons import starts_daemon
 from agentcgroup.spawn.spawn_request import read_request
 
@@ -26,6 +27,9 @@ if sys.platform == "linux":
     import _posixsubprocess
 
 __all__ = ["PatchPoint", "make_patch_points"]
+
+#: The index of preexec_fn in the arguments of fork_exec, from Python 3.11 on.
+_PREEXEC: Final = 21
 
 #: The builtin, and its replacement.
 PatchPoint = tuple[Callable[..., Any], Callable[..., Any]]
@@ -53,18 +57,25 @@ def make_patch_points(backend: Backend) -> list[PatchPoint]:
 def _fork_exec(backend: Backend, original: Callable[..., int]) -> PatchPoint:
     current_target = placement.current_target
 
+    def builtin(*args: Any) -> int:
+        # It forks for a preexec_fn, and then warns from Python 3.12 on, which has it at this index.
+        if len(args) > _PREEXEC and args[_PREEXEC] is not None:
+            with own_threads_unwarned():
+                return original(*args)
+        return original(*args)
+
     @functools.wraps(original)
     def fork_exec(*args: Any) -> int:
         target = current_target()
         if target is None:
-            return original(*args)
+            return builtin(*args)
         if starts_daemon(sys._getframe(1)):
             with thread_working_for(None):
-                return original(*args)
+                return builtin(*args)
 
         def start(fd: int | None) -> int:
             with without_fork_hooks():
-                return original(*args) if fd is None else backend.fork_exec(fd, args, original)
+                return builtin(*args) if fd is None else backend.fork_exec(fd, args, builtin)
 
         return placement.place(target, start, int)
 
@@ -118,10 +129,11 @@ def _fork(
     def fork() -> Any:
         target = placement.current_target()
         if target is None:
-            return original()
+            with own_threads_unwarned():
+                return original()
 
         def start(fd: int | None) -> Any:
-            with without_fork_hooks():
+            with without_fork_hooks(), own_threads_unwarned():
                 try:
                     if fd is not None:
                         backend.set_fork_target(fd)
