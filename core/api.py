@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
-from agentcgroup import isolation, run_watch, scope, spawn
+from agentcgroup import greenlets, isolation, run_watch, scope, spawn
 from agentcgroup.calls import abandoned, feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.session import Session, registered, set_registered
@@ -79,6 +79,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
             session = Session(load(config))
             if session._services.working:
                 scope.install()
+                greenlets.install()
                 spawn.install()
             set_registered(session)
             run_watch.announce()

@@ -41,6 +41,7 @@ __all__ = [
     "call_group",
     "current",
     "install",
+    "propagated_context",
     "restore",
     "set_thread_tracker",
     "thread_working_for",
@@ -166,6 +167,17 @@ _propagated: tuple[ContextVar[Any], ...] = (current, agent, call_group)
 
 def _snapshot() -> list[tuple[ContextVar[Any], Any]]:
     return [(variable, variable.get()) for variable in _propagated]
+
+
+def propagated_context() -> contextvars.Context | None:
+    """Return a context with the values of this code and nothing else; None where all are None."""
+    values = _snapshot() if _installed else []
+    if all(value is None for _, value in values):
+        return None
+    context = contextvars.Context()
+    for variable, value in values:
+        context.run(variable.set, value)
+    return context
 
 
 def _serves_a_pool(thread: threading.Thread) -> bool:
