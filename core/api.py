@@ -282,7 +282,6 @@ def isolate(tool: str | F | None = None, *, agent: str | None = None, **limits: 
     def decorate(function: F) -> F:
         name = tool if isinstance(tool, str) else function.__name__
         body = Body(function)
-
         if body.streams:
             raise TypeError(
                 f"{name!r} cannot be isolated: it is a generator function, whose body runs where "

@@ -19,7 +19,6 @@ decided by the call (`calls.Call.begin_spawn`).
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.thread
 import contextvars
 import functools
 import sys
@@ -32,7 +31,7 @@ from typing import Any, Protocol, TypeVar
 
 import wrapt
 
-from agentcgroup.work_items import WorkItem
+from agentcgroup.work_items import WorkItem, serves_a_pool
 
 __all__ = [
     "CallGroup",
@@ -180,17 +179,6 @@ def propagated_context() -> contextvars.Context | None:
     return context
 
 
-def _serves_a_pool(thread: threading.Thread) -> bool:
-    """Return whether `thread` is a worker of a thread pool, or the manager of a process pool."""
-    target = getattr(thread, "_target", None)
-    if target is concurrent.futures.thread._worker:
-        return True
-    # By name: most programs never import multiprocessing.pool, and loky has a copy of the class.
-    if getattr(target, "__module__", None) == "multiprocessing.pool":
-        return getattr(target, "__name__", None) == "worker"
-    return any(kind.__name__ == "_ExecutorManagerThread" for kind in type(thread).__mro__)
-
-
 def _start_for_no_call(start: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
     """Start a thread without values also where Python propagates the context (3.14, by a flag)."""
     for variable in _propagated:
@@ -205,7 +193,7 @@ def _propagating_start(start: Callable[[threading.Thread], None]) -> Callable[..
         if all(value is None for _, value in values):
             start(self)
             return
-        if _serves_a_pool(self) and not getattr(current.get(), "lasting", False):
+        if serves_a_pool(self) and not getattr(current.get(), "lasting", False):
             contextvars.copy_context().run(_start_for_no_call, start, self)
             return
         # On the instance and not on Thread.run, which subclasses override.

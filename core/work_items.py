@@ -8,12 +8,14 @@ for which no code waits any more. Such an item is given up, with all the work it
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.thread
+import threading
 import weakref
 from typing import Any
 
 from agentcgroup.threads import local
 
-__all__ = ["WorkItem", "given_up"]
+__all__ = ["WorkItem", "given_up", "serves_a_pool"]
 
 
 class WorkItem:
@@ -79,3 +81,14 @@ def given_up() -> bool:
     """Return whether this thread runs a work item that its submitter has given up."""
     item = _of_thread.item
     return item is not None and item.given_up
+
+
+def serves_a_pool(thread: threading.Thread) -> bool:
+    """Return whether `thread` is a worker of a thread pool, or the manager of a process pool."""
+    target = getattr(thread, "_target", None)
+    if target is concurrent.futures.thread._worker:
+        return True
+    # By name: most programs never import multiprocessing.pool, and loky has a copy of the class.
+    if getattr(target, "__module__", None) == "multiprocessing.pool":
+        return getattr(target, "__name__", None) == "worker"
+    return any(kind.__name__ == "_ExecutorManagerThread" for kind in type(thread).__mro__)

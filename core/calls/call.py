@@ -18,7 +18,6 @@ from agentcgroup.calls.succession import AgentBackground, Succession
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.config.policy import Policy
 from agentcgroup.containment.tree import Branch
-from agentcgroup.enforcement.deadlines import START_MOST
 from agentcgroup.records.record import CallRecord, Outcome
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ __all__ = ["Call", "Identity"]
 
 _NO_USAGE: Final = Usage()
 _NO_EVENTS: Final = Events()
-#: Seconds until a deadline that waits for the start of a worker is looked at again.
-_LOOK_AGAIN: Final = 0.05
 
 
 class Call(CallState):
@@ -48,14 +45,8 @@ class Call(CallState):
     """
 
     __slots__ = (
-        "_block",
-        "_record",
-        "contained",
-        "expiry",
-        "observed",
-        "services",
-        "slot",
-        "succession",
+        *("_block", "_record", "contained", "expiry"),
+        *("observed", "services", "slot", "succession"),
     )
 
     def __init__(
@@ -156,10 +147,7 @@ class Call(CallState):
         contained, timeout = self.contained, self.policy.timeout
         if contained is None or timeout is None or self.deadline is None or self.stopped:
             return False
-        start = contained.start_s()
-        deadline = self.started + timeout + start
-        if start < START_MOST and contained.is_starting():
-            deadline = max(deadline, time.monotonic() + _LOOK_AGAIN)
+        deadline = contained.worker_start.deadline(contained.workers, self.started, timeout)
         if deadline <= self.deadline:
             return False
         self.note_deadline(deadline)
@@ -169,7 +157,7 @@ class Call(CallState):
     def note_importing(self, begins: bool) -> None:
         """Note that its worker begins to import the tool's modules, or has imported them."""
         if self.contained is not None:
-            self.contained.note_importing(begins)
+            self.contained.worker_start.note_importing(begins)
 
     def warn(self, message: str) -> None:
         """Log a warning, once per session."""
@@ -279,10 +267,8 @@ class Call(CallState):
             throttled_s=usage.throttled_s,
             oom_kills=counted.oom_kill,
             memory_high_events=counted.memory_high,
-            background=None if contained is None else contained.background,
-            worker_start_s=contained.start_s()
-            if contained and self.isolation == "process"
-            else None,
+            background=None if contained is None else contained.left_in_background,
+            worker_start_s=None if contained is None else contained.start_s(),
             **(self.observed or {}),
             limits=dict(self.policy.asked),
             cgroup=None if contained is None else contained.group.path,

@@ -10,17 +10,17 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.calls import feedback
 from agentcgroup.calls.leftover_notice import tell_leftovers
+from agentcgroup.calls.worker_start import WorkerStart
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.background import only_background
 from agentcgroup.containment.call_cgroup import CallCgroup
 from agentcgroup.containment.tree import Branch
-from agentcgroup.enforcement.deadlines import START_MOST
 from agentcgroup.errors import LimitExceeded
 from agentcgroup.records.record import Outcome
 from agentcgroup.spawn.pools import release
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentcgroup.isolation.tenancy import Tenancy
     from agentcgroup.isolation.worker_handle import Worker
 
-__all__ = ["ContainedCall", "refuse_if_over"]
+__all__ = ["ContainedCall", "events_above", "refuse_if_over"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -47,13 +47,13 @@ class ContainedCall:
     Attributes:
         group: the cgroup of the call, or its process tree.
         ending: held by the thread that ends the processes and settles the call.
-        background: the names of the processes that were left at the call's deadline, where all of
-            them were in the background.
+        left_in_background: names of the processes at its deadline, all of which were background.
+        worker_start: the time until the tool's code began in its worker.
     """
 
     __slots__ = (
-        *("_call", "_imported", "_importing", "_removed", "_tenancy"),
-        *("background", "ending", "group"),
+        *("_call", "_removed", "_tenancy"),
+        *("ending", "group", "left_in_background", "worker_start"),
     )
 
     def __init__(self, call: Call) -> None:
@@ -61,9 +61,8 @@ class ContainedCall:
         self._removed = False
         self._tenancy: Tenancy | None = None
         self.ending = Lock()
-        self._importing: float | None = None
-        self._imported: float | None = None
-        self.background: tuple[str, ...] | None = None
+        self.worker_start = WorkerStart()
+        self.left_in_background: tuple[str, ...] | None = None
         self.group = CallCgroup(self, call.policy.limits)
 
     # -- `containment.call_cgroup.Owner` ---------------------------------------------------------
@@ -187,37 +186,26 @@ class ContainedCall:
         """Leave the worker and its cgroup to the next call of the tool, where that is possible."""
         return self._tenancy is not None and self._tenancy.give_back(events)
 
-    def note_importing(self, begins: bool) -> None:
-        """Note when its worker begins to import the tool's modules, and when it has them."""
-        if not begins:
-            self._imported = time.monotonic()
-        elif self._importing is None:  # a worker that says so again gains nothing
-            self._importing = time.monotonic()
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """The worker processes of the call."""
+        return () if self._tenancy is None else self._tenancy.tenants
 
-    def is_starting(self) -> bool:
-        """Return whether its worker is not born yet, or imports the tool's modules."""
-        tenants = () if self._tenancy is None else self._tenancy.tenants
-        unborn = any(worker.born_at is None and worker.how is None for worker in tenants)
-        return unborn or (self._importing is not None and self._imported is None)
-
-    def start_s(self) -> float:
-        """Return the seconds until the tool's code began in its worker, at most START_MOST."""
-        now = time.monotonic()
-        spent = 0.0
-        for worker in () if self._tenancy is None else self._tenancy.tenants[:1]:
-            begin = max(worker.requested, self._call.started)
-            spent += max(0.0, (now if worker.born_at is None else worker.born_at) - begin)
-        if self._importing is not None:
-            spent += (now if self._imported is None else self._imported) - self._importing
-        return min(spent, START_MOST)
+    def start_s(self) -> float | None:
+        """Return the seconds until the tool's code began in a worker; None where it has none."""
+        call = self._call
+        return (
+            self.worker_start.seconds(self.workers, call.started)
+            if call.isolation == "process"
+            else None
+        )
 
     def end_late(self) -> None:
         """End the processes at the deadline; note those that were left when all else was done."""
-        workers = () if self._tenancy is None else self._tenancy.tenants
-        self.background = only_background(
+        self.left_in_background = only_background(
             self.group.pids(),
             started=self.group.started,
-            workers=[worker.pid for worker in workers if worker.pid is not None],
+            workers=[worker.pid for worker in self.workers if worker.pid is not None],
         )
         self.group.kill()
 
@@ -265,21 +253,6 @@ class ContainedCall:
             logger.exception("agentcgroup: what call %s has used cannot be read", self._call.id)
             return Usage(), Events()
 
-    def events_above(self) -> Iterator[tuple[str, Events]]:
-        """Yield the events of each cgroup above, nearest first, by the name of its limit."""
-        call: Call | None = self._call
-        while call is not None:
-            if call.contained is not None:
-                group = call.contained.group
-                if group is not self.group and group.cgroup is not None:
-                    yield "parent.memory_max", group.cgroup.events()
-                if group.agent_branch is not None:
-                    yield "agent.memory_max", group.agent_branch.cgroup.events()
-            call = call.parent
-        run = self._call.services.cgroups.branch()
-        if run is not None:
-            yield "run.memory_max", run.cgroup.events()
-
     def remove(self) -> None:
         """Remove the cgroup, once, and make what the next call will need.
 
@@ -307,6 +280,22 @@ class ContainedCall:
                 branch.leave()
             if tenancy is not None:
                 tenancy.forget()
+
+
+def events_above(call: Call) -> Iterator[tuple[str, Events]]:
+    """Yield the events of each cgroup above a call's, nearest first, by the name of its limit."""
+    around: Call | None = call
+    while around is not None:
+        if around.contained is not None:
+            group = around.contained.group
+            if around is not call and group.cgroup is not None:
+                yield "parent.memory_max", group.cgroup.events()
+            if group.agent_branch is not None:
+                yield "agent.memory_max", group.agent_branch.cgroup.events()
+        around = around.parent
+    run = call.services.cgroups.branch()
+    if run is not None:
+        yield "run.memory_max", run.cgroup.events()
 
 
 @functools.cache  # the import statement takes 3 us each time, and ten times that after a pause

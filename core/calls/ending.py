@@ -19,7 +19,7 @@ from typing import Final
 from agentcgroup import off_loop
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.cancellation import GIVEN_UP, Expiry
-from agentcgroup.calls.contained import ContainedCall
+from agentcgroup.calls.contained import ContainedCall, events_above
 from agentcgroup.calls.inline_usage import Used
 from agentcgroup.enforcement.verdict import verdict
 from agentcgroup.errors import Unshippable
@@ -224,7 +224,7 @@ def _judge(
                 grace=call.policy.leftover_grace,
             )
             events = contained.events()
-            judged = judge(events=events, above=contained.events_above(), leftovers=leftovers)
+            judged = judge(events=events, above=events_above(call), leftovers=leftovers)
         except Exception as fault:
             if _of_signal_handler(fault):
                 raise
