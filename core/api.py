@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
-from agentcgroup import greenlets, isolation, run_watch, scope, spawn
+from agentcgroup import greenlets, isolation, propagation, run_watch, scope, spawn
 from agentcgroup.calls import abandoned, feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.session import Session, registered, set_registered
@@ -78,7 +78,7 @@ def begin(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = N
         if session is None:
             session = Session(load(config))
             if session._services.working:
-                scope.install()
+                propagation.install()
                 greenlets.install()
                 spawn.install()
             set_registered(session)
@@ -114,7 +114,7 @@ def unregister() -> None:
             session.close()
             atexit.unregister(session.close)
             spawn.uninstall()
-            scope.uninstall()
+            propagation.uninstall()
 
 
 def current_call() -> Call | None:

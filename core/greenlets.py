@@ -12,7 +12,7 @@ from typing import Any
 
 import wrapt
 
-from agentcgroup.scope import propagated_context
+from agentcgroup.propagation import propagated_context
 
 __all__ = ["install"]
 

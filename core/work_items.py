@@ -8,7 +8,6 @@ for which no code waits any more. Such an item is given up, with all the work it
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.thread
 import threading
 import weakref
 from typing import Any
@@ -84,11 +83,12 @@ def given_up() -> bool:
 
 
 def serves_a_pool(thread: threading.Thread) -> bool:
-    """Return whether `thread` is a worker of a thread pool, or the manager of a process pool."""
+    """Return whether `thread` is a worker of a thread pool, or the manager of a process pool.
+
+    By name: a program may import neither module, and loky has a copy of the last class.
+    """
     target = getattr(thread, "_target", None)
-    if target is concurrent.futures.thread._worker:
+    name = getattr(target, "__module__", None), getattr(target, "__name__", None)
+    if name in (("concurrent.futures.thread", "_worker"), ("multiprocessing.pool", "worker")):
         return True
-    # By name: most programs never import multiprocessing.pool, and loky has a copy of the class.
-    if getattr(target, "__module__", None) == "multiprocessing.pool":
-        return getattr(target, "__name__", None) == "worker"
     return any(kind.__name__ == "_ExecutorManagerThread" for kind in type(thread).__mro__)

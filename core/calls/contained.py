@@ -245,7 +245,7 @@ class ContainedCall:
     def usage(self) -> tuple[Usage, Events]:
         """Return what the processes have used, and what the kernel has counted.
 
-        Where cgroupfs cannot be read, such as without a free descriptor, the record lacks both.
+        Where cgroupfs cannot be read, without a free descriptor, the record lacks both.
         """
         try:
             return self.group.usage(), self._of_this_call(self.group.counted())
@@ -293,8 +293,7 @@ def events_above(call: Call) -> Iterator[tuple[str, Events]]:
             if group.agent_branch is not None:
                 yield "agent.memory_max", group.agent_branch.cgroup.events()
         around = around.parent
-    run = call.services.cgroups.branch()
-    if run is not None:
+    if (run := call.services.cgroups.branch()) is not None:
         yield "run.memory_max", run.cgroup.events()
 
 

@@ -99,7 +99,7 @@ def method() -> SpawnMethod:
 def install() -> None:
     """Place every child that a call starts from now on in the call's cgroup; idempotent.
 
-    `scope.install` propagates the call to threads and thread pools.
+    `propagation.install` propagates the call to threads and thread pools.
     """
     backend = _the_backend()
     if not _patch_points:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from agentcgroup import scope, spawn
+from agentcgroup import propagation, scope, spawn
 
 #: Prints the cgroup (v2) of the process, as `where` returns it.
 SHOW = "exec grep ^0:: /proc/self/cgroup"
@@ -378,7 +378,7 @@ def daemons() -> dict[str, str]:
 
 
 def main(name: str, path: str) -> None:
-    scope.install()
+    propagation.install()
     spawn.install()
     target = SpawnTarget(path)
     scope.current.set(target)

@@ -16,7 +16,7 @@ import threading
 
 from spawn import ARGV, SHOW, SpawnTarget, reported, spawned, where
 
-from agentcgroup import scope, spawn
+from agentcgroup import propagation, scope, spawn
 
 THREADS, ROUNDS = 20, 28
 
@@ -48,7 +48,7 @@ def work(number: int) -> None:
 def main(path: str) -> None:
     global cgroup_name
     cgroup_name = os.path.basename(path)
-    scope.install()
+    propagation.install()
     spawn.install()
     target = SpawnTarget(path)
     scope.current.set(target)

@@ -367,7 +367,7 @@ _REPLACED = {
 #: Who takes them all the same, and why.
 _TAKES_REPLACED = {
     "agentcgroup.threads": "finds the originals",
-    "agentcgroup.scope": "propagates the call to the threads of the program",
+    "agentcgroup.propagation": "propagates the call to the threads of the program",
     "agentcgroup.work_items": "tells the threads of the program's pools from others",
     "agentcgroup.autoload.sitecustomize": "sends one message, before the program's first line",
     "agentcgroup.run_watch": "sends one message; waits in a process of its own",

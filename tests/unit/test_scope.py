@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentcgroup import scope
+from agentcgroup import propagation, scope
 
 
 class Call:
@@ -36,9 +36,9 @@ class Call:
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
-    scope.install()
+    propagation.install()
     yield
-    scope.uninstall()
+    propagation.uninstall()
 
 
 @pytest.fixture
@@ -218,15 +218,15 @@ def test_works_with_another_patch_of_the_same_functions(ours_first: bool, call: 
     if ours_first:
         spy.patch()
     else:
-        scope.uninstall()
+        propagation.uninstall()
         spy.patch()
-        scope.install()
+        propagation.install()
     try:
         assert seen_by(lambda report: threading.Thread(target=report)) is call
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             assert pool.submit(scope.current.get).result() is call
         assert {"start", "run", "submit"} <= set(spy.seen)
-        scope.uninstall()
+        propagation.uninstall()
         assert seen_by(lambda report: threading.Thread(target=report)) is None
     finally:
         spy.unpatch()
@@ -234,9 +234,9 @@ def test_works_with_another_patch_of_the_same_functions(ours_first: bool, call: 
 
 def test_uninstall_restores_the_functions() -> None:
     ours = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-    scope.uninstall()
+    propagation.uninstall()
     theirs = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
     assert theirs == tuple(function.__wrapped__ for function in ours)  # type: ignore[attr-defined]
-    scope.install()
-    scope.install()
+    propagation.install()
+    propagation.install()
     assert threading.Thread.start.__wrapped__ is theirs[0]  # type: ignore[attr-defined]

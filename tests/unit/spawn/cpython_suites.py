@@ -44,10 +44,10 @@ class SpawnTarget:
 def main(path: str, *modules: str) -> None:
     target = None
     if path != "-":
-        from agentcgroup import scope, spawn
+        from agentcgroup import propagation, scope, spawn
 
         target = SpawnTarget(path)
-        scope.install()
+        propagation.install()
         spawn.install()
         scope.current.set(target)
     # After the patching, because a program imports its modules after register().

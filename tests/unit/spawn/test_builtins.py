@@ -16,8 +16,8 @@ import concurrent.futures, copy, functools, inspect, multiprocessing, multiproce
 import pickle, pydoc, sys, typing
 
 if sys.argv[1] == "installed":
-    from agentcgroup import scope, spawn
-    scope.install()
+    from agentcgroup import propagation, spawn
+    propagation.install()
     spawn.install()
 
 NAMES = ("system", "posix_spawn", "posix_spawnp", "fork", "forkpty")
@@ -118,8 +118,8 @@ before = os.fork
 def fork():
     return before()
 os.fork = fork  # what gevent and others do
-from agentcgroup import scope, spawn
-scope.install(); spawn.install()
+from agentcgroup import propagation, spawn
+propagation.install(); spawn.install()
 class Kind:
     method = os.fork
 assert type(os.fork).__name__ == "function"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup import _native, scope, spawn
+from agentcgroup import _native, propagation, scope, spawn
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.errors import CgroupUnavailable, LimitExceeded
 from agentcgroup.spawn.native_backend import NativeBackend
@@ -58,11 +58,11 @@ class Call:
 
 @pytest.fixture
 def installed() -> Iterator[None]:
-    scope.install()
+    propagation.install()
     spawn.install()
     yield
     spawn.uninstall()
-    scope.uninstall()
+    propagation.uninstall()
 
 
 @contextlib.contextmanager
