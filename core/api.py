@@ -230,8 +230,8 @@ class call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._call.note_block(None)
         expired = await lifecycle.aleave(self._call, self._entered, error)
+        self._call.note_block(None)
         self._raise(error, expired)
 
     def _open(self) -> Call:

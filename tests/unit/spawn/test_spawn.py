@@ -131,7 +131,7 @@ def test_nothing_starts_when_the_call_is_over(
 
     with running(Over(box)) as call, pytest.raises(LimitExceeded):
         start()
-    assert call.ended == []
+    assert call.ended == [None]
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -243,6 +243,8 @@ from agentcgroup import scope, spawn
 class Over:
     def begin_spawn(self, failed=None):
         raise RuntimeError("the call is over")
+    def end_spawn(self, pid):
+        assert pid is None
 
 async def main():
     scope.current.set(Over())
