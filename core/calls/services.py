@@ -126,9 +126,12 @@ class Services:
         self._workers: WarmWorkers | None = None
 
     def _reap(self) -> None:
-        """Remove what dead runs have left, when nothing else is to be done."""
+        """Remove what dead runs have left, at the first deferred job or the end.
+
+        `register` starts no thread: gevent cannot patch where one lives, and raises.
+        """
         if self.cgroups.place.base is not None:
-            self.deferred.put(self.cgroups.reap)
+            self.deferred.hand_over(self.cgroups.reap)
 
     def ending(self, call: Recorded) -> None:
         """Keep a call and hand it to the observers, before the time of its end is taken.
