@@ -150,8 +150,9 @@ _SCENARIOS = [
 ]
 
 
-def _calls() -> list[Call]:
-    return [one for one in gc.get_objects() if isinstance(one, Call)]
+def _calls(session: Session) -> list[Call]:
+    found = [one for one in gc.get_objects() if isinstance(one, Call)]
+    return [one for one in found if one.services is session._services]
 
 
 def _call_cgroups(session: Session) -> list[str]:
@@ -166,10 +167,12 @@ def _nothing_is_half_done(session: Session) -> None:
     assert session.records
     assert time.monotonic() - begin < 10, "session.records was blocked"
     unsettled = [
-        (one.number, one.state) for one in _calls() if one.state not in ("opened", "settled")
+        (one.number, one.state) for one in _calls(session) if one.state not in ("opened", "settled")
     ]
     assert unsettled == []
-    assert not any(one.contained.group.spawning() for one in _calls() if one.contained is not None)
+    assert not any(
+        one.contained.group.spawning() for one in _calls(session) if one.contained is not None
+    )
     assert len(session.records) == len({record.id for record in session.records})
     assert current.get() is None or current.get().ended is not None  # type: ignore[union-attr]
     with agentcgroup.call("afterwards") as call:
