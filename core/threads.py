@@ -96,11 +96,15 @@ class Event:
         return self._set
 
     def set(self) -> None:
-        """Set it and wake all threads that wait for it."""
+        """Set it and wake all threads that wait for it.
+
+        Each leaves the list itself: were it taken out here, an exception of a signal handler before
+        its release would leave it asleep for ever.
+        """
         self._set = True
-        while self._waiters:
-            with contextlib.suppress(IndexError):  # a thread whose time is over left the list
-                self._waiters.pop().release()
+        for waiter in tuple(self._waiters):
+            with contextlib.suppress(RuntimeError):  # another thread has released it
+                waiter.release()
 
     def clear(self) -> None:
         """Have later `wait` wait again."""
@@ -112,14 +116,14 @@ class Event:
             return self._set
         waiter = Lock()
         waiter.acquire()
-        self._waiters.append(waiter)
         try:
+            self._waiters.append(waiter)
             if self._set:  # by a `set` that has found no waiter
                 return True
             longest = threading.TIMEOUT_MAX
             return waiter.acquire(timeout=-1 if timeout is None else min(timeout, longest))
         finally:
-            with contextlib.suppress(ValueError):  # `set` has taken it out
+            with contextlib.suppress(ValueError):  # a signal handler raised before the append
                 self._waiters.remove(waiter)
 
 
