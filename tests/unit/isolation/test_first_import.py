@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import agentcgroup
-from agentcgroup.calls import call, contained, feedback
+from agentcgroup.calls import feedback, worker_start
 
 #: Slow in every process but the app: a module of a tool that a worker imports.
 MODULE = """
@@ -96,7 +96,7 @@ def test_a_module_that_hangs_at_import_ends(
     tools: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_SLEEP", "600")
-    for module in (call, contained, feedback):
+    for module in (worker_start, feedback):
         monkeypatch.setattr(module, "START_MOST", 5.0)
     with pytest.raises(agentcgroup.LimitExceeded) as caught:
         _isolated(tools.body)()

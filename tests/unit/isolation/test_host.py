@@ -65,6 +65,9 @@ class _Call:
     def learn(self, message: Message) -> None:
         self.notes.append(("learn",))
 
+    def note_importing(self, begins: bool) -> None:
+        """The worker imports modules, or not, as it has them already."""
+
     def note_isolated(self, where: str) -> None:
         self.notes.append(("isolated", where))
 

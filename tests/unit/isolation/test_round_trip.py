@@ -352,15 +352,19 @@ def test_the_part_that_cannot_be_sent_is_named(session: Session) -> None:
     assert caught.value.ran
 
 
-def test_a_function_that_only_the_app_can_import_is_refused_or_runs_inline(
+def _module_of(thing: object) -> str:
+    return type(thing).__module__
+
+
+def test_an_argument_that_only_the_app_can_import_is_refused_or_runs_inline(
     session: Session,
 ) -> None:
     plugin = types.ModuleType("plugin_of_the_app")  # as plugin loaders make them
-    exec("def tool(): return __name__", plugin.__dict__)
+    exec("class Thing: pass", plugin.__dict__)
 
     def use(on_unshippable: str) -> object:
         with agentcgroup.call("plugin", on_unshippable=on_unshippable) as call:
-            return bodies.run(call, bodies.Body(plugin.tool), (), {})
+            return bodies.run(call, bodies.Body(_module_of), (plugin.Thing(),), {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, plugin.__name__, plugin)
