@@ -9,11 +9,12 @@ ended.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SOON", "alive", "ended", "meeting", "running", "session", "state", "until"]
+__all__ = ["SOON", "alive", "children", "ended", "meeting", "running", "session", "state", "until"]
 
 #: Seconds until what goes on by itself must have happened: an emulated CPU, shared with others.
 SOON = 60.0
@@ -50,6 +51,17 @@ def alive(pid: int) -> bool:
         return state(pid) not in "ZX"
     except (FileNotFoundError, ProcessLookupError):  # gone before the open, or before the read
         return False
+
+
+def children() -> set[int]:
+    """Return the pids of the children of this process, zombies included."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if int(_stat(int(entry.name))[1]) == os.getpid():
+                    found.add(int(entry.name))
+    return found
 
 
 def ended(*pids: int) -> bool:
