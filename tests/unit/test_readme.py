@@ -70,13 +70,15 @@ def test_the_config_is_valid_and_is_what_the_text_says(project: Path) -> None:
     assert policy.timeout == 600
 
 
-def test_the_rule_for_a_process_is_valid(project: Path) -> None:
-    """The second block is a configuration, too."""
+def test_the_rules_are_valid(project: Path) -> None:
+    """The other blocks are configurations, too."""
     from agentcgroup.config.loading import load
     from agentcgroup.config.policy import Resolver
 
-    (project / "agentcgroup.toml").write_text(_blocks("toml")[1])
-    policy = Resolver(load(project / "agentcgroup.toml")).call("langchain", None, "load_csv")
+    (project / "agentcgroup.toml").write_text("\n".join(_blocks("toml")[1:]))
+    resolver = Resolver(load(project / "agentcgroup.toml"))
+    assert resolver.call("langchain", None, "start_browser").background == "keep"
+    policy = resolver.call("langchain", None, "load_csv")
     assert policy.isolation == "process"
     assert policy.limits.memory_max == 512 << 20
 
