@@ -39,6 +39,7 @@ class DeferredJobs:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | tuple[Any, ...] | None] = SimpleQueue()
         self.hand_over: Callable[[Any], None] = self._jobs.put
+        self._at_start: Callable[[], None] | None = None
         self._rested = 0.0  # when there was a pause, if no job comes before; by time.monotonic
         self._hurry = Event()
         self._thread: Thread | None = None
@@ -51,6 +52,10 @@ class DeferredJobs:
         self._jobs.put(job)
         if self._thread is None and not self._start():
             self._do_queued()
+
+    def put_at_start(self, job: Callable[[], None]) -> None:
+        """Have a job done once the thread runs, or at `close`; starts no thread."""
+        self._at_start = job
 
     def busy(self) -> bool:
         """Return whether jobs wait."""
@@ -77,7 +82,7 @@ class DeferredJobs:
 
     def close(self, timeout: float) -> None:
         """Do the queued jobs, then end the thread; give up after `timeout` seconds."""
-        if self._thread is None and self.busy():
+        if self._thread is None and (self.busy() or self._at_start is not None):
             self._start()
         thread, self._thread = self._thread, None
         if thread is not None and not thread.is_current():
@@ -90,6 +95,9 @@ class DeferredJobs:
         with self._lock:
             try:
                 if self._thread is None:
+                    if (job := self._at_start) is not None:
+                        self._at_start = None
+                        self._jobs.put(job)
                     self._thread = start_thread(self._work, "deferred")
             except RuntimeError:
                 return False

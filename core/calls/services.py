@@ -131,7 +131,7 @@ class Services:
         `register` starts no thread: gevent cannot patch where one lives, and raises.
         """
         if self.cgroups.place.base is not None:
-            self.deferred.hand_over(self.cgroups.reap)
+            self.deferred.put_at_start(self.cgroups.reap)
 
     def ending(self, call: Recorded) -> None:
         """Keep a call and hand it to the observers, before the time of its end is taken.

@@ -132,7 +132,7 @@ def left_and_the_call_ends(session: Session) -> CallRecord:
 
 
 def outlived(session: Session, library: ctypes.PyDLL, way: str) -> None:
-    """A process that C code started in a call that ends at once is killed like any leftover."""
+    """A process that C code started in a call that ends at once is ended like any leftover."""
     with agentcgroup.call("tool"):
         pid = _start(library, way, "/bin/sleep", "60")
     if way == "by_double_fork":
@@ -146,4 +146,4 @@ def outlived(session: Session, library: ctypes.PyDLL, way: str) -> None:
         return found == pid
 
     assert until(over)
-    assert os.WTERMSIG(ended[-1]) == signal.SIGKILL
+    assert os.WTERMSIG(ended[-1]) in (signal.SIGTERM, signal.SIGKILL)
