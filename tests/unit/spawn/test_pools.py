@@ -22,7 +22,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
-from tests.support.processes import SOON, alive, ended
+from tests.support.processes import SOON, alive, ended, until
 
 
 @pytest.fixture
@@ -253,13 +253,15 @@ def test_a_pool_that_nobody_holds_ends_with_its_call(session: Session) -> None:
 def test_a_plain_process_is_left_over(session: Session) -> None:
     """Daemon or not: nobody waits for it, and Python has no object that ends it."""
     held = []
-    with agentcgroup.call("tool"):
+    with agentcgroup.call("tool") as call:
         for daemon in (True, False):
             process = multiprocessing.get_context("fork").Process(
                 target=time.sleep, args=(60,), daemon=daemon
             )
             process.start()
             held.append(process)
+        # A forked child joins the cgroup itself, and is killed there when the call is over.
+        assert until(lambda: {one.pid for one in held} <= set(call.pids()))
     assert ended(*(process.pid for process in held))
     for process in held:
         process.join()
