@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from agentcgroup.containment.process_tree import stat_of
+
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
 
@@ -28,19 +30,11 @@ _CONSEQUENCES: Final = {
 
 def tell_leftovers(call: Call, pids: Iterable[int]) -> None:
     """Log each program among the processes once per session, before they are ended."""
-    for name in sorted({name for pid in islice(pids, _LOOKED_AT) if (name := _program(pid))}):
+    found = map(stat_of, islice(pids, _LOOKED_AT))
+    for name in sorted({stat.name for stat in found if stat is not None}):
         call.services.warn(
             f"{name!r}, which tool {call.tool!r} left running, is ended with the call."
             f"{_CONSEQUENCES.get(name, '')} This rule keeps it until the agent ends:\n"
             f'[[rules]]\ntool = {json.dumps(glob.escape(call.tool))}\nbackground = "keep"',
             about=f"left running: {name}",
         )
-
-
-def _program(pid: int) -> str | None:
-    """Return the name of a process as the kernel has it, None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return None

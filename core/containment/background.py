@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from agentcgroup.containment.process_tree import stat_of
+
 __all__ = ["only_background"]
 
 #: Processes that are looked at: the deadline of other calls waits meanwhile.
@@ -32,29 +34,18 @@ def only_background(
     """
     if not pids or len(pids) > _MOST:
         return None
-    table = {pid: found for pid in pids if (found := _stat(pid)) is not None}
+    table = {pid: stat for pid in pids if (stat := stat_of(pid)) is not None}
     names = set()
-    for pid, (parent, state, name) in table.items():
+    for pid, (parent, _, state, name) in table.items():
         if pid in workers:
             if state == "R":  # the body itself computes
                 return None
             continue
         top = pid
         while parent in table and parent not in workers:
-            top, parent = parent, table[parent][0]
+            top, parent = parent, table[parent].parent
         # As PID 1 of a container, this process becomes the parent of what others leave behind.
         if parent in workers or (parent == os.getpid() and (top in started or parent != 1)):
             return None
         names.add(name)
     return tuple(sorted(names)[:_NAMES]) or None
-
-
-def _stat(pid: int) -> tuple[int, str, str] | None:
-    """Return a process's parent, state and name; None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            before, _, after = file.read().rpartition(")")
-    except OSError:
-        return None
-    state, parent, *_ = after.split()
-    return int(parent), state, before.partition("(")[2]

@@ -13,7 +13,7 @@ from typing import Final
 
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.containment.process_group import ProcessGroup
-from agentcgroup.containment.process_tree import parent_of
+from agentcgroup.containment.process_tree import stat_of
 
 __all__ = ["move_with_children", "terminate", "with_children"]
 
@@ -45,7 +45,7 @@ def terminate(group: ProcessGroup) -> None:
 
 def with_children(pids: set[int], members: list[int]) -> list[int]:
     """Return those of `members` that are among `pids`, or below one of them by parentage."""
-    parents = {pid: parent for pid in members if (parent := parent_of(pid)) is not None}
+    parents = {pid: stat.parent for pid in members if (stat := stat_of(pid)) is not None}
     found: list[int] = []
     wanted = set(pids)
     while more := [pid for pid, parent in parents.items() if pid in wanted or parent in wanted]:

@@ -9,12 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import NamedTuple
 
 from agentcgroup import syscalls
 from agentcgroup.cgroup import Events, Usage
 from agentcgroup.threads import sleep
 
-__all__ = ["ProcessTree", "parent_of"]
+__all__ = ["ProcessTree", "Stat", "stat_of"]
+
+
+class Stat(NamedTuple):
+    """A process, by its parent's pid, its start in clock ticks since boot, its state, its name."""
+
+    parent: int
+    start: int
+    state: str
+    name: str
 
 
 class ProcessTree:
@@ -29,9 +39,9 @@ class ProcessTree:
 
     def note_child(self, pid: int) -> None:
         """Follow a child that was just started."""
-        stat = _stat(pid)
+        stat = stat_of(pid)
         if stat is not None:
-            self._known[pid] = stat[1]
+            self._known[pid] = stat.start
 
     def join(self, pid: int) -> None:
         """Follow a process that runs already."""
@@ -44,22 +54,22 @@ class ProcessTree:
 
     def procs(self) -> list[int]:
         """Return the pids of living members, and remember their children."""
-        table = {pid: stat for pid in _pids() if (stat := _stat(pid)) is not None}
+        table = {pid: stat for pid in _pids() if (stat := stat_of(pid)) is not None}
         self._known = {
             pid: start
             for pid, start in self._known.items()
-            if pid in table and table[pid][1] == start
+            if pid in table and table[pid].start == start
         }
         grown = True
         while grown:
             found = {
-                pid: start
-                for pid, (parent, start, _) in table.items()
-                if parent in self._known and pid not in self._known
+                pid: stat.start
+                for pid, stat in table.items()
+                if stat.parent in self._known and pid not in self._known
             }
             self._known.update(found)
             grown = bool(found)
-        return [pid for pid in self._known if table[pid][2] != "Z"]
+        return [pid for pid in self._known if table[pid].state != "Z"]
 
     def all_procs(self) -> list[int]:
         """Return the pids of living members: the tree has no parts."""
@@ -106,22 +116,18 @@ class ProcessTree:
         """Do nothing: there is no descriptor."""
 
 
-def parent_of(pid: int) -> int | None:
-    """Return the parent of a process, None when it is gone."""
-    stat = _stat(pid)
-    return None if stat is None else stat[0]
-
-
 def _pids() -> list[int]:
     return [int(name) for name in syscalls.listdir("/proc") if name.isdigit()]
 
 
-def _stat(pid: int) -> tuple[int, int, str] | None:
-    """Return (parent, start time, state) of a process, None when it is gone (proc(5))."""
+def stat_of(pid: int) -> Stat | None:
+    """Return what /proc/PID/stat tells of a process, None when it is gone (proc(5))."""
     try:
         text = syscalls.read_file(f"/proc/{pid}/stat")
     except OSError:
         return None
-    # The command's name, in parentheses, may hold any byte.
-    fields = text[text.rindex(b")") + 2 :].split()
-    return int(fields[1]), int(fields[19]), fields[0].decode()
+    # The name, in parentheses, may hold any byte.
+    before, _, after = text.rpartition(b")")
+    fields = after.split()
+    name = before.partition(b"(")[2].decode("utf-8", "replace")
+    return Stat(int(fields[1]), int(fields[19]), fields[0].decode(), name)

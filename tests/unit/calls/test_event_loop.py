@@ -22,8 +22,6 @@ import agentcgroup
 from agentcgroup import Session, off_loop
 from tests.support.processes import ended, until
 
-pytest.importorskip("blockbuster", reason="pip install -e '.[dev]'")
-
 PROGRAM = Path(__file__).parents[2] / "cases" / "event_loop.py"
 #: What each call of the program gives, or how that begins.
 GIVEN = {
