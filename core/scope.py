@@ -15,8 +15,11 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from typing import Any, Protocol, TypeVar
 
+from agentcgroup.threads import get_ident
+
 __all__ = [
     "CallGroup",
+    "DelegatedSpawns",
     "SpawnTarget",
     "agent",
     "call_group",
@@ -82,6 +85,36 @@ class SpawnTarget(Protocol):
 
     def note_helpers(self) -> None:
         """Take note that the call uses processes that it does not own."""
+
+
+class DelegatedSpawns:
+    """The spawns that a `SpawnTarget` has passed on to others and that have not ended.
+
+    Guarantee: the other's `end_spawn` follows its `begin_spawn`, also where that raises.
+    """
+
+    __slots__ = ("_begun",)
+
+    def __init__(self) -> None:
+        #: By thread; one thread has several where a signal handler starts a process in between.
+        self._begun: dict[int, list[SpawnTarget]] = {}
+
+    def begin(self, target: SpawnTarget, failed: OSError | None = None) -> int | None:
+        """Begin a spawn of `target`; returns and raises as `SpawnTarget.begin_spawn`."""
+        self._begun.setdefault(get_ident(), []).append(target)
+        return target.begin_spawn(failed)
+
+    def end(self, pid: int | None) -> bool:
+        """End the last spawn of this thread; return False where it has begun none."""
+        thread = get_ident()
+        begun = self._begun.get(thread)
+        if begun is None:
+            return False
+        target = begun.pop()
+        if not begun:
+            del self._begun[thread]
+        target.end_spawn(pid)
+        return True
 
 
 class CallGroup(Protocol):

@@ -17,13 +17,12 @@ A step that every call has to go through is added here, and in no adapter.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import Token
 from typing import Any, Protocol, TypeVar
 
-from agentcgroup import scope
+from agentcgroup import off_loop, scope
 from agentcgroup.calls import feedback, inline_usage
 from agentcgroup.calls.abandoned import abandon
 from agentcgroup.calls.call import Call
@@ -139,7 +138,7 @@ async def until_watched(call: Call) -> None:
     """Wait for a monitor that is demanded, before an async call begins; the event loop runs on."""
     monitor = call.services.monitor
     try:
-        await asyncio.to_thread(contextvars.Context().run, monitor.await_ready)
+        await off_loop.run(monitor.await_ready)
     except BaseException as error:
         finish(call, error, cancelled=True)
         raise

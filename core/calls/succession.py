@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentcgroup.calls.contained import refuse_if_over
-from agentcgroup.scope import SpawnTarget
-from agentcgroup.threads import get_ident
+from agentcgroup.scope import DelegatedSpawns, SpawnTarget
 from agentcgroup.work_items import given_up
 
 if TYPE_CHECKING:
@@ -55,27 +54,16 @@ class Succession:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        #: By thread; one thread has several where a signal handler starts a process in between.
-        self._begun: dict[int, list[SpawnTarget]] = {}
+        self._spawns = DelegatedSpawns()
 
     def begin_spawn(self, failed: OSError | None) -> int | None:
         """Begin a spawn of the successor; see `scope.SpawnTarget`."""
         target = successor(self._call) if failed is None else AgentBackground(self._call)
-        fd = target.begin_spawn()
-        self._begun.setdefault(get_ident(), []).append(target)
-        return fd
+        return self._spawns.begin(target)
 
     def end_spawn(self, pid: int | None) -> bool:
         """End the spawn that this thread began; return False where it began none."""
-        thread = get_ident()
-        begun = self._begun.get(thread)
-        if begun is None:
-            return False
-        target = begun.pop()
-        if not begun:
-            del self._begun[thread]
-        target.end_spawn(pid)
-        return True
+        return self._spawns.end(pid)
 
 
 class AgentBackground:

@@ -28,9 +28,9 @@ from typing import Any, Final, NamedTuple
 import wrapt
 
 from agentcgroup.errors import LimitExceeded
-from agentcgroup.scope import SpawnTarget, agent, call_group, current
+from agentcgroup.scope import DelegatedSpawns, SpawnTarget, agent, call_group, current
 from agentcgroup.spawn import placement
-from agentcgroup.threads import Lock, get_ident
+from agentcgroup.threads import Lock
 
 __all__ = ["PoolProcesses", "hook_pools", "processes", "release"]
 
@@ -87,34 +87,24 @@ class PoolProcesses:
     def __init__(self, call: SpawnTarget | None, background: SpawnTarget) -> None:
         self._call = call
         self._background = background
-        self._begun: dict[int, list[SpawnTarget]] = {}
+        self._spawns = DelegatedSpawns()
         self._pids: deque[int] = deque(maxlen=_KEPT)
 
     def begin_spawn(self, failed: OSError | None = None) -> int | None:
         """Begin a spawn of the call that owns the pool, or of the agent's background."""
-        call, target = self._call, self._background
-        fd: int | None
-        if call is None or call.over:
-            fd = target.begin_spawn(failed)
-        else:
+        call = self._call
+        if call is not None and not call.over:
             try:
-                fd = call.begin_spawn(failed)
-                target = call
+                return self._spawns.begin(call, failed)
             except LimitExceeded:  # stopped just now; the pool may serve others
-                fd = target.begin_spawn(failed)
-        self._begun.setdefault(get_ident(), []).append(target)
-        return fd
+                self._spawns.end(None)
+        return self._spawns.begin(self._background, failed)
 
     def end_spawn(self, pid: int | None) -> None:
         """End the spawn that this thread has begun last."""
-        thread = get_ident()
-        begun = self._begun[thread]
-        target = begun.pop()
-        if not begun:
-            del self._begun[thread]
         if pid is not None:
             self._pids.append(pid)
-        target.end_spawn(pid)
+        self._spawns.end(pid)
 
     def note_child(self, pid: int) -> None:
         """Take note of the pid of a child, whose `end_spawn` had none."""

@@ -21,7 +21,9 @@ import pebble
 import pytest
 
 import agentcgroup
-from agentcgroup import LimitExceeded, Session
+from agentcgroup import CgroupUnavailable, LimitExceeded, Session
+from agentcgroup.spawn import placement
+from agentcgroup.spawn.pools import PoolProcesses
 from tests.support.processes import SOON, alive, ended, until
 
 
@@ -347,3 +349,38 @@ def test_a_pool_without_cgroups_serves_later_calls() -> None:
         pool.terminate()
     finally:
         agentcgroup.unregister()
+
+
+class _Refusing:
+    """A `scope.SpawnTarget` that gives no cgroup."""
+
+    over = False
+
+    def __init__(self) -> None:
+        self.ended: list[int | None] = []
+
+    def begin_spawn(self, failed: OSError | None = None) -> int | None:
+        raise CgroupUnavailable("none is left")
+
+    def end_spawn(self, pid: int | None) -> None:
+        self.ended.append(pid)
+
+    def note_child(self, pid: int) -> None:
+        raise AssertionError(pid)
+
+    def background(self) -> _Refusing:
+        return self
+
+    def note_helpers(self) -> None:
+        raise AssertionError
+
+
+def test_a_pool_that_gets_no_cgroup_says_why() -> None:
+    """Each spawn that was begun is ended, and a second end, after an interrupt, changes nothing."""
+    background = _Refusing()
+    pool = PoolProcesses(None, background)
+    with pytest.raises(CgroupUnavailable, match="none is left"):
+        placement.place(pool, lambda _: 1, int)
+    assert background.ended == [None]
+    pool.end_spawn(None)
+    assert background.ended == [None]
