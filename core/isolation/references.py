@@ -7,6 +7,7 @@ of installed packages. It cannot see what a name is looked up by at run time, su
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import sysconfig
@@ -86,7 +87,7 @@ class _Search:
         for name in code.co_names:
             value = function.__globals__.get(name, _EMPTY)
             if value is _EMPTY:  # an import statement in the function, an attribute, a builtin
-                value = sys.modules.get(name, getattr(self._owner, name, _EMPTY))
+                value = sys.modules.get(name, _attribute(self._owner, name))
             if isinstance(value, types.ModuleType):
                 modules.append(value)
             elif value is not _EMPTY:
@@ -100,6 +101,10 @@ class _Search:
                     modules.append(value)
 
     def _note(self, value: Any) -> None:
+        with contextlib.suppress(Exception):  # a proxy raises where its object is not to be had
+            self._take(value)
+
+    def _take(self, value: Any) -> None:
         if isinstance(value, type):
             self._functions.add(_full_name(value))
             return
@@ -113,6 +118,12 @@ class _Search:
             self._seen.add(id(plain))
             if not any(part in plain.__code__.co_filename for part in _LIBRARIES):
                 self._left.append(plain)
+
+
+def _attribute(owner: type, name: str) -> Any:
+    with contextlib.suppress(Exception):  # of a property of its metaclass
+        return getattr(owner, name, _EMPTY)
+    return _EMPTY
 
 
 def _full_name(thing: Any) -> str:

@@ -115,3 +115,45 @@ def test_functions_that_call_each_other_end_the_search() -> None:
         return number != 0 and even(number - 1)
 
     assert any("odd" in name for name in references(even).functions)
+
+
+class _Proxy:
+    """Stands for an object of a context, as `flask.request` does, and there is no context."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"outside of a context: {name}")
+
+
+PROXY = _Proxy()
+
+
+class _Meta(type):
+    @property
+    def setting(cls) -> Any:
+        raise RuntimeError
+
+
+class Configured(metaclass=_Meta):
+    def run(self) -> None:
+        self.setting()  # type: ignore[attr-defined]
+        subprocess.run(["true"])
+
+
+def of_a_context() -> None:
+    PROXY.read()  # type: ignore[attr-defined]
+    subprocess.run(["true"])
+
+
+def holding(proxy: Any) -> Any:
+    def run(again: Any = PROXY) -> None:
+        proxy.read(again)
+        subprocess.run(["true"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "function", [of_a_context, holding(PROXY), Configured().run], ids=["global", "held", "class"]
+)
+def test_an_object_that_raises_ends_no_search(function: Any) -> None:
+    assert RUN in references(function).functions
