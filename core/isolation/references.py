@@ -88,14 +88,14 @@ class _Search:
             value = function.__globals__.get(name, _EMPTY)
             if value is _EMPTY:  # an import statement in the function, an attribute, a builtin
                 value = sys.modules.get(name, _attribute(self._owner, name))
-            if isinstance(value, types.ModuleType):
+            if _is_module(value):
                 modules.append(value)
             elif value is not _EMPTY:
                 self._note(value)
         for module in modules:  # grows: a module may be an attribute of another one
             for name in code.co_names:
                 value = vars(module).get(name, _EMPTY)
-                if not isinstance(value, types.ModuleType):
+                if not _is_module(value):
                     self._note(value)
                 elif value not in modules:
                     modules.append(value)
@@ -118,6 +118,11 @@ class _Search:
             self._seen.add(id(plain))
             if not any(part in plain.__code__.co_filename for part in _LIBRARIES):
                 self._left.append(plain)
+
+
+def _is_module(value: object) -> bool:
+    """Return whether it is a module, without a look at its attribute ``__class__``."""
+    return issubclass(type(value), types.ModuleType)
 
 
 def _attribute(owner: type, name: str) -> Any:
