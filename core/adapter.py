@@ -55,13 +55,22 @@ from agentcgroup.frameworks.seam import (
     outside_calls,
     same_tool,
 )
-from agentcgroup.isolation.bodies import Body, Crossing, StandIn, is_a, keep_inline, placed
+from agentcgroup.isolation.bodies import (
+    MCP_SERVER,
+    Body,
+    Crossing,
+    StandIn,
+    is_a,
+    keep_inline,
+    placed,
+)
 from agentcgroup.isolation.references import References, references
 from agentcgroup.isolation.substitutes import Absent, Afresh, silent
 from agentcgroup.records.record import CallRecord
 from agentcgroup.scope import restore
 
 __all__ = [
+    "MCP_SERVER",
     "Absent",
     "Adapter",
     "Afresh",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentcgroup.adapter import (
+    MCP_SERVER,
     Afresh,
     Body,
     Call,
@@ -29,7 +30,6 @@ __all__ = ["bodies", "keep_stream_inline", "keep_workbench_inline", "owns", "sta
 
 #: The module that defines `FunctionTool`.
 _FUNCTION_TOOL: Final = "autogen_core.tools._function_tool"
-_SERVER: Final = "its MCP server, which the call starts or connects to"
 #: The tools that run agents; before 0.6.2 they did not stream.
 _RUN_AGENTS: Final = frozenset({"AgentTool", "TeamTool"})
 
@@ -43,7 +43,7 @@ def bodies(tool: Any) -> dict[str, Body]:
     """Return the body of a tool by the name of its attribute."""
     if _is_made_of_function(tool):
         return {"_func": Body(tool._func)}
-    outside = _SERVER if _connects(tool) else ""
+    outside = MCP_SERVER if _connects(tool) else ""
     return {"run": Body.of_method(tool, "run", barred=_unshippable(tool), outside=outside)}
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentcgroup.adapter import Afresh, Body, Call, StandIn, Unshippable, is_a, placed
+from agentcgroup.adapter import MCP_SERVER, Afresh, Body, Call, StandIn, Unshippable, is_a, placed
 
 __all__ = ["bodies", "owns", "stand_in"]
 
@@ -26,7 +26,6 @@ _LEFT: Final = {
 }
 #: The tools whose calls each start an MCP server, or connect to one.
 _MCP: Final = frozenset({"MCPNativeTool", "MCPToolWrapper"})
-_SERVER: Final = "its MCP server, which the call starts or connects to"
 
 
 def owns(tool: Any) -> bool:
@@ -58,7 +57,7 @@ def _function_of_structured(function: Any) -> Body:
 
 def _method(tool: Any, name: str) -> Body:
     is_mcp = any(base.__name__ in _MCP for base in type(tool).__mro__)
-    return Body.of_method(tool, name, _LEFT, _unshippable(tool), _SERVER if is_mcp else "")
+    return Body.of_method(tool, name, _LEFT, _unshippable(tool), MCP_SERVER if is_mcp else "")
 
 
 def _overrides(tool: Any, method: str) -> bool:

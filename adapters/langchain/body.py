@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agentcgroup.adapter import (
+    MCP_SERVER,
     Absent,
     Afresh,
     Body,
@@ -43,7 +44,6 @@ _LEFT: Final = {
 #: Keys of a RunnableConfig whose values work in the app alone, and the prefix of LangGraph's own.
 _LIVE: Final = ("callbacks",)
 _LANGGRAPH: Final = "__pregel_"
-_SERVER: Final = "its MCP server, which the call starts or connects to"
 
 
 def owns(tool: Any) -> bool:
@@ -97,7 +97,7 @@ def _is_made_of_function(tool: Any) -> bool:
 
 
 def _body(function: Callable[..., Any]) -> Body:
-    return Body(function, outside=_SERVER if _connects(function) else "")
+    return Body(function, outside=MCP_SERVER if _connects(function) else "")
 
 
 def _connects(function: Callable[..., Any]) -> bool:

@@ -26,6 +26,7 @@ from agentcgroup.isolation.substitutes import Method
 
 __all__ = [
     "AS_IT_IS",
+    "MCP_SERVER",
     "Body",
     "Crossing",
     "StandIn",
@@ -58,6 +59,9 @@ class Crossing:
     result: Callable[[Any], Any] = _itself
     error: Callable[[Exception], object] = _itself
 
+
+#: `Body.outside` of a tool of an MCP server.
+MCP_SERVER: Final = "its MCP server, which the call starts or connects to"
 
 #: Everything as it is.
 AS_IT_IS: Final = Crossing()
