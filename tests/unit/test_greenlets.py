@@ -29,7 +29,7 @@ _WAYS = {
 }
 
 _PROGRAM = """
-import subprocess, sys, threading, concurrent.futures
+import os, subprocess, sys, threading, concurrent.futures
 {before}
 import agentcgroup
 agentcgroup.register()
@@ -53,7 +53,8 @@ for name, way in ways.items():
     out.clear()
     with agentcgroup.call("tool") as call:
         found = way()
-    assert f"/call-{{call.number}}" in found, (name, found)
+        cgroup = os.path.basename(call.contained.group.cgroup.path)
+    assert f"/{{cgroup}}\\n" in found, (name, found)
 print("contained")
 """
 
