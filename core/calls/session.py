@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Final
 
-from agentcgroup import scope
 from agentcgroup.calls import services
 from agentcgroup.calls.services import CLOSE_WAIT, Services
 from agentcgroup.config.tables import Config
@@ -17,6 +15,7 @@ from agentcgroup.errors import ConfigError
 from agentcgroup.monitor.events import Event, Stream
 from agentcgroup.records.jsonl import JsonLines
 from agentcgroup.records.record import CallRecord
+from agentcgroup.spawn.fork_hooks import at_forks_in_calls
 
 __all__ = ["Session", "registered", "set_registered"]
 
@@ -161,10 +160,9 @@ def _after_fork_in_child() -> None:
     Any other fork begins anew at its first call, or never: most execute another program.
     """
     session = _registered
-    if session is not None and scope.current.get() is not None:
+    if session is not None:
         session._services.start_over()
         set_registered(None)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, where importing is all that works
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+at_forks_in_calls(after_in_child=_after_fork_in_child)

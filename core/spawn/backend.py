@@ -26,9 +26,15 @@ class Backend(Protocol):
         """Return how children get into the cgroup, and why not by clone3 (None with "clone3")."""
 
     def builtin_like(
-        self, original: Callable[..., Any], replacement: Callable[..., Any]
+        self,
+        original: Callable[..., Any],
+        replacement: Callable[..., Any],
+        get: Callable[[], Any],
     ) -> Callable[..., Any]:
-        """Return what pickles and binds as the builtin `original`, and calls `replacement`."""
+        """Return what pickles and binds as the builtin `original`, and calls `replacement`.
+
+        It may call `original` where `get()` is None.
+        """
 
     def fork_exec(self, fd: int, args: tuple[Any, ...], original: ForkExec) -> int:
         """Do what `original(*args)` does, with the child in the cgroup; return the pid."""

@@ -6,6 +6,9 @@ and those of C code that calls PyOS_BeforeFork. A hook can neither prevent a for
 caller. So when the call may start no more processes, the fork takes place, and the child exits with
 status 126 and a line on stderr before it runs anything. Code around the fork that sets `refusals`
 gets the reason; `uvloop_children` does.
+
+Outside of calls a fork runs no Python function of this package: after a fork each page of memory
+that parent or child touches is copied, and a Python function touches several.
 """
 
 from __future__ import annotations
@@ -14,13 +17,28 @@ import os
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
-from agentcgroup.scope import SpawnTarget
+from agentcgroup.scope import SpawnTarget, current
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 from agentcgroup.threads import local
 
-__all__ = ["hook_forks", "refusals", "without_fork_hooks"]
+try:
+    from agentcgroup._native import where_set
+except ImportError:
+
+    def where_set(get: Callable[[], Any], function: Callable[[], None], /) -> Callable[[], None]:
+        """Return what calls `function` unless `get()` is None."""
+
+        def called() -> None:
+            if get() is not None:
+                function()
+
+        return called
+
+
+__all__ = ["at_forks_in_calls", "hook_forks", "refusals", "without_fork_hooks"]
 
 
 def _none() -> None:
@@ -60,6 +78,13 @@ class without_fork_hooks:
         _fork.by_patch_point = self._before
 
 
+def at_forks_in_calls(**hooks: Callable[[], None]) -> None:
+    """Do what os.register_at_fork does, for forks by code of a call."""
+    # Not on Windows, where importing is all that works.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**{when: where_set(current.get, do) for when, do in hooks.items()})
+
+
 def hook_forks(backend: Backend) -> None:
     """Place the children of all forks from now on. Python has no way to remove fork hooks."""
 
@@ -94,6 +119,4 @@ def hook_forks(backend: Backend) -> None:
         if placement.current_target() is not None:
             placement.mark_inherited()
 
-    os.register_at_fork(
-        before=before, after_in_parent=after_in_parent, after_in_child=after_in_child
-    )
+    at_forks_in_calls(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

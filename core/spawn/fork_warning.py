@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from agentcgroup import threads
 
-__all__ = ["own_threads_unwarned"]
+__all__ = ["WARNS", "own_threads_unwarned"]
 
-#: The Python versions that warn.
-_WARNS: Final = sys.version_info >= (3, 12)
+#: Whether this Python warns.
+WARNS: Final = sys.version_info >= (3, 12)
 
 
 class _OnlyOurThreads:
@@ -45,7 +45,7 @@ class own_threads_unwarned:
 
     def __enter__(self) -> None:
         self._filters: list[Any] | None = None
-        if _WARNS and threads.native_ids():
+        if WARNS and threads.native_ids():
             filters: Any = warnings.filters  # a list; typeshed has it read-only
             filters.insert(0, _FILTER)
             self._filters = filters

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any, Final
 
-from agentcgroup.scope import thread_working_for
+from agentcgroup.scope import current, thread_working_for
 from agentcgroup.spawn import placement
 from agentcgroup.spawn.backend import Backend
 from agentcgroup.spawn.fork_hooks import without_fork_hooks
-from agentcgroup.spawn.fork_warning import own_threads_unwarned
+from agentcgroup.spawn.fork_warning import WARNS, own_threads_unwarned
 from agentcgroup.spawn.multiprocessing_daemons import starts_daemon
 from agentcgroup.spawn.spawn_request import read_request
 
@@ -47,11 +47,20 @@ def make_patch_points(backend: Backend) -> list[PatchPoint]:
     ]
     return [
         # Where another library has replaced the builtin before, the replacement is a function, too.
-        (original, backend.builtin_like(original, replacement))
+        (original, backend.builtin_like(original, replacement, _get_for(original)))
         if type(original) is BuiltinFunctionType
         else (original, replacement)
         for original, replacement in points
     ]
+
+
+def _get_for(original: Callable[..., Any]) -> Callable[[], Any]:
+    """Return what returns None where the builtin itself can be called: outside of calls.
+
+    Of forks Python would warn there; see `fork_warning`.
+    """
+    forks = (os.fork, os.forkpty, _posixsubprocess.fork_exec)
+    return bool if WARNS and original in forks else current.get
 
 
 def _fork_exec(backend: Backend, original: Callable[..., int]) -> PatchPoint:
