@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,17 @@ import pytest
 
 from agentcgroup import forks
 
-#: Forks by C code, as uWSGI makes its workers, run no hooks of Python.
+#: Forks by C code, as uWSGI makes its workers, run no hooks of Python. Python hangs in the child
+#: where another thread waits for the interpreter's lock at that moment: no thread of ours may.
 _FORKS = {
     "os.fork": "fork = os.fork",
-    "fork(2)": "import ctypes; fork = ctypes.PyDLL(None).fork",
+    "fork(2)": """
+import ctypes
+def fork():
+    session.records
+    time.sleep(0.1)
+    return ctypes.PyDLL(None).fork()
+""",
 }
 
 _BEGIN = """
@@ -100,6 +108,36 @@ if child:
     print([record.tool for record in session.records])
 """
     assert _run(tmp_path, code) == ["['outer']"]
+
+
+#: Forks; the child exits with the number of functions of ours that have run since `watch`.
+_QUIET = {
+    "os.fork": "os.fork() or os._exit(len(ran))",
+    "preexec_fn": "subprocess.Popen(['true'], preexec_fn=lambda: os._exit(len(ran)))",
+    "multiprocessing": "p = multiprocessing.get_context('fork').Process(target=lambda:"
+    " os._exit(len(ran))); p.start()",
+}
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="there a warning is looked at, in Python")
+@pytest.mark.skipif(os.environ.get("AGENTCGROUP_PURE", "0") not in ("", "0"), reason="needs C")
+@pytest.mark.parametrize("way", _QUIET)
+def test_a_fork_outside_of_calls_runs_no_function_of_ours(tmp_path: Path, way: str) -> None:
+    """Each page of memory that it touched would be copied."""
+    code = f"""
+import multiprocessing
+true()
+session.records
+ran = []
+def watch(frame, event, argument):
+    if "/agentcgroup/" in frame.f_code.co_filename:
+        ran.append(frame.f_code.co_name)
+sys.setprofile(watch)
+{_QUIET[way]}
+sys.setprofile(None)
+print(os.waitstatus_to_exitcode(os.wait()[1]), ran)
+"""
+    assert _run(tmp_path, code) == ["0 []"]
 
 
 @pytest.mark.parametrize("fork", _FORKS)
