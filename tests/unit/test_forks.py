@@ -113,7 +113,7 @@ if child:
 #: Forks; the child exits with the number of functions of ours that have run since `watch`.
 _QUIET = {
     "os.fork": "os.fork() or os._exit(len(ran))",
-    "preexec_fn": "subprocess.Popen(['true'], preexec_fn=lambda: os._exit(len(ran)))",
+    "preexec_fn": "p = subprocess.Popen(['true'], preexec_fn=lambda: os._exit(len(ran)))",
     "multiprocessing": "p = multiprocessing.get_context('fork').Process(target=lambda:"
     " os._exit(len(ran))); p.start()",
 }
