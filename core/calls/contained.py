@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from agentcgroup.calls import feedback
 from agentcgroup.calls.leftover_notice import tell_leftovers
+from agentcgroup.calls.refusal import refuse_if_over
 from agentcgroup.calls.worker_start import WorkerStart
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.background import only_background
 from agentcgroup.containment.call_cgroup import CallCgroup
+from agentcgroup.containment.maintenance import detached
+from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.tree import Branch
-from agentcgroup.errors import LimitExceeded
-from agentcgroup.records.record import Outcome
 from agentcgroup.spawn.pools import release
 from agentcgroup.threads import Lock
 
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
     from agentcgroup.isolation.tenancy import Tenancy
     from agentcgroup.isolation.worker_handle import Worker
 
-__all__ = ["ContainedCall", "events_above", "refuse_if_over"]
+__all__ = ["ContainedCall", "events_above"]
 
 logger = logging.getLogger("agentcgroup")
 
 #: Seconds after the call's end that a thread may take to start a child in its cgroup.
 _SPAWN_WAIT: Final = 30.0
-#: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
-_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
 
 
 class ContainedCall:
@@ -102,6 +100,16 @@ class ContainedCall:
         if pids:
             self._call.note_helpers()
         return pids
+
+    def keep_maintenance(self, group: ProcessGroup) -> bool:
+        """Take known maintenance out of the group, where the policy does not decide on it."""
+        call = self._call
+        if call.policy.background != "auto":
+            return False
+        found = detached(group.all_procs())
+        if not found or self.events().out_of_memory:
+            return False
+        return call.services.maintenance.take(call, group, found)
 
     def note_leftovers(self, pids: Iterable[int]) -> None:
         """Log which rule keeps them."""
@@ -302,19 +310,3 @@ def _tenancy_class() -> type[Tenancy]:
     from agentcgroup.isolation.tenancy import Tenancy  # an app that isolates nothing has no need
 
     return Tenancy
-
-
-def refuse_if_over(call: Call) -> None:
-    """Raise where no process may start in `call` any more.
-
-    Raises:
-        LimitExceeded: it was stopped, or its deadline has passed.
-    """
-    if call.deadline is not None and call.stopped is None and time.monotonic() > call.deadline:
-        call.request_stop("timeout")
-    if call.stopped is not None:
-        # After its end the cgroup may be gone, and the record is made.
-        now = _OUTCOMES.get(call.stopped, "killed")
-        record = call.make_record(now) if call.outcome is None else call.record
-        told = feedback.sentence(record) or f"the call was stopped: {call.stopped}"
-        raise LimitExceeded(told, record=record)

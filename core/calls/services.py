@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentcgroup import forks, scope, spawn
 from agentcgroup.calls.deferred import DeferredJobs
+from agentcgroup.calls.maintenance import Maintenance
 from agentcgroup.calls.run_cgroups import RunCgroups
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.config.policy import Resolver
@@ -85,6 +86,7 @@ class Services:
         deadlines: stops calls at their deadline.
         sampler: stops calls at memory_max where the kernel has no limit; None elsewhere.
         deferred: does what no call waits for.
+        maintenance: what ended calls have detached and may go on for a time.
         monitor: what the kernel saw.
     """
 
@@ -122,6 +124,7 @@ class Services:
         sampled = self.limiting and "memory" not in self.cgroups.place.controllers
         self.sampler = MemorySampler() if sampled else None
         self.deferred = DeferredJobs()
+        self.maintenance = Maintenance(self)
         self.monitor = self._make_monitor()
         self._workers: WarmWorkers | None = None
 
@@ -195,6 +198,7 @@ class Services:
             set_active(None)
         self.deadlines.close()
         self.deferred.close(CLOSE_WAIT)
+        self.maintenance.close()
         if self._workers is not None:
             self._workers.close()
         scope.set_thread_tracker(None)

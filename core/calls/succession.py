@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentcgroup.calls.contained import refuse_if_over
+from agentcgroup.calls.refusal import refuse_if_over
 from agentcgroup.scope import DelegatedSpawns, SpawnTarget
 from agentcgroup.work_items import given_up
 

@@ -34,7 +34,8 @@ TEMPLATE = f"""\
 mode = "auto"
 
 # Processes that outlive their call: "kill" ends them with the call, "keep" with the agent.
-# background = "kill"
+# auto: as "kill", but `git gc --auto` and the like may go on for a minute.
+# background = "auto"
 
 # Append the record of each finished call to this file, as JSON Lines.
 # records = "agentcgroup.jsonl"

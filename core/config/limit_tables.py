@@ -31,6 +31,7 @@ from agentcgroup.config.values import (
 )
 
 __all__ = [
+    "BACKGROUND",
     "CALL_DEFAULTS",
     "CPU_WEIGHT",
     "DEFAULT_TIMEOUT",
@@ -82,6 +83,11 @@ _ON_UNSHIPPABLE = (
     "call with the reason, 'inline' runs the tool here and notes that in the call's record."
 )
 
+BACKGROUND = (
+    "What happens to processes that outlive their call. 'kill' ends them with the call, 'keep' "
+    "with the agent. 'auto' is 'kill', but maintenance that a program detaches and that ends by "
+    "itself, such as 'git gc --auto', may go on for a minute."
+)
 _LEFTOVER_GRACE = (
     "Time that processes which outlive their call have to end after SIGTERM, before SIGKILL; not "
     "after a timeout, an OOM kill or a cancellation. The call's answer waits for them."
@@ -179,7 +185,7 @@ class Limiting(LimitTable):
     )
     background: Background | None = Field(
         default=None,
-        description="Whether processes that outlive their call are killed: 'kill' or 'keep'.",
+        description=BACKGROUND,
     )
     leftover_grace: Grace = Field(default=None, description=_LEFTOVER_GRACE)
     isolation: Isolation | None = Field(default=None, description=_ISOLATION)

@@ -54,7 +54,8 @@ class Policy:
     Attributes:
         limits: the limits of its cgroup.
         timeout: seconds that it may take, None for no limit.
-        background: whether processes that outlive the call are killed or kept.
+        background: whether processes that outlive the call are killed or kept; ``auto`` keeps
+            maintenance for a time.
         leftover_grace: seconds that they have to end after SIGTERM, before SIGKILL.
         isolation: where the tool's own code runs; ``auto`` is inline.
         reuse: calls of the same tool that one worker may serve.

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from agentcgroup.config.constraints import ALONE, would_hang
 from agentcgroup.config.limit_fields import Table
-from agentcgroup.config.limit_tables import LimitTable, LimitTables, Rule, refuse
+from agentcgroup.config.limit_tables import BACKGROUND, LimitTable, LimitTables, Rule, refuse
 from agentcgroup.config.toml import Source
 from agentcgroup.config.values import Backend, Background, CgroupPath, Mode, Path, Pause, whole
 
@@ -87,8 +87,8 @@ class Config(Table):
         ),
     )
     background: Background = Field(
-        default="kill",
-        description="Whether processes that outlive their call are killed: 'kill' or 'keep'.",
+        default="auto",
+        description=BACKGROUND,
     )
     records: Path = Field(
         default=None,

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Mode = Literal["auto", "enforce", "observe", "off"]
-Background = Literal["kill", "keep"]
+Background = Literal["auto", "kill", "keep"]
 Isolation = Literal["auto", "inline", "process"]
 OnUnshippable = Literal["error", "inline"]
 Priority = Literal["high", "normal", "low"]

@@ -18,7 +18,7 @@ from typing import Final
 
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
 from agentcgroup.cgroup.division import takes_no_process
-from agentcgroup.containment.leftovers import move_with_children, terminate
+from agentcgroup.containment.leftovers import leave_to_agent, terminate
 from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
@@ -206,10 +206,12 @@ class CallCgroup(Subtree):
             return False
         if not over:
             if helpers:
-                self._leave_to_agent(group, helpers)
+                leave_to_agent(self._owner, group, helpers)
             if self._only_idle(group) or group.wait_empty(linger):
                 return False
             if keep and self._keep():
+                return False
+            if self._owner.keep_maintenance(group) and self._only_idle(group):
                 return False
             self._owner.note_leftovers(group.all_procs())
             if grace:
@@ -256,21 +258,6 @@ class CallCgroup(Subtree):
             OSError: EBUSY when processes do not die.
         """
         self.discard()
-
-    def _leave_to_agent(self, group: ProcessGroup, helpers: set[int]) -> None:
-        """Leave the processes of pools that the app holds, with their children, to the agent."""
-        if isinstance(group, ProcessTree):
-            group.forget(helpers)
-            return
-        try:
-            background = self._owner.background()
-        except OSError as error:
-            logger.warning("agentcgroup: the processes of a pool end with a call: %s", error)
-            return
-        if background is None or self.cgroup is None:
-            return
-        self._owner.released(self.cgroup)
-        move_with_children(group, helpers, background)
 
     def _keep(self) -> bool:
         """Leave the processes to the agent; return False where the call has no cgroup of it."""

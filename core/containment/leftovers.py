@@ -7,15 +7,19 @@ while `.git/gc.log.lock` is there, `git gc --auto` does nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from typing import Final
 
 from agentcgroup.cgroup import Cgroup
+from agentcgroup.containment.owner import Owner
 from agentcgroup.containment.process_group import ProcessGroup
-from agentcgroup.containment.process_tree import stat_of
+from agentcgroup.containment.process_tree import ProcessTree, stat_of
 
-__all__ = ["move_with_children", "terminate", "with_children"]
+__all__ = ["leave_to_agent", "move_with_children", "terminate", "with_children"]
+
+logger = logging.getLogger("agentcgroup")
 
 #: Rounds in which processes are moved: they may fork meanwhile.
 _MOVES: Final = 5
@@ -58,10 +62,27 @@ def with_children(pids: set[int], members: list[int]) -> list[int]:
 
 def move_with_children(group: ProcessGroup, pids: set[int], target: Cgroup) -> None:
     """Move those of `pids` that are in a group, and what is below them, to another cgroup."""
+    wanted = set(pids)
     for _ in range(_MOVES):
-        left = with_children(pids, group.all_procs())
+        left = with_children(wanted, group.all_procs())
         if not left:
             return
+        wanted.update(left)  # what one of them forked before it was moved is still in the group
         for pid in left:
             with contextlib.suppress(OSError):  # one that cannot be moved is a leftover
                 target.join(pid)
+
+
+def leave_to_agent(owner: Owner, group: ProcessGroup, helpers: set[int]) -> None:
+    """Leave the processes of pools that the app holds, with their children, to the agent."""
+    if isinstance(group, ProcessTree):
+        group.forget(helpers)
+        return
+    try:
+        background = owner.background()
+    except OSError as error:
+        logger.warning("agentcgroup: the processes of a pool end with a call: %s", error)
+        return
+    if background is not None and isinstance(group, Cgroup):
+        owner.released(group)
+        move_with_children(group, helpers, background)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from agentcgroup.cgroup import Cgroup
+from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.tree import Branch
 
 __all__ = ["Owner"]
@@ -41,6 +42,12 @@ class Owner(Protocol):
 
     def release_helpers(self) -> set[int]:
         """Return the processes of pools that the app holds; the call does not own them any more."""
+
+    def keep_maintenance(self, group: ProcessGroup) -> bool:
+        """Take maintenance that goes on after the call out of its group; return whether there is.
+
+        It ends by itself, or after a time.
+        """
 
     def note_leftovers(self, pids: Iterable[int]) -> None:
         """Take note that processes which the tool left running are to be ended."""

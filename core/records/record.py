@@ -59,9 +59,10 @@ class CallRecord:
             ``agent.memory_max``, ``run.memory_max``, ``system`` (the machine itself ran out of
             memory), ``timeout``, ``pids_max``, ``cancelled``, ``escape`` (a process left its
             cgroup, see the config table ``[monitor]``), ``leftovers`` (processes that outlived the
-            tool were killed), ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process
-            ended), ``unshippable: ...`` (an object that could not be sent to a worker or back: the
-            call was rejected, or ran inline); else None.
+            tool were killed; maintenance that goes on, such as ``git gc --auto``, is none),
+            ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process ended),
+            ``unshippable: ...`` (an object that could not be sent to a worker or back: the call
+            was rejected, or ran inline); else None.
         memory_peak_bytes: highest memory charge of its cgroup (memory.peak, Linux 5.19).
         cpu_usage_s: CPU seconds of all its processes (cpu.stat usage_usec).
         pids_peak: highest number of tasks at one time (pids.peak, Linux 6.1).

@@ -34,7 +34,7 @@ def test_the_defaults_stop_a_runaway_and_nothing_else() -> None:
     assert policy.limits.memory_high is None
     assert policy.timeout == 600
     assert policy.leftover_grace == 0.2
-    assert (policy.background, policy.isolation, policy.priority) == ("kill", "auto", "normal")
+    assert (policy.background, policy.isolation, policy.priority) == ("auto", "auto", "normal")
     assert (policy.reuse, policy.on_unshippable) == (1, "error")
     limits = resolver().agent("langchain", "coder")
     assert limits == resolver().run()

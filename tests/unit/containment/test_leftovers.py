@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -142,31 +141,3 @@ def test_a_leftover_without_a_cgroup_removes_its_lock(tmp_path: Path) -> None:
 
 
 _LOCKER_ALONE = _LOCKER.replace("if os.fork():", "if False:")
-
-
-def test_gc_of_git_leaves_no_lock(session: Session, tmp_path: Path) -> None:
-    """`git commit` detaches `git gc --auto`; a stale lock would end its work for good."""
-    environment = {**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
-    for role in ("AUTHOR", "COMMITTER"):
-        environment |= {f"GIT_{role}_NAME": "a", f"GIT_{role}_EMAIL": "a@x"}
-
-    def git(*words: str) -> None:
-        command = ["git", "-C", str(tmp_path), *words]
-        subprocess.run(command, check=True, env=environment, capture_output=True)
-
-    git("init", "-q")
-    # git estimates the number of objects by those of one folder: the same ones in each run.
-    text = random.Random(33).randbytes(10_000).hex()
-    for number in range(500):
-        (tmp_path / f"f{number}").write_text(f"{number} {text}")
-    git("-c", "gc.auto=0", "add", "-A")
-    git("-c", "gc.auto=0", "commit", "-qm", "one")
-    with agentcgroup.call("git", leftover_grace="60s"):
-        # Slow, so that gc is still at work when the commit has returned.
-        git("config", "gc.auto", "1")
-        git("config", "pack.window", "400")
-        (tmp_path / "f0").write_text("x")
-        git("commit", "-qam", "two")
-    assert session.records[0].reason == "leftovers"
-    left = [path.name for path in (tmp_path / ".git").iterdir()]
-    assert not [name for name in left if name.endswith(".lock") or name.startswith("gc.")]

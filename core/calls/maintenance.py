@@ -1,0 +1,190 @@
+"""What outlives its call as maintenance: under limits, for a time, and no longer than the run.
+
+See `containment.maintenance` for what counts as that. Each call's maintenance gets a cgroup of its
+own below the agent's, with the limits of the call: what is in it can hide from its end by no means,
+and takes no more memory there than in the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup.cgroup import Cgroup
+from agentcgroup.containment.leftovers import move_with_children, terminate, with_children
+from agentcgroup.containment.process_group import ProcessGroup
+from agentcgroup.containment.process_tree import ProcessTree
+from agentcgroup.containment.tree import Branch, discard
+from agentcgroup.threads import Lock
+
+if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
+    from agentcgroup.calls.services import Services
+
+__all__ = ["MAINTENANCE_TIME", "Maintenance"]
+
+logger = logging.getLogger("agentcgroup")
+
+#: Seconds that maintenance may take after its call.
+MAINTENANCE_TIME: Final = 60.0
+#: Calls whose maintenance goes on at the same time; what further ones leave is ended with them.
+_MOST: Final = 8
+
+
+class Maintenance:
+    """The maintenance of the ended calls of one session."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = Lock()
+        self._held: set[_Held] = set()
+
+    def take(self, call: Call, group: ProcessGroup, found: Mapping[int, str]) -> bool:
+        """Take processes, with what is below them, out of the group of a call that ends.
+
+        Returns:
+            False where they stay leftovers: too many go on, or there can be no cgroup for them.
+        """
+        services = self._services
+        self._drop_ended()
+        with self._lock:
+            if len(self._held) >= _MOST or services.closed:
+                return False
+            try:
+                held = self._hold(call, group, sorted(set(found.values())))
+            except OSError as error:
+                logger.warning("agentcgroup: maintenance ends with its call: %s", error)
+                return False
+            try:
+                held.bring_in(group, set(found))
+            except BaseException:
+                held.discard()
+                raise
+            self._held.add(held)
+        services.deadlines.arm(held, time.monotonic() + MAINTENANCE_TIME)
+        logger.info(
+            "agentcgroup: %s, which tool %r detached, goes on for at most %g s",
+            held.names,
+            call.tool,
+            MAINTENANCE_TIME,
+        )
+        return True
+
+    def close(self) -> None:
+        """End what goes on: the run ends."""
+        with self._lock:
+            held, self._held = self._held, set()
+        for one in held:
+            terminate(one.group)
+        began = time.monotonic()
+        for one in held:
+            one.group.wait_empty(max(0.0, began + one.grace - time.monotonic()))
+            self._services.deadlines.disarm(one)
+            with contextlib.suppress(OSError):  # the end of the run removes it, and reports it
+                one.discard()
+
+    def _hold(self, call: Call, group: ProcessGroup, names: list[str]) -> _Held:
+        """Make what holds the maintenance of a call.
+
+        Raises:
+            OSError: its cgroup cannot be made.
+        """
+        services = self._services
+        run = services.cgroups.branch()
+        if run is None or not isinstance(group, Cgroup):
+            return _Held(self, call, names, ProcessTree(), None)
+        branch = services.cgroups.agent_branch(run, call.framework, call.agent)
+        try:
+            made = branch.make_child("maintenance", call.policy.limits)
+        except BaseException:
+            branch.leave()
+            raise
+        services.monitor.release(group)
+        return _Held(self, call, names, made, branch)
+
+    def _drop_ended(self) -> None:
+        """Remove the cgroups of what has ended by itself."""
+        for held in [*self._held]:
+            if not held.group.populated():
+                self._services.deadlines.disarm(held)
+                self.drop(held)
+
+    def drop(self, held: _Held) -> None:
+        """Remove the cgroup of what has ended, or was killed."""
+        with self._lock:
+            if held not in self._held:
+                return
+            self._held.remove(held)
+        self._services.deferred.put(held.discard)
+
+    def again(self, held: _Held) -> None:
+        """Look after it once more when its grace is over."""
+        self._services.deadlines.arm(held, time.monotonic() + held.grace)
+
+    def tell_ended(self, held: _Held) -> None:
+        """Log that it took too long."""
+        self._services.warn(
+            f"{held.names}, which tool {held.tool!r} detached, is ended after"
+            f' {MAINTENANCE_TIME:g} s. A rule with background = "keep" for this tool gives it the'
+            " time of the run.",
+            about=f"maintenance: {held.names}",
+        )
+
+
+class _Held:
+    """The maintenance of one call: what `enforcement.deadlines` stops when its time is over."""
+
+    def __init__(
+        self,
+        owner: Maintenance,
+        call: Call,
+        names: list[str],
+        group: ProcessGroup,
+        branch: Branch | None,
+    ) -> None:
+        self._owner = owner
+        self._branch = branch
+        self._asked = False
+        self.names = ", ".join(names)
+        self.tool = call.tool
+        self.grace = call.policy.leftover_grace
+        self.group = group
+
+    def bring_in(self, source: ProcessGroup, pids: set[int]) -> None:
+        """Move processes, and what is below them, from the group of their call."""
+        if isinstance(self.group, Cgroup):
+            move_with_children(source, pids, self.group)
+        elif isinstance(source, ProcessTree):
+            family = with_children(pids, source.all_procs())
+            for pid in family:
+                self.group.note_child(pid)
+            source.forget(set(family))
+
+    def stop(self, _reason: str) -> None:
+        """Ask it to end; the second time, end it."""
+        if not self.group.populated():
+            self._owner.drop(self)
+        elif not self._asked and self.grace:
+            self._asked = True
+            self._owner.tell_ended(self)
+            terminate(self.group)
+            self._owner.again(self)
+        else:
+            self.group.kill()
+            self._owner.drop(self)
+
+    def discard(self) -> None:
+        """Kill what is left, and remove the cgroup.
+
+        Raises:
+            OSError: EBUSY when processes do not die.
+        """
+        try:
+            self.group.kill()
+            discard(self.group)
+        finally:
+            if self._branch is not None:
+                self._branch.leave()

@@ -1,0 +1,34 @@
+"""No process starts in a call that is over."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from agentcgroup.calls import feedback
+from agentcgroup.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    from agentcgroup.calls.call import Call
+    from agentcgroup.records.record import Outcome
+
+__all__ = ["refuse_if_over"]
+
+#: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
+_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
+
+
+def refuse_if_over(call: Call) -> None:
+    """Raise where no process may start in `call` any more.
+
+    Raises:
+        LimitExceeded: it was stopped, or its deadline has passed.
+    """
+    if call.deadline is not None and call.stopped is None and time.monotonic() > call.deadline:
+        call.request_stop("timeout")
+    if call.stopped is not None:
+        # After its end the cgroup may be gone, and the record is made.
+        now = _OUTCOMES.get(call.stopped, "killed")
+        record = call.make_record(now) if call.outcome is None else call.record
+        told = feedback.sentence(record) or f"the call was stopped: {call.stopped}"
+        raise LimitExceeded(told, record=record)
