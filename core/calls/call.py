@@ -71,6 +71,7 @@ class Call(CallState):
             key,
             limiting=services.limiting,
             running=services.running,
+            deadlines=services.deadlines,
         )
         self.services = services
         self.contained: ContainedCall | None = None
@@ -118,6 +119,8 @@ class Call(CallState):
     def note_expiry(self, expiry: Expiry | None) -> None:
         """Note what cancels the task that awaits its body."""
         self.expiry = expiry
+        if expiry is not None:
+            self.note_awaited()
 
     def note_block(self, block: object) -> None:
         """Keep what ends it where nobody leaves the block that is its body; None: somebody does."""
@@ -143,7 +146,7 @@ class Call(CallState):
                 self.expiry.notify()
 
     def _is_given_time(self) -> bool:
-        """Arm the deadline anew where the start of its worker has taken time of the call."""
+        """Move the deadline where the start of its worker has taken time of the call."""
         contained, timeout = self.contained, self.policy.timeout
         if contained is None or timeout is None or self.deadline is None or self.stopped:
             return False
@@ -151,7 +154,6 @@ class Call(CallState):
         if deadline <= self.deadline:
             return False
         self.note_deadline(deadline)
-        self.services.deadlines.arm(self, deadline)
         return True
 
     def note_importing(self, begins: bool) -> None:

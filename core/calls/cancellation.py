@@ -45,8 +45,8 @@ class Expiry:
 
     __slots__ = ("_before", "_call", "_cancelled", "_handle", "_loop", "_outer", "_over", "_task")
 
-    def __init__(self, call: Call, deadline: float) -> None:
-        """Arm the deadline of `call`; from now on `Call.stop` notifies this expiry."""
+    def __init__(self, call: Call) -> None:
+        """Have `Call.stop` notify this expiry from now on."""
         self._call = call
         # Weak: an exception of the task holds the frames that have to end the call.
         self._task: Callable[[], asyncio.Task[Any] | None] = _no_task
@@ -59,21 +59,18 @@ class Expiry:
         self._before = self._count("cancelling")
         self._outer = call.expiry
         call.note_expiry(self)
-        call.services.deadlines.arm(call, deadline)
         if call.stopped == "timeout":  # between two steps of a generator
             self._handle = self._loop.call_soon(self._expire)
 
     @classmethod
     def of(cls, call: Call) -> Expiry | None:
         """Return the expiry of `call` from now on; None when it has no deadline."""
-        return None if call.deadline is None else cls(call, call.deadline)
+        return None if call.deadline is None else cls(call)
 
     def end(self) -> bool:
         """Take the expiry back; return whether it, and nothing else, has cancelled the task."""
         self._over = True
         self._call.note_expiry(self._outer)
-        if self._outer is None and self._call.contained is None:
-            self._call.services.deadlines.disarm(self._call)
         if self._handle is not None:
             self._handle.cancel()
         if not self._cancelled or self._task() is None:

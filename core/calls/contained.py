@@ -116,9 +116,9 @@ class ContainedCall:
         tell_leftovers(self._call, pids)
 
     def before_cgroup(self) -> None:
-        """Start the call's clock before its first process, which may hang before its exec."""
+        """Find the call around it, and have its memory watched."""
         self._call.reparent()
-        self.arm()
+        self.watch()
 
     def locate(self) -> tuple[Branch | None, bool]:
         """Return the branch of the call's agent, or of the call around it."""
@@ -219,22 +219,18 @@ class ContainedCall:
 
     # -- enforcement ----------------------------------------------------------------------------
 
-    def arm(self) -> None:
-        """Have the call stopped at its deadline, and at memory_max where the kernel has none."""
+    def watch(self) -> None:
+        """Have the call stopped at memory_max where the kernel has none."""
         call, services = self._call, self._call.services
-        if call.deadline is not None:
-            services.deadlines.arm(call, call.deadline)
         memory_max = call.policy.limits.memory_max
         if services.sampler is not None and isinstance(memory_max, int):
             services.sampler.watch(call, memory_max)
 
-    def disarm(self) -> None:
-        """Undo `arm`."""
-        call, services = self._call, self._call.services
-        if call.deadline is not None:
-            services.deadlines.disarm(call)
-        if services.sampler is not None:
-            services.sampler.forget(call)
+    def unwatch(self) -> None:
+        """Undo `watch`."""
+        sampler = self._call.services.sampler
+        if sampler is not None:
+            sampler.forget(self._call)
 
     def events(self) -> Events:
         """Return what befell the call's own processes since it has its cgroup."""

@@ -71,6 +71,9 @@ def finish(
             else:
                 _set_outcome(call, "ok" if error is None else "error", None)
             told = call.refused
+        elif call.stopped == "timeout" and not call.awaited:
+            _set_outcome(call, "timeout", "overdue")
+            told = error is None  # its own error stands as it is
         else:
             told = _judge(call, None, error, cancelled)
         call.settle()
@@ -275,7 +278,7 @@ def _settle(call: Call, contained: ContainedCall, patience: float) -> None:
 
     Waits up to `patience` seconds for what the monitor saw.
     """
-    contained.disarm()
+    contained.unwatch()
     group = contained.group
     if group.cgroup is not None:
         try:

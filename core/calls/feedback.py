@@ -93,6 +93,12 @@ def partial_output(error: BaseException) -> str:
 
 def _timeout(record: CallRecord, tool: str) -> str:
     limit = format_duration(record.limits.get("timeout") or record.duration_s)
+    if record.reason == "overdue":
+        return (
+            f"Note: tool {tool} took {format_duration(record.duration_s)}, longer than its time "
+            f"limit of {limit} (timeout), and could not be stopped. Its result is complete. Do a "
+            "smaller part of the work per call, or use a faster way."
+        )
     told = (
         f"Tool {tool} was stopped: it reached its time limit of {limit} (timeout) and all its "
         "processes were ended."

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentcgroup import forks, scope, spawn
 from agentcgroup.calls.deferred import DeferredJobs
 from agentcgroup.calls.maintenance import Maintenance
+from agentcgroup.calls.overdue import tell_overdue
 from agentcgroup.calls.run_cgroups import RunCgroups
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.config.policy import Resolver
@@ -120,7 +121,7 @@ class Services:
         self.numbers = itertools.count(1)
         self.running: set[Call] = set()
         self.lock = Lock()
-        self.deadlines = Deadlines()
+        self.deadlines = Deadlines(self.running, tell_overdue)
         sampled = self.limiting and "memory" not in self.cgroups.place.controllers
         self.sampler = MemorySampler() if sampled else None
         self.deferred = DeferredJobs()

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentcgroup.config.policy import Policy
 from agentcgroup.errors import Unshippable
 from agentcgroup.records.record import Isolated, Outcome
+from agentcgroup.threads import get_ident
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
     from agentcgroup.calls.inline_usage import Used
+    from agentcgroup.enforcement.deadlines import Deadlines
 
 __all__ = ["CallState", "Identity", "State"]
 
@@ -53,13 +55,17 @@ class CallState:
         died: how that worker ended before the body did, None while it did not.
         unshippable: what could not be sent to a worker or back.
         refused: for that reason the call is an error, and did not run inline instead.
+        thread: the thread in which its body began, by `threading.get_ident`.
+        awaited: a task awaits its body, which its deadline cancels.
         used_helpers: it used, or left behind, processes of a pool that no call owns.
     """
 
     __slots__ = (
         "_all_running",
+        "_deadlines",
         "_running",
         "agent",
+        "awaited",
         "charged",
         "deadline",
         "died",
@@ -76,6 +82,7 @@ class CallState:
         "settled",
         "started",
         "stopped",
+        "thread",
         "tool",
         "tool_call_id",
         "unshippable",
@@ -96,6 +103,7 @@ class CallState:
         *,
         limiting: bool,
         running: set[Any],
+        deadlines: Deadlines[Any],
     ) -> None:
         self.number = number
         self.policy = policy
@@ -119,7 +127,10 @@ class CallState:
         self.unshippable: Unshippable | None = None
         self.refused = False
         self.used_helpers = False
+        self.thread = 0
+        self.awaited = False
         self._all_running = running
+        self._deadlines = deadlines
         self._running = False
         self.settled = False
 
@@ -139,12 +150,14 @@ class CallState:
     @property
     def limited(self) -> bool:
         """Whether a limit took the place of the tool's own end."""
+        if self.reason == "overdue":
+            return False
         return self.outcome in ("oom", "timeout", "killed") or self.reason == "pids_max"
 
     @property
     def told(self) -> bool:
         """Whether its end is worth a sentence to the model."""
-        return self.limited or self.refused or self.reason == "leftovers"
+        return self.limited or self.refused or self.reason in ("leftovers", "overdue")
 
     @property
     def over(self) -> bool:
@@ -186,7 +199,10 @@ class CallState:
         if self._running or self.ended is not None:
             raise RuntimeError(f"call {self.number} is {self.state} and cannot begin")
         self._running = True
+        self.thread = get_ident()
         self._all_running.add(self)
+        if self.deadline is not None and self.deadline < self._deadlines.wakes_at:
+            self._deadlines.wake(self.deadline)
 
     def request_stop(self, reason: str) -> bool:
         """Make it stopping; return False when it has ended. The first reason stands."""
@@ -249,6 +265,10 @@ class CallState:
     def note_isolated(self, isolation: Isolated) -> None:
         """Note where its body runs."""
         self.isolation = isolation
+
+    def note_awaited(self) -> None:
+        """Note that a task awaits its body."""
+        self.awaited = True
 
     def note_deadline(self, deadline: float) -> None:
         """Note that its time is over later: its worker has imported modules meanwhile."""

@@ -57,9 +57,11 @@ class CallRecord:
         outcome: how the call ended, see `Outcome`.
         reason: the limit that stopped the call, or another remarkable fact: ``memory_max``,
             ``agent.memory_max``, ``run.memory_max``, ``system`` (the machine itself ran out of
-            memory), ``timeout``, ``pids_max``, ``cancelled``, ``escape`` (a process left its
-            cgroup, see the config table ``[monitor]``), ``leftovers`` (processes that outlived the
-            tool were killed; maintenance that goes on, such as ``git gc --auto``, is none),
+            memory), ``timeout``, ``overdue`` (the tool ran inside the program past its timeout,
+            which could not end it; what it returned or raised stands), ``pids_max``,
+            ``cancelled``, ``escape`` (a process left its cgroup, see the config table
+            ``[monitor]``), ``leftovers`` (processes that outlived the tool were killed;
+            maintenance that goes on, such as ``git gc --auto``, is none),
             ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process ended),
             ``unshippable: ...`` (an object that could not be sent to a worker or back: the call
             was rejected, or ran inline); else None.
