@@ -71,9 +71,13 @@ class Monitor(HelperConnection):
             on_ready: called with this monitor on its thread when there is a source.
             demanded: the first call waits for the helper.
         """
-        start: wire.Message = {
-            **{"do": "start", "app": os.getpid(), "run": run, "joins": joins},
-            **{"backend": backend, "detail": detail},
+        start = {
+            "do": "start",
+            "app": os.getpid(),
+            "run": run,
+            "joins": joins,
+            "backend": backend,
+            "detail": detail,
         }
         super().__init__(start, off=backend == "off", demanded=demanded)
         self.source: str | None = None

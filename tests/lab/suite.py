@@ -18,6 +18,13 @@ from tests.lab import kernels
 from tests.lab.vm import CHECKOUT, say
 
 HOST = "host"
+#: The kernel that runs all tests; of several kernels the others leave these modules out.
+WHOLE = "7.2"
+#: Tests of what is the same on all kernels: frameworks, workers, the command line, where to work.
+ON_ONE_KERNEL = (
+    *("autogen_limits", "capacity", "cli_exec", "conformance_limits", "crewai_limits", "endurance"),
+    *("isolation_frameworks", "langchain_limits", "place", "systemd", "two_programs"),
+)
 # The timeout of pyproject.toml is too short for an emulated machine: if other work loads the host,
 # the imports of CrewAI alone can take minutes there.
 GUEST_TEST_TIMEOUT_S = 600
@@ -47,6 +54,9 @@ class Result:
 def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], jobs: int) -> int:
     """Run tests/kernel on each kernel, at most `jobs` at a time.
 
+    Of several kernels one runs all tests: `WHOLE`, or else the first. The others leave out the
+    modules `ON_ONE_KERNEL`.
+
     Args:
         lines: kernel lines, or "host" for this machine's own kernel.
         pytest: further arguments for pytest; a path below tests/ replaces tests/kernel.
@@ -62,11 +72,24 @@ def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], job
     for line in guests:
         kernels.get(line)
     alone = len(lines) == 1
+    whole = WHOLE if WHOLE in lines else lines[0]
+    part = [f"--ignore=tests/kernel/test_{name}.py" for name in ON_ONE_KERNEL]
+    # The longest one first: the others fill the time that it takes.
+    order = sorted(lines, key=lambda line: line != whole)
     running: list[subprocess.Popen[bytes]] = []
     with ThreadPoolExecutor(jobs) as pool:
         try:
             results = list(
-                pool.map(lambda line: _run_one(line, pytest, options, running, live=alone), lines)
+                pool.map(
+                    lambda line: _run_one(
+                        line,
+                        pytest if line == whole else [*part, *pytest],
+                        options,
+                        running,
+                        live=alone,
+                    ),
+                    order,
+                )
             )
         except BaseException:
             # The pool waits for its threads, and the threads wait for their machines.
@@ -74,7 +97,7 @@ def run(lines: Sequence[str], pytest: Sequence[str], options: Sequence[str], job
                 process.terminate()
             raise
     print("\nKernel suite:")
-    for result in results:
+    for result in sorted(results, key=lambda result: lines.index(result.line)):
         print(f"  {result}")
     return 0 if all(result.good for result in results) else 1
 
