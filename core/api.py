@@ -7,11 +7,11 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
 from agentcgroup import greenlets, isolation, propagation, run_watch, scope, spawn
+from agentcgroup.agent_block import agent
 from agentcgroup.calls import abandoned, feedback, inline_usage, lifecycle
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.session import Session, registered, set_registered
@@ -121,36 +121,6 @@ def current_call() -> Call | None:
     """Return the call whose code is running here, None outside any."""
     call = scope.current.get()
     return call if isinstance(call, Call) and call.ended is None else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    name: str
-    limits: Mapping[str, Any]
-
-
-class agent:
-    """Name the agent for the calls inside: ``with agentcgroup.agent("coder", memory_max="4G"):``.
-
-    A name that the framework itself gives a call wins over this one. The limits bound all calls of
-    the agent together, as ``[limits.agent]`` does, and are written when its first call starts a
-    process. Sync and async.
-    """
-
-    def __init__(self, name: str, **limits: Any) -> None:
-        self._named = _Named(name, limits)
-
-    def __enter__(self) -> None:
-        self._token = scope.agent.set(self._named)
-
-    def __exit__(self, *_: object) -> None:
-        scope.restore(scope.agent, self._token)
-
-    async def __aenter__(self) -> None:
-        self.__enter__()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
 
 
 class call:

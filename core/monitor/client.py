@@ -71,14 +71,8 @@ class Monitor(HelperConnection):
             on_ready: called with this monitor on its thread when there is a source.
             demanded: the first call waits for the helper.
         """
-        start = {
-            "do": "start",
-            "app": os.getpid(),
-            "run": run,
-            "joins": joins,
-            "backend": backend,
-            "detail": detail,
-        }
+        start: dict[str, object] = {"do": "start", "app": os.getpid(), "run": run, "joins": joins}
+        start |= {"backend": backend, "detail": detail}
         super().__init__(start, off=backend == "off", demanded=demanded)
         self.source: str | None = None
         self.refused: list[tuple[str, str, str | None]] = []

@@ -20,9 +20,9 @@ import agentcgroup
 from agentcgroup import CallRecord, LimitExceeded, Session
 from agentcgroup.calls import lifecycle
 from agentcgroup.calls.call import Call
-from agentcgroup.scope import current
+from agentcgroup.scope import agent, current
 from agentcgroup.spawn import placement
-from tests.support.interruptions import at_each_place
+from tests.support.interruptions import Alarm, Interruption, at_each_place
 from tests.support.processes import until
 
 
@@ -31,6 +31,7 @@ def session() -> Iterator[Session]:
     gc.collect()
     yield agentcgroup.register("langchain", config={})
     agentcgroup.unregister()
+    agent.set(None)  # see `test_an_interrupted_agent_block_names_no_later_call`
 
 
 def _answer(record: CallRecord, result: object, error: Exception | None) -> object:
@@ -204,6 +205,26 @@ def test_an_exception_at_any_place(session: Session, scenario: Callable[[Session
         return len(_call_cgroups(session)) <= 2  # a branch keeps a spare for the next call
 
     assert until(removed, timeout=30), _call_cgroups(session)
+
+
+def test_an_interrupted_agent_block_names_no_later_call(session: Session) -> None:
+    """No code of ours runs where the handler raises at the first instruction of `__exit__`."""
+    leaves = agentcgroup.agent.__exit__.__code__.co_firstlineno
+    where: str | None = ""
+    number = 0
+    while where is not None:
+        number += 1
+        with (
+            Interruption(number) as interruption,
+            contextlib.suppress(Alarm),
+            agentcgroup.agent("coder"),
+        ):
+            pass
+        where = interruption.where
+        if where != f"agent_block.py:{leaves}":
+            assert agent.get() is None, where
+        agent.set(None)
+    assert number > 4
 
 
 #: Alarms at random moments, in a loop of calls that start processes: argument is the seed.
