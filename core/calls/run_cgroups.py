@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from agentcgroup import scope
@@ -18,7 +18,7 @@ from agentcgroup.containment.leftovers import with_children
 from agentcgroup.containment.tree import Branch, TreeOptions
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.place.locate import CgroupLocator
-from agentcgroup.place.owner import reap, run_name
+from agentcgroup.place.owner import kill_orphans, reap, run_name
 from agentcgroup.place.place import Place, bases, find, teardown
 from agentcgroup.threads import Lock
 
@@ -161,18 +161,29 @@ class RunCgroups:
             ) from error
         logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
 
+    def kill_orphans(self) -> None:
+        """Kill the processes that dead runs left behind; waits for none of them."""
+        with contextlib.suppress(OSError):  # `reap` meets it, too, on a thread that logs it
+            for base in self._bases():
+                kill_orphans(base)
+
     def reap(self) -> None:
         """Remove what dead runs left behind."""
+        for base in self._bases():
+            for reaped in reap(base):
+                if reaped.error is None:
+                    logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
+                else:
+                    logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+
+    def _bases(self) -> Iterator[Cgroup]:
+        """Yield the cgroups below which runs may be, open until the next one."""
         for path in bases(self.place):
             with (
                 contextlib.suppress(FileNotFoundError),  # a scope that has just ended
                 contextlib.closing(Cgroup.open(path)) as base,
             ):
-                for reaped in reap(base):
-                    if reaped.error is None:
-                        logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
-                    else:
-                        logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+                yield base
 
     def close(self, helpers: set[int]) -> None:
         """Kill every process of the run and remove its cgroups; none is made any more.

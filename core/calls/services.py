@@ -130,11 +130,13 @@ class Services:
         self._workers: WarmWorkers | None = None
 
     def _reap(self) -> None:
-        """Remove what dead runs have left, at the first deferred job or the end.
+        """Kill what dead runs have left, and remove it at the first deferred job or the end.
 
-        `register` starts no thread: gevent cannot patch where one lives, and raises.
+        To remove waits for processes to die, on a thread. `register` starts none: gevent cannot
+        patch where one lives, and raises.
         """
         if self.cgroups.place.base is not None:
+            self.cgroups.kill_orphans()
             self.deferred.put_at_start(self.cgroups.reap)
 
     def ending(self, call: Recorded) -> None:

@@ -5,9 +5,9 @@ pid namespace of the process that made it. These name one process for all time, 
 keep up to date: a reused pid has another start time, and a pid from before a reboot another boot
 id. A lock would not work: the tools that a run starts inherit its descriptor and keep the lock.
 
-`reap` removes the runs of dead owners. It leaves every directory whose name is not of this form,
-every run of another pid namespace (its owner's pid has no meaning here), and every run whose owner
-lives.
+`kill_orphans` ends the processes of dead owners' runs, and `reap` removes the runs. They leave
+every directory whose name is not of this form, every run of another pid namespace (its owner's pid
+has no meaning here), and every run whose owner lives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final, Literal
 from agentcgroup import syscalls
 from agentcgroup.cgroup.cgroup import Cgroup
 
-__all__ = ["Owner", "Reaped", "is_run", "orphans", "reap", "run_name"]
+__all__ = ["Owner", "Reaped", "is_run", "kill_orphans", "orphans", "reap", "run_name"]
 
 Life = Literal["alive", "dead", "unknown"]
 
@@ -121,6 +121,17 @@ def orphans(base: Cgroup, *, force: bool = False) -> list[str]:
         for name in base.children()
         if (owner := Owner.parse(name)) is not None and owner.life() in wanted
     )
+
+
+def kill_orphans(base: Cgroup) -> None:
+    """Kill the processes of dead owners' runs below `base`, and wait for none; see `reap`."""
+    for name in orphans(base):
+        # Gone: another start was faster. Any other error `reap` meets, too, and returns.
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(Cgroup.open(f"{base.path}/{name}")) as orphan,
+        ):
+            orphan.kill()
 
 
 def reap(base: Cgroup, *, force: bool = False, timeout: float = 2.0) -> list[Reaped]:

@@ -23,7 +23,8 @@ WHOLE = "7.2"
 #: Tests of what is the same on all kernels: frameworks, workers, the command line, where to work.
 ON_ONE_KERNEL = (
     *("autogen_limits", "capacity", "cli_exec", "conformance_limits", "crewai_limits", "endurance"),
-    *("isolation_frameworks", "langchain_limits", "place", "systemd", "two_programs"),
+    *("isolation_frameworks", "langchain_limits", "monitor_rights", "place", "systemd"),
+    "two_programs",
 )
 # The timeout of pyproject.toml is too short for an emulated machine: if other work loads the host,
 # the imports of CrewAI alone can take minutes there.

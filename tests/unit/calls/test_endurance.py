@@ -93,6 +93,8 @@ print(session._services.cgroups.branch().cgroup.path, flush=True)
 threading.Event().wait()
 """
 _NEXT = "import agentcgroup; agentcgroup.register('langchain').records"
+#: Registers, says so, and makes no call until its input ends.
+_IDLE = f"{_NEXT}; print(flush=True); input()"
 
 
 def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
@@ -106,9 +108,15 @@ def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
         supervisor.send_signal(signal.SIGKILL)
     assert os.path.isdir(run)
     assert len(running(*sleep)) == 50
-    subprocess.run([sys.executable, "-c", _NEXT], check=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as idle:
+        assert idle.stdout is not None
+        assert idle.stdout.readline() == "\n"
+        assert until(lambda: not running(*sleep))
+        idle.communicate("\n")
+    assert idle.returncode == 0
     assert not os.path.exists(run)
-    assert until(lambda: not running(*sleep))
 
 
 def test_a_living_run_is_left_alone_by_the_next_start(session: Session) -> None:
