@@ -81,9 +81,12 @@ def stand_in(call: Call, tool: Any, arguments: Mapping[str, Any]) -> Any:
                 return _portable(config)
             return _argument(value, body.function, may_run_inline)
 
+        def error(raised: Exception) -> None:
+            graph.explain(raised, config)
+
         missed = graph.needed(tool, body.function, config, may_run_inline=may_run_inline)
         wanted = body if missed is None else dataclasses.replace(body, barred=missed)
-        return placed(call, wanted, Crossing(argument, _result, graph.explain))
+        return placed(call, wanted, Crossing(argument, _result, error))
 
     found = {name: stand_in_for(body) for name, body in bodies(tool).items()}
     # LangChain's own methods call the bodies: bound to the stand-in they find those of this call.
@@ -124,10 +127,10 @@ def _argument(value: Any, function: Callable[..., Any], may_run_inline: bool) ->
     """Return the substitute of an argument that LangChain has injected; any other argument itself.
 
     The worker makes an inert run manager, since the callbacks are in the app. A `ToolRuntime` keeps
-    state, context, config and id; its stream writer writes nothing and its store is absent.
+    state, context, config and id; it streams nothing and its store is absent.
 
     Raises:
-        Unshippable: the body uses a store, or a stream writer where it may run inline.
+        Unshippable: the body uses a store, or streams where it may run inline.
     """
     if is_a(value, "langchain_core.callbacks.base", "BaseCallbackManager"):
         manager: Callable[..., Any] = type(value)
@@ -137,11 +140,10 @@ def _argument(value: Any, function: Callable[..., Any], may_run_inline: bool) ->
     if is_a(value, "langgraph.store.base", "BaseStore"):
         raise Unshippable("the graph's store", type(value).__qualname__, graph.WHY)
     if is_a(value, "langgraph.prebuilt.tool_node", "ToolRuntime"):
-        used = references(function).attributes
-        if value.store is not None and "store" in used:
+        if value.store is not None and "store" in references(function).attributes:
             raise Unshippable("the graph's store", type(value.store).__qualname__, graph.WHY)
-        if may_run_inline and "stream_writer" in used:
-            raise Unshippable("the graph's stream writer", "a function", graph.WHY)
+        if may_run_inline and graph.streams(function):
+            raise Unshippable("the graph's stream", "a function", graph.WHY)
         return _portable_runtime(value)
     return value
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agentcgroup.adapter import Unshippable, is_a, references
 
-__all__ = ["WHY", "explain", "needed"]
+__all__ = ["WHY", "explain", "needed", "streams"]
 
 #: Functions that find the graph by the context of their caller.
 _OF_GRAPH: Final = frozenset(
@@ -28,8 +29,12 @@ _OF_CALLBACKS: Final = frozenset(
 )
 #: The class of compiled graphs and agents, by the modules that had it.
 _GRAPHS: Final = frozenset({"langgraph.pregel.Pregel", "langgraph.pregel.main.Pregel"})
+#: Attributes of a `ToolRuntime` through which a body streams to those who read the graph's stream.
+_STREAMS: Final = frozenset({"emit_output_delta", "stream_writer"})
 #: Prefix of the keys that LangGraph keeps in a config.
 _LANGGRAPH: Final = "__pregel_"
+#: The key in a config of the path to the node that runs the tool.
+_NAMESPACE: Final = "checkpoint_ns"
 #: Part of the text of the error that those functions raise where they find no graph.
 _NONE: Final = "outside of a runnable context"
 
@@ -67,16 +72,30 @@ def needed(
     return None
 
 
-def explain(error: Exception) -> None:
-    """Say in an exception of a worker that isolation is the reason, where it is.
+def streams(function: Callable[..., Any]) -> bool:
+    """Return whether a body writes to the graph's stream by its `ToolRuntime`."""
+    return not _STREAMS.isdisjoint(references(function).attributes)
 
-    Such a call is not seen before the run where a library makes it.
+
+def explain(error: Exception, config: Mapping[str, Any] | None) -> None:
+    """Make a worker's exception what it would be in the app, or say that isolation is the reason.
+
+    A call that needs the graph is not seen before the run where a library makes it.
+
+    Args:
+        error: the exception.
+        config: the config of the call.
     """
     if isinstance(error, RuntimeError) and _NONE in str(error):
         error.args = (
             f"{error}. The tool ran in a worker process, where the graph is not to be had. Fix: "
             'run the tool with isolation = "inline".',
         )
+    elif is_a(error, "langgraph.errors", "ParentCommand") and error.args:
+        command = error.args[0]
+        if getattr(command, "graph", None) == "":  # of a graph that had no parent in the worker
+            parent = ((config or {}).get("configurable") or {}).get(_NAMESPACE, "")
+            error.args = (dataclasses.replace(command, graph=parent), *error.args[1:])
 
 
 def _is_in_graph(config: Mapping[str, Any] | None) -> bool:

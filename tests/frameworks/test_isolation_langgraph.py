@@ -220,6 +220,50 @@ def test_a_store_and_a_stream_writer_are_the_apps(session: Session) -> None:
     assert written == [{"progress": 1}]
 
 
+def _tools(*tools: BaseTool) -> Any:
+    """Return a graph whose first node calls each of the tools once; it goes on to no other node."""
+    return StateGraph(MessagesState).add_node("tools", ToolNode(tools)).add_edge(START, "tools")
+
+
+def _asked(*tools: BaseTool) -> dict[str, Any]:
+    """Return the state of a graph whose model has called each of the tools."""
+    calls = [{"type": "tool_call", "name": one.name, "args": {}, "id": one.name} for one in tools]
+    return {"messages": [AIMessage("", tool_calls=calls)]}
+
+
+def test_parts_of_results_are_streamed(session: Session) -> None:
+    def emit(runtime: Any) -> str:
+        runtime.emit_output_delta("part")
+        return f"elsewhere: {inside()}"
+
+    @tool
+    def emits(runtime: ToolRuntime) -> str:
+        """Stream a part of the result."""
+        return emit(runtime)
+
+    @tool
+    async def aemits(runtime: ToolRuntime) -> str:
+        """Stream a part of the result."""
+        return emit(runtime)
+
+    @tool
+    def strict_emits(runtime: ToolRuntime) -> str:
+        """Run where nothing is streamed."""
+        return emit(runtime)
+
+    async def run() -> list[dict[str, Any]]:
+        used = [emits, aemits, strict_emits]
+        stream = _tools(*used).compile().astream(_asked(*used), stream_mode="tools")
+        return [part async for part in stream]
+
+    parts = asyncio.run(run())
+    said = {one["tool_call_id"]: one["output"].content for one in parts if "output" in one}
+    here, elsewhere = "elsewhere: False", "elsewhere: True"
+    assert said == {"emits": here, "aemits": here, "strict_emits": elsewhere}
+    emitted = [(one["tool_call_id"], one["delta"]) for one in parts if "delta" in one]
+    assert sorted(emitted) == [("aemits", "part"), ("emits", "part")]
+
+
 def _handoff(name: str) -> Any:
     @tool(f"to_{name}")
     def transfer(
@@ -256,6 +300,37 @@ def test_two_handoffs_at_once_are_both_kept(session: Session) -> None:
     state = outer.compile().invoke({"messages": [("user", "go")]})
     said = {str(one.content) for one in state["messages"] if one.content}
     assert {"a: to a, elsewhere: True", "b: to b, elsewhere: True"} <= said
+
+
+@pytest.mark.parametrize("name", ["strict_sync", "strict_async", "strict_deep"])
+def test_a_graph_in_an_isolated_tool_hands_off_to_the_graph_of_the_tool(
+    session: Session, name: str
+) -> None:
+    def leave(_: MessagesState) -> Command[Any]:
+        update = {"messages": [AIMessage(f"left, elsewhere: {inside()}")]}
+        return Command(goto="after", graph=Command.PARENT, update=update)
+
+    inner = StateGraph(MessagesState).add_node("leave", leave).add_edge(START, "leave").compile()
+
+    def sync() -> str:
+        return str(inner.invoke({"messages": []}))
+
+    async def awaited() -> str:
+        return str(await inner.ainvoke({"messages": []}))
+
+    def deep() -> str:
+        once_more = StructuredTool.from_function(sync, name="once_more", description="Hand off.")
+        between = _tools(once_more).add_node("after", leave).compile()
+        return str(between.invoke(_asked(once_more)))
+
+    func = {"strict_sync": sync, "strict_deep": deep}.get(name)
+    coroutine = None if func else awaited
+    hands_off = StructuredTool.from_function(func, coroutine, name=name, description="Hand off.")
+    outer = _tools(hands_off).add_node("after", lambda _: {"messages": [AIMessage("after")]})
+    state = asyncio.run(outer.compile().ainvoke(_asked(hands_off)))
+    said = [one.content for one in state["messages"]]
+    assert said == ["", "left, elsewhere: True", "after"]
+    assert session.records[-1].isolation == "process"
 
 
 class _State(TypedDict):

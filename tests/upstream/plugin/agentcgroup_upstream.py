@@ -25,7 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("agentcgroup")
     group.addoption("--upstream-mode", default="none")
     group.addoption("--upstream-report", default=os.devnull)
-    group.addoption("--upstream-only", default="", help="a file with the only tests to run")
     group.addoption("--upstream-skip", default="", help="a file with the tests not to run")
 
 
@@ -47,11 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    only = _ids(config.getoption("--upstream-only"))
-    skip = _ids(config.getoption("--upstream-skip")) or set()
-    items[:] = [
-        item for item in items if (not only or item.nodeid in only) and item.nodeid not in skip
-    ]
+    skip = _ids(config.getoption("--upstream-skip"))
+    items[:] = [item for item in items if item.nodeid not in skip]
 
 
 def _ids(path: str) -> set[str]:
