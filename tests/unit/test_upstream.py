@@ -98,6 +98,32 @@ def test_a_run_that_does_not_start_is_one_difference_and_no_baseline(toy: Suite)
     assert not list((environments.cache() / "baselines").glob("*"))
 
 
+def test_a_difference_stands_where_the_second_run_does_not_start(
+    toy: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, ours = running.baseline(toy), running.run(toy, CALLED)
+    monkeypatch.setattr(running, "files", lambda _: ["no_such_file.py"])
+    found = compare(toy, CALLED, plain, ours)
+    assert "test_outside" in names(found.surprises)
+    assert found.unsteady == []
+
+
+def test_tests_in_a_package_run_again_with_all_others(
+    toy: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids are relative to the package, so they name no file where pytest runs."""
+    package = tmp_path / "installed" / "toy_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "test_toy.py").write_text(TESTS)
+    where = {**toy.variables, "PYTHONPATH": f"{environments.PLUGIN}:{package.parent}"}
+    inside = replace(toy, tests=("--pyargs", "toy_package"), variables=where)
+    plain, ours = running.baseline(inside), running.run(inside, CALLED)
+    found = compare(inside, CALLED, plain, ours)
+    assert "test_outside" in names(found.surprises)
+    assert found.unsteady == []
+
+
 def test_every_row_can_run() -> None:
     assert len({suite.name for suite in SUITES}) == len(SUITES)
     for suite in SUITES:

@@ -57,6 +57,11 @@ class Suite:
         """Return the distribution's name."""
         return self.package.partition("==")[0]
 
+    @property
+    def in_package(self) -> bool:
+        """Return whether the installed package has the tests, whose ids then name no file here."""
+        return "--pyargs" in self.tests
+
 
 _LANGCHAIN: Final = (
     "pytest-asyncio",
