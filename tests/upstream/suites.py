@@ -80,6 +80,10 @@ _LANGGRAPH: Final = (
 #: Their databases run in containers, which the tests leave out with this variable.
 _NO_DATABASES: Final = {"NO_DOCKER": "true", "LANGGRAPH_TEST_FAST": "true"}
 
+#: A model of the tests that calls its tool again until it has an answer does so 10,000 times, for
+#: minutes, where the call is rejected.
+_FEW_STEPS: Final = {"LANGGRAPH_DEFAULT_RECURSION_LIMIT": "100"}
+
 #: The tests of these need the package autogen_test_utils, which is in no distribution.
 _AUTOGEN_UTILS: Final = tuple(
     f"--ignore=tests/test_{name}.py"
@@ -124,7 +128,7 @@ SUITES: Final = (
         ("tests",),
         _FRAMEWORK,
         _LANGGRAPH,
-        variables=_NO_DATABASES,
+        variables={**_NO_DATABASES, **_FEW_STEPS},
     ),
     # The distribution of deepagents has no tests.
     Suite(
