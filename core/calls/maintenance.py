@@ -18,6 +18,7 @@ from agentcgroup.containment.leftovers import move_with_children, terminate, wit
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.tree import Branch, discard
+from agentcgroup.enforcement.deadlines import Deadlines
 from agentcgroup.threads import Lock
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Maintenance:
         self._services = services
         self._lock = Lock()
         self._held: set[_Held] = set()
+        self._deadlines = Deadlines(self._held, _Held.tell_overdue)
 
     def take(self, call: Call, group: ProcessGroup, found: Mapping[int, str]) -> bool:
         """Take processes, with what is below them, out of the group of a call that ends.
@@ -64,7 +66,8 @@ class Maintenance:
                 held.discard()
                 raise
             self._held.add(held)
-        services.deadlines.arm(held, time.monotonic() + MAINTENANCE_TIME)
+        if held.deadline < self._deadlines.wakes_at:
+            self._deadlines.wake(held.deadline)
         logger.info(
             "agentcgroup: %s, which tool %r detached, goes on for at most %g s",
             held.names,
@@ -75,14 +78,15 @@ class Maintenance:
 
     def close(self) -> None:
         """End what goes on: the run ends."""
+        self._deadlines.close()
         with self._lock:
-            held, self._held = self._held, set()
+            held = [*self._held]
+            self._held.clear()
         for one in held:
             terminate(one.group)
         began = time.monotonic()
         for one in held:
             one.group.wait_empty(max(0.0, began + one.grace - time.monotonic()))
-            self._services.deadlines.disarm(one)
             with contextlib.suppress(OSError):  # the end of the run removes it, and reports it
                 one.discard()
 
@@ -109,7 +113,6 @@ class Maintenance:
         """Remove the cgroups of what has ended by itself."""
         for held in [*self._held]:
             if not held.group.populated():
-                self._services.deadlines.disarm(held)
                 self.drop(held)
 
     def drop(self, held: _Held) -> None:
@@ -119,10 +122,6 @@ class Maintenance:
                 return
             self._held.remove(held)
         self._services.deferred.put(held.discard)
-
-    def again(self, held: _Held) -> None:
-        """Look after it once more when its grace is over."""
-        self._services.deadlines.arm(held, time.monotonic() + held.grace)
 
     def tell_ended(self, held: _Held) -> None:
         """Log that it took too long."""
@@ -148,6 +147,8 @@ class _Held:
         self._owner = owner
         self._branch = branch
         self._asked = False
+        self.deadline = time.monotonic() + MAINTENANCE_TIME
+        self.stopped: str | None = None
         self.names = ", ".join(names)
         self.tool = call.tool
         self.grace = call.policy.leftover_grace
@@ -163,7 +164,7 @@ class _Held:
                 self.group.note_child(pid)
             source.forget(set(family))
 
-    def stop(self, _reason: str) -> None:
+    def stop(self, reason: str) -> None:
         """Ask it to end; the second time, end it."""
         if not self.group.populated():
             self._owner.drop(self)
@@ -171,10 +172,14 @@ class _Held:
             self._asked = True
             self._owner.tell_ended(self)
             terminate(self.group)
-            self._owner.again(self)
+            self.deadline = time.monotonic() + self.grace
         else:
+            self.stopped = reason
             self.group.kill()
             self._owner.drop(self)
+
+    def tell_overdue(self) -> None:
+        """Report nothing: it is gone from those that are held."""
 
     def discard(self) -> None:
         """Kill what is left, and remove the cgroup.
