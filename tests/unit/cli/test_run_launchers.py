@@ -250,6 +250,19 @@ def test_the_processes_of_a_server_are_contained(folder: Path, words: tuple[str,
         assert b"/call-" in said
 
 
+def test_the_workers_of_pytest_xdist_are_contained(folder: Path) -> None:
+    (folder / "test_tool.py").write_text(
+        _TOOL + "import pytest\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_it(number, worker_id):\n"
+        "    assert '/call-' in where.invoke({})\n"
+        "    assert worker_id in ('gw0', 'gw1')\n"
+    )
+    done = _run(sys.executable, "-m", "pytest", "-n", "2", "test_tool.py")
+    assert (done.returncode, "4 passed" in done.stdout) == (0, True), done.stdout
+    assert _LOST not in done.stderr
+
+
 def test_the_report_comes_while_a_lost_program_runs(folder: Path) -> None:
     (folder / "app.py").write_text("import time; time.sleep(60)\n")
     with (
