@@ -80,9 +80,9 @@ _LANGGRAPH: Final = (
 #: Their databases run in containers, which the tests leave out with this variable.
 _NO_DATABASES: Final = {"NO_DOCKER": "true", "LANGGRAPH_TEST_FAST": "true"}
 
-#: A model of the tests that calls its tool again until it has an answer does so 10,000 times, for
-#: minutes, where the call is rejected.
-_FEW_STEPS: Final = {"LANGGRAPH_DEFAULT_RECURSION_LIMIT": "100"}
+#: A model of the tests that calls its tool again until it has an answer does so thousands of times,
+#: each with twice the text of the last, where the call is rejected. 25 was LangGraph's own limit.
+_FEW_STEPS: Final = {"LANGGRAPH_DEFAULT_RECURSION_LIMIT": "25"}
 
 #: The tests of these need the package autogen_test_utils, which is in no distribution.
 _AUTOGEN_UTILS: Final = tuple(
