@@ -168,9 +168,11 @@ class _Held:
         """Ask it to end; the second time, end it."""
         if not self.group.populated():
             self._owner.drop(self)
-        elif not self._asked and self.grace:
-            self._asked = True
+            return
+        if not self._asked:
             self._owner.tell_ended(self)
+        if not self._asked and self.grace:
+            self._asked = True
             terminate(self.group)
             self.deadline = time.monotonic() + self.grace
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -153,3 +154,36 @@ def test_a_daemon_may_stay_where_the_policy_keeps_it(registered: Callable[..., S
         subprocess.run(_python(_DAEMON))
     assert session.records[-1].reason is None
     assert len(processes_below(session)) == 1
+
+
+def _leave_as_maintenance(folder: Path, code: str) -> None:
+    """Leave a process that has the command line of `git gc --auto`; its child runs the code."""
+    (folder / "gc").write_text(
+        "echo >started\nuntil [ -e go ]; do sleep 0.1; done\n" + '"$BOMB" -ISc "$CODE"'
+    )
+    subprocess.run(
+        ["bash", "-c", '(exec -a git "$BASH" gc --auto) &'],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "BOMB": sys.executable, "CODE": code},
+    )
+    assert until((folder / "started").exists)
+
+
+def test_the_name_of_maintenance_leaves_the_limits_of_the_call(
+    registered: Callable[..., Session], tmp_path: Path
+) -> None:
+    """Its memory bomb ends itself, its fork bomb stays below pids_max and ends with the run."""
+    session = registered()
+    for name, code in (("memory", _MEMORY_BOMB), ("forks", _FORK_BOMB)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with agentcgroup.call("abuse", memory_max="100M", pids_max=20):
+            _leave_as_maintenance(folder, code)
+        assert session.records[-1].reason is None
+        (folder / "go").touch()
+        if name == "memory":
+            assert until(lambda: processes_below(session) == [])
+    assert until(lambda: len(processes_below(session)) == 20)
+    time.sleep(1)
+    assert len(processes_below(session)) == 20
