@@ -162,7 +162,7 @@ class _Held:
             family = with_children(pids, source.all_procs())
             for pid in family:
                 self.group.note_child(pid)
-            source.forget(set(family))
+            source.forget(family)
 
     def stop(self, reason: str) -> None:
         """Ask it to end; the second time, end it."""

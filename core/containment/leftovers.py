@@ -76,7 +76,7 @@ def move_with_children(group: ProcessGroup, pids: set[int], target: Cgroup) -> N
 def leave_to_agent(owner: Owner, group: ProcessGroup, helpers: set[int]) -> None:
     """Leave the processes of pools that the app holds, with their children, to the agent."""
     if isinstance(group, ProcessTree):
-        group.forget(helpers)
+        group.forget(with_children(helpers, group.all_procs()))
         return
     try:
         background = owner.background()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agentcgroup import syscalls
@@ -47,8 +48,8 @@ class ProcessTree:
         """Follow a process that runs already."""
         self.note_child(pid)
 
-    def forget(self, pids: set[int]) -> None:
-        """Follow some members, and what is below them, no more."""
+    def forget(self, pids: Iterable[int]) -> None:
+        """Follow some members no more."""
         for pid in pids:
             self._known.pop(pid, None)
 

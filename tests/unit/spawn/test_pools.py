@@ -335,14 +335,17 @@ def test_threads_of_a_thread_pool_are_no_helpers(session: Session) -> None:
     assert (record.cgroup, record.used_helpers) == (None, False)
 
 
-def test_a_pool_without_cgroups_serves_later_calls() -> None:
+def test_a_pool_without_cgroups_serves_later_calls(tmp_path: Path) -> None:
     session = agentcgroup.register("langchain", config={"cgroup_root": "/no/such/cgroup"})
     try:
-        with agentcgroup.call("first"):
+        with agentcgroup.call("first") as call:
             pool = multiprocessing.Pool(1)
             pid = pool.apply(os.getpid)
+            child = pool.apply(_leave, (str(tmp_path / "child"),))
             sleeper = subprocess.Popen(["sleep", "60"])
+            assert {pid, child} <= set(call.pids())
         assert sleeper.wait() != 0
+        assert alive(child)
         with agentcgroup.call("later"):
             assert pool.apply_async(os.getpid).get(30) == pid
         assert [record.cgroup for record in session.records] == [None, None]
