@@ -38,7 +38,8 @@ class Suite:
         options: further arguments of pytest.
         variables: further environment variables.
         apart: one process of pytest for each file.
-        quick: the files that CI runs, by mode.
+        quick: the files that CI runs, by mode. All together take two minutes at most, without the
+            virtualenvs; they are those with the most differences found for their time.
     """
 
     package: str
@@ -120,6 +121,7 @@ SUITES: Final = (
         _FRAMEWORK,
         _LANGGRAPH,
         variables=_NO_DATABASES,
+        quick=dict.fromkeys(_FRAMEWORK, ("tests/test_tool_stream_handler.py",)),
     ),
     Suite(
         "langgraph-prebuilt==1.1.3",
@@ -203,6 +205,7 @@ SUITES: Final = (
         ),
         # One runs pytest within pytest for minutes, and one needs the package's sources.
         options=("--ignore=tests/test_pytest_plugin.py", "--ignore=tests/test_lazyimport.py"),
+        quick={CALLED: ("tests/test_subprocesses.py",)},
     ),
     Suite(
         "trio==0.35.0",
