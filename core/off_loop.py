@@ -3,6 +3,8 @@
 `asyncio.to_thread` is no way for work that a call's end waits for: it uses the executor of the
 loop, and tools that run there for minutes leave no thread free. So each piece of work has a thread,
 which takes 0.1 ms to start. The work sees a copy of the context of the coroutine.
+
+A coroutine that another library runs, such as trio or curio, does the work itself.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ from typing import TypeVar, cast
 
 from agentcgroup.threads import start_thread
 
-__all__ = ["run", "run_to_end"]
+__all__ = ["has_loop", "run", "run_to_end"]
 
 T = TypeVar("T")
+
+
+def has_loop() -> bool:
+    """Return whether asyncio runs the current coroutine."""
+    return asyncio._get_running_loop() is not None
 
 
 async def run(work: Callable[[], T]) -> T:
@@ -25,7 +32,7 @@ async def run(work: Callable[[], T]) -> T:
 
     A cancellation of the await abandons the work, which goes on.
     """
-    return await _started(work)
+    return await _started(work) if has_loop() else work()
 
 
 async def run_to_end(work: Callable[[], T]) -> T:

@@ -64,8 +64,11 @@ class Expiry:
 
     @classmethod
     def of(cls, call: Call) -> Expiry | None:
-        """Return the expiry of `call` from now on; None when it has no deadline."""
-        return None if call.deadline is None else cls(call)
+        """Return the expiry of `call` from now on; None when it has no deadline.
+
+        Nor has it one in trio or curio, where its deadline ends what the call has started.
+        """
+        return None if call.deadline is None or not off_loop.has_loop() else cls(call)
 
     def end(self) -> bool:
         """Take the expiry back; return whether it, and nothing else, has cancelled the task."""

@@ -89,7 +89,7 @@ async def afinish(call: Call, expiry: Expiry | None, error: BaseException | None
     expired = expiry is not None and expiry.end()
     given_up = isinstance(error, GIVEN_UP)
     cancelled = given_up and not expired
-    if call.contained is None and call.slot is None:
+    if (call.contained is None and call.slot is None) or not off_loop.has_loop():
         finish(call, error, cancelled=cancelled)
         return given_up and expired
     ended = False  # no process is left

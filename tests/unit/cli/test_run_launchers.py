@@ -234,6 +234,8 @@ def _answers(port: int) -> bytes | None:
         ("-m", "uvicorn", "served:app", "--port", "{port}", "--workers", "2"),
         ("-m", "gunicorn", "served:wsgi", "--bind", "127.0.0.1:{port}", "--workers", "2"),
         ("-m", "gunicorn", "served:wsgi", "--bind", "127.0.0.1:{port}", "--preload"),
+        ("-m", "gunicorn", "served:wsgi", "--bind", "127.0.0.1:{port}", "-k", "gevent"),
+        ("-m", "gunicorn", "served:wsgi", "--bind", "127.0.0.1:{port}", "-k", "gthread"),
     ],
     ids=lambda words: " ".join(word for word in words[1:] if "port" not in word),
 )
