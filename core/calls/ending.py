@@ -77,6 +77,8 @@ def finish(
         else:
             told = _judge(call, None, error, cancelled)
         call.settle()
+        if services.bus.subscriptions:
+            services.rest()
         return told
     if postponed is None:
         return _conclude(call, contained, error, cancelled)
@@ -156,6 +158,7 @@ def _conclude(
         assert call.ended is not None
         settle = functools.partial(_settle_and_remove, call, contained)
         services.deferred.put(settle, call.ended - call.started)
+    services.rest()
     return told
 
 

@@ -48,6 +48,8 @@ _WARNINGS: Final = 1024
 CLOSE_WAIT: Final = 30.0
 #: Seconds that `close` waits for observers of records.
 _OBSERVERS_WAIT: Final = 5.0
+#: Seconds that the end of a call in uWSGI's master process waits for the threads.
+_REST_WAIT: Final = 1.0
 
 _active: Services | None = None
 
@@ -149,6 +151,17 @@ class Services:
             self.finished.append(call)
             if self.bus.subscriptions:
                 self.bus.put(call)
+
+    def rest(self) -> None:
+        """At the end of a call in uWSGI's master process, finish what threads would do later.
+
+        The master releases the interpreter's lock and then forks its workers. A worker hangs for
+        ever where a thread has the lock at that moment: there is no such thread in the worker.
+        """
+        uwsgi: Any = sys.modules.get("uwsgi")  # a module of the program that has embedded Python
+        if uwsgi is not None and uwsgi.worker_id() == 0:
+            self.deferred.drain(_REST_WAIT)
+            self.bus.drain(_REST_WAIT)
 
     def warn(self, message: str, about: str | None = None) -> None:
         """Log a warning, once per session, or once per session and what it is `about`."""
