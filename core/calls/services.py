@@ -75,6 +75,7 @@ class Services:
         config: the configuration.
         here: false at index 0 in a forked child that has not begun anew.
         id: unique over runs, processes and machines; the beginning of each call's id.
+        since: when the run began, seconds of Unix time.
         epoch: Unix time minus `time.monotonic`, seconds.
         working: whether calls are contained and recorded: not with mode ``off``.
         limiting: whether limits are enforced: not with mode ``observe`` or ``off``.
@@ -100,7 +101,8 @@ class Services:
             CgroupUnavailable: mode is ``enforce`` and something cannot be enforced here.
         """
         self.config = config
-        self.epoch = time.time() - time.monotonic()
+        self.since = time.time()
+        self.epoch = self.since - time.monotonic()
         self.working = config.mode != "off" and sys.platform == "linux"
         self.closed = False
         self.resolver = Resolver(config, no_python())
@@ -190,7 +192,10 @@ class Services:
                             "no worker process can be made: the session is closed"
                         )
                     self._workers = WarmWorkers(
-                        _Background(self.cgroups), self.config.workers, self.deferred.put
+                        _Background(self.cgroups),
+                        self.config.workers,
+                        self.deferred.put,
+                        self.since,
                     )
         return self._workers
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -24,6 +25,7 @@ from typing import Final, NoReturn
 from agentcgroup import isolation
 from agentcgroup.isolation import preloading
 from agentcgroup.isolation.channel import Channel
+from agentcgroup.isolation.older_modules import OlderModules
 from agentcgroup.isolation.protocol import BORN, ENDED, REFUSED, REPORT, SETTLED, SPAWN
 from agentcgroup.isolation.worker import serve
 from agentcgroup.threads import Socket, poll
@@ -32,6 +34,9 @@ __all__ = ["main"]
 
 _LONGEST: Final = 128 << 10
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+#: Seconds that a trial may take: a module may wait for ever when it is imported.
+_TRIAL_MOST: Final = 60
 
 try:
     from agentcgroup import _native
@@ -41,18 +46,26 @@ except ImportError:
 _libc = ctypes.CDLL(None)
 
 
-def main(fd: int, parent: int, folder: str) -> NoReturn:
+def main(
+    fd: int, parent: int, folder: str, since: float, path: list[str], pythonpath: str | None
+) -> NoReturn:
     """Serve requests of the app until it closes its end of the socket `fd`.
 
     Args:
         fd: file descriptor of a socket that keeps message boundaries.
         parent: pid of the app.
         folder: the folder that holds the workers' folders; removed at the end.
+        since: when the run began (Unix time): no module whose file is newer is imported here.
+        path: the app's ``sys.path``.
+        pythonpath: the app's ``PYTHONPATH``, None where it has none.
     """
     isolation.set_inside()
+    _undumpable(True)
+    modules = OlderModules(since)
+    _take_path(modules, path, pythonpath)
     os.setsid()  # signals of the terminal go to the app, which ends its workers itself
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an app that waits for signals blocks them
-    server = ForkServer(Socket(fileno=fd))
+    server = ForkServer(Socket(fileno=fd), modules)
     signal.signal(signal.SIGTERM, server.stop)
     _die_with_parent(parent, signal.SIGTERM)
     try:
@@ -62,6 +75,28 @@ def main(fd: int, parent: int, folder: str) -> NoReturn:
         server.end()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
+
+
+def _take_path(modules: OlderModules, path: list[str], pythonpath: str | None) -> None:
+    """Import from the app's path from now on, what is older than the run.
+
+    This process has started without it: a tool may write into the folders of the program and of
+    PYTHONPATH, and a module there may have the name of one of the standard library.
+    """
+    modules.install()
+    sys.path[:] = path
+    if pythonpath is not None:
+        os.environ["PYTHONPATH"] = pythonpath
+        with contextlib.suppress(Exception):  # there need not be one; `site` prints what it raises
+            importlib.import_module("sitecustomize")
+
+
+def _undumpable(on: bool) -> None:
+    """Let no other process of this user trace this one or write into its memory; or let it again.
+
+    With CAP_SYS_PTRACE a process can all the same (ptrace(2), PTRACE_MODE_ATTACH).
+    """
+    _libc.prctl(_PR_SET_DUMPABLE, 0 if on else 1, 0, 0, 0)
 
 
 def _die_with_parent(parent: int, how: int) -> None:
@@ -77,8 +112,9 @@ def _die_with_parent(parent: int, how: int) -> None:
 class ForkServer:
     """Serves requests of one app; `launcher.Launcher` is the app's handle for it."""
 
-    def __init__(self, control: Socket) -> None:
+    def __init__(self, control: Socket, modules: OlderModules) -> None:
         self._control = control
+        self._modules = modules
         self._workers: dict[int, int] = {}  # number by pid
         # By pid of a trial: the modules, and the pipe that it writes the number of fit ones to.
         self._trials: dict[int, tuple[list[str], int]] = {}
@@ -167,6 +203,8 @@ class ForkServer:
     def _become_worker(self, parent: int, folder: str, fds: Sequence[int]) -> NoReturn:
         try:
             _die_with_parent(parent, signal.SIGKILL)
+            _undumpable(False)  # the app reads large results from its memory
+            self._modules.remove()
             self._close()
             for fd in fds[1:]:
                 os.close(fd)
@@ -217,6 +255,7 @@ class ForkServer:
         names = [name for name in self._waiting if name not in sys.modules]
         self._waiting = []
         if names:
+            self._modules.install()
             self._start_trial(names)
         else:
             self._report(SETTLED, self._preloads, 0)
@@ -228,6 +267,7 @@ class ForkServer:
         if pid == 0:
             try:
                 _die_with_parent(here, signal.SIGKILL)
+                signal.alarm(_TRIAL_MOST)
                 self._close()
                 os.write(write, b"%d" % preloading.count_fit(names))
             finally:
@@ -239,6 +279,7 @@ class ForkServer:
         """Import the modules that a trial has found fit, and try those behind the unfit one."""
         with open(result, "rb") as file:
             fit = int(file.read() or b"0")
+        self._modules.install()
         preloading.import_modules(names[:fit])
         gc.freeze()
         self._waiting = preloading.without_unfit(names, fit) + self._waiting

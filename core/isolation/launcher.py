@@ -9,6 +9,7 @@ is not born yet, wait in the buffers of the sockets.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -25,6 +26,7 @@ from typing import Final
 
 from agentcgroup import scope
 from agentcgroup.interpreter import python
+from agentcgroup.isolation import older_modules
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Snapshot
 from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SETTLED, SPAWN
@@ -46,6 +48,9 @@ logger = logging.getLogger("agentcgroup")
 #: Bytes of a request to import modules: a worker's message has some hundred names. A longer one is
 #: not sent on, since the fork server reads no more of it.
 _LONGEST_REQUEST: Final = 60_000
+#: Names of modules that are looked at for one fork server; those of the largest programs are a
+#: tenth of it.
+_NAMES_MAX: Final = 50_000
 
 
 class Launcher:
@@ -55,7 +60,12 @@ class Launcher:
     """
 
     def __init__(
-        self, target: scope.SpawnTarget, pause: float, on_pause: Callable[[], None]
+        self,
+        target: scope.SpawnTarget,
+        pause: float,
+        on_pause: Callable[[], None],
+        defer: Callable[[Callable[[], None]], None],
+        since: float,
     ) -> None:
         """Hold what later requests need.
 
@@ -64,8 +74,12 @@ class Launcher:
             pause: seconds between two calls of `on_pause`.
             on_pause: called on the thread that reads the reports; what it raises ends that thread
                 and the fork server.
+            defer: has a job done soon, on a thread where it may wait.
+            since: when the run began (Unix time).
         """
         self._target = target
+        self._defer = defer
+        self._since = since
         self._pause = pause
         self._on_pause = on_pause
         self._paused = time.monotonic()
@@ -76,7 +90,9 @@ class Launcher:
         self._folder = ""
         self._snapshot = Snapshot("", (0, 0), {}, [])
         self._preloaded: set[str] = set()
+        self._checks = 0  # lists of modules whose files are looked at
         self._preloads = 0  # requests to import modules
+        self._preloads_done = 0
         self._settled = Event()  # they are carried out; set where there is a fork server
         self._thread: Thread | None = None
         self._closed = False
@@ -104,18 +120,37 @@ class Launcher:
         return self._control is not None
 
     def preload(self, names: Iterable[str]) -> None:
-        """Request that the fork server imports modules, for later workers to inherit."""
+        """Request that the fork server imports modules, for later workers to inherit.
+
+        Of those only that are older than the run; to look takes milliseconds, on another thread.
+
+        Args:
+            names: as a worker has sent them.
+        """
         with self._lock:
             new = [name for name in names if name not in self._preloaded]
-            self._preloaded.update(new)
-            if self._control is None:
+            if not new or self._control is None or len(self._preloaded) > _NAMES_MAX:
                 return
-            request = json.dumps(new).encode()
-            if new and len(request) <= _LONGEST_REQUEST:
+            self._preloaded.update(new)
+            self._checks += 1
+            self._settled.clear()
+        self._defer(functools.partial(self._request_import, new))
+
+    def _request_import(self, names: list[str]) -> None:
+        older = older_modules.among(names, self._since)
+        with self._lock:
+            self._checks -= 1
+            request = json.dumps(older).encode()
+            if older and self._control is not None and len(request) <= _LONGEST_REQUEST:
                 self._preloads += 1
-                self._settled.clear()
                 with contextlib.suppress(OSError):
                     self._control.sendmsg([PRELOAD, request])
+            self._note_settled()
+
+    def _note_settled(self) -> None:
+        """Note whether every request to import modules is carried out; call it with the lock."""
+        if not self._checks and self._preloads_done >= self._preloads:
+            self._settled.set()
 
     def wait_preloaded(self, seconds: float) -> bool:
         """Wait until the fork server has imported what is fit; False where the time is over."""
@@ -165,7 +200,7 @@ class Launcher:
             self._control = ours
             self._living = {}
             self._preloaded = set()
-            self._preloads = 0
+            self._preloads = self._preloads_done = 0
             self._settled.set()
             folder, living = self._folder, self._living
             try:
@@ -188,8 +223,9 @@ class Launcher:
         try:
             scope.current.set(self._target)
             process = standard_subprocess().Popen(
-                _command(theirs.fileno(), folder),
+                _command(theirs.fileno(), folder, self._since),
                 stdin=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
                 pass_fds=[theirs.fileno()],
             )
             scope.current.set(None)
@@ -232,8 +268,10 @@ class Launcher:
 
     def _note(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
         """Note a report on the worker that it is about, or on modules."""
-        if what == SETTLED and number >= self._preloads:
-            self._settled.set()
+        if what == SETTLED:
+            with self._lock:
+                self._preloads_done = number
+                self._note_settled()
         worker = living.get(number) if what != SETTLED else None
         if worker is None:
             return
@@ -263,13 +301,19 @@ def _in_words(status: int) -> str:
         return f"crashed: signal {-code}"
 
 
-def _command(fd: int, folder: str) -> list[str]:
-    """Return the command that executes `fork_server.main` with this process's import path."""
+def _command(fd: int, folder: str, since: float) -> list[str]:
+    """Return the command that executes `fork_server.main` with this process's import path.
+
+    Python starts without the working directory and PYTHONPATH: what `main` imports is the standard
+    library's and this package's, whatever a tool has written into the program's folders.
+    """
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
     path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over others
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = (
-        f"import sys; sys.path[:] = {path!r}; "
+        f"import sys; sys.path = [p for p in sys.path if p] + [{ours!r}]; "
         "from agentcgroup.isolation.fork_server import main; "
-        f"main({fd}, {os.getpid()}, {folder!r})"
+        f"main({fd}, {os.getpid()}, {folder!r}, {since!r}, {path!r}, "
+        f"{os.environ.get('PYTHONPATH')!r})"
     )
     return [python(), *flags, "-c", code]

@@ -78,6 +78,7 @@ class WarmWorkers:
         target: scope.SpawnTarget,
         config: Workers,
         defer: Callable[[Callable[[], None]], None],
+        since: float,
     ) -> None:
         """Start nothing yet.
 
@@ -85,9 +86,10 @@ class WarmWorkers:
             target: the fork server is born in its cgroup.
             config: the table ``[workers]``.
             defer: has a job done soon, on a thread where it may wait.
+            since: Unix time; the fork server imports no file that is newer.
         """
         self._defer = defer
-        self._launcher = Launcher(target, config.idle / 2, self.sweep)
+        self._launcher = Launcher(target, config.idle / 2, self.sweep, defer, since)
         self.wait_preloaded = self._launcher.wait_preloaded
         self._config = config
         self._lock = Lock()
@@ -176,13 +178,9 @@ class WarmWorkers:
         return self._launcher.is_running()
 
     def learn(self, message: Message) -> None:
-        """Have the modules that a worker has imported imported by the fork server, too.
-
-        Args:
-            message: from a worker; ignored where its kind is not LEARNED.
-        """
+        """Have the modules that a worker names in a LEARNED message imported for later workers."""
         if message.kind == LEARNED:
-            self._launcher.preload(bytes(message.pickle).decode().split("\n"))
+            self._launcher.preload(bytes(message.pickle).decode(errors="replace").split("\n"))
 
     def wait_born(self) -> None:
         """Wait until every ready worker is born; for measurements and tests."""

@@ -16,7 +16,6 @@ import os
 import select
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any, Final, NoReturn
@@ -45,8 +44,6 @@ from agentcgroup.threads import poll
 
 __all__ = ["serve"]
 
-#: When the fork server started, which imports this module.
-_STARTED: Final = time.time()
 #: Milliseconds from the last answer to the worker's exit: less than the time after which the app
 #: removes the call's cgroup.
 _EXIT_DELAY_MS: Final = 8
@@ -181,28 +178,11 @@ def _flush() -> None:
 
 
 def _send_learned(channel: Channel, known: set[str]) -> None:
-    """Send the names of modules that the fork server should import for later workers."""
+    """Send the names of modules for later workers; the app decides which may be imported."""
     new = [name for name in list(sys.modules) if name not in known]
     known.update(new)
     for start in range(0, len(new), _NAMES_MAX):
-        learned = [name for name in new[start : start + _NAMES_MAX] if _is_older(name)]
-        if learned:
-            channel.send(LEARNED, ["\n".join(learned).encode()])
-
-
-def _is_older(name: str) -> bool:
-    """Return whether a module's file is older than the fork server, so that no tool wrote it.
-
-    The fork server must not run a module that a tool has written: its code is to run in the call,
-    with the call's limits, and the next call may write another module of that name.
-    """
-    try:
-        spec = sys.modules[name].__spec__
-        if spec is None:  # made in memory
-            return False
-        return not spec.has_location or os.stat(spec.origin or "").st_ctime < _STARTED
-    except Exception:  # the file is gone, or the entry is no module
-        return False
+        channel.send(LEARNED, ["\n".join(new[start : start + _NAMES_MAX]).encode()])
 
 
 def _use_temporary_folder(folder: str) -> None:

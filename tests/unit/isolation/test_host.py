@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,7 +99,7 @@ def _pid(lock: object) -> int:
 
 @pytest.fixture
 def launcher() -> Iterator[Launcher]:
-    launcher = Launcher(_Anywhere(), 10, lambda: None)
+    launcher = Launcher(_Anywhere(), 10, lambda: None, lambda job: job(), time.time())
     yield launcher
     launcher.close()
 

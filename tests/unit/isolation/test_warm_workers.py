@@ -442,7 +442,7 @@ def test_when_the_thread_that_reads_its_reports_fails_it_ends_with_its_workers(
     def fail() -> None:
         raise RuntimeError("a fault of ours")
 
-    launcher = Launcher(Anywhere(), 0.5, fail)
+    launcher = Launcher(Anywhere(), 0.5, fail, lambda job: job(), time.time())
     worker = launcher.spawn(None)
     assert worker.ended.wait(SOON)
     assert worker.how == "lost: the process that makes workers ended"
@@ -458,7 +458,7 @@ def test_a_call_that_outlives_its_session_starts_no_workers(session: Session) ->
 
 
 def test_modules_that_bodies_import_are_inherited_by_later_workers(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plain_module.py").write_text("import os\nborn = os.getpid()\n")
     (tmp_path / "threaded_module.py").write_text(
@@ -467,6 +467,8 @@ def test_modules_that_bodies_import_are_inherited_by_later_workers(
         "born = os.getpid()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    time.sleep(0.02)  # the kernel's time of a change is that of its last tick
+    session = start()
 
     @agentcgroup.isolate("importing")
     def born_here() -> tuple[bool, bool]:
