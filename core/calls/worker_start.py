@@ -15,6 +15,9 @@ __all__ = ["WorkerStart"]
 
 #: Seconds until a deadline that waits for the start of a worker is looked at again.
 _LOOK_AGAIN: Final = 0.05
+#: Seconds of a worker's birth that do not count, where the fork server has nothing else to do: it
+#: may be stopped.
+_BIRTH_MOST: Final = 2.0
 
 
 class WorkerStart:
@@ -57,11 +60,18 @@ class WorkerStart:
         if workers:
             born = workers[0].born_at
             spent = max(0.0, (now if born is None else born) - max(workers[0].requested, began))
+            if not workers[0].busy:
+                spent = min(spent, _BIRTH_MOST)
         if self._importing is not None:
             spent += (now if self._imported is None else self._imported) - self._importing
         return min(spent, START_MOST)
 
     def _is_going_on(self, workers: Sequence[Worker]) -> bool:
         """Return whether a worker is not born yet, or imports the tool's modules."""
-        unborn = any(worker.born_at is None and worker.how is None for worker in workers)
+        unborn = any(
+            worker.born_at is None
+            and worker.how is None
+            and (worker.busy or time.monotonic() - worker.requested < _BIRTH_MOST)
+            for worker in workers
+        )
         return unborn or (self._importing is not None and self._imported is None)

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from agentcgroup.isolation import older_modules
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Snapshot
 from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SETTLED, SPAWN
-from agentcgroup.isolation.worker_handle import Worker
+from agentcgroup.isolation.worker_handle import Worker, how_ended
 from agentcgroup.threads import (
     Event,
     Lock,
@@ -86,6 +85,7 @@ class Launcher:
         self._lock = Lock()
         self._numbers = itertools.count(1)
         self._control: Socket | None = None
+        self._starting = False  # it has not reported anything yet
         self._living: dict[int, Worker] = {}
         self._folder = ""
         self._snapshot = Snapshot("", (0, 0), {}, [])
@@ -174,7 +174,8 @@ class Launcher:
         control = self._running()
         ours, theirs = Channel.pair()
         number = next(self._numbers)
-        worker = Worker(number, ours, f"{self._folder}/{number}", self._snapshot)
+        busy = self._starting or not self._settled.is_set()
+        worker = Worker(number, ours, f"{self._folder}/{number}", self._snapshot, busy=busy)
         request = json.dumps({"number": number, "folder": worker.folder}).encode()
         fds = [theirs.fileno()] if cgroup is None else [theirs.fileno(), cgroup]
         self._living[number] = worker
@@ -198,6 +199,7 @@ class Launcher:
             self._folder = tempfile.mkdtemp(prefix="agentcgroup-")
             self._snapshot = Snapshot.take()
             self._control = ours
+            self._starting = True
             self._living = {}
             self._preloaded = set()
             self._preloads = self._preloads_done = 0
@@ -268,6 +270,7 @@ class Launcher:
 
     def _note(self, what: bytes, number: int, value: int, living: dict[int, Worker]) -> None:
         """Note a report on the worker that it is about, or on modules."""
+        self._starting = False
         if what == SETTLED:
             with self._lock:
                 self._preloads_done = number
@@ -287,18 +290,7 @@ class Launcher:
         if what == REFUSED:
             worker.end(f"not started: {os.strerror(value)}")
         else:
-            worker.end(_in_words(value))
-
-
-def _in_words(status: int) -> str:
-    """Return a wait status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited: {code}"
-    try:
-        return f"crashed: {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal
-        return f"crashed: signal {-code}"
+            worker.end(how_ended(value))
 
 
 def _command(fd: int, folder: str, since: float) -> list[str]:

@@ -120,9 +120,13 @@ class Tenancy:
         return frozenset(worker.pid for worker in self.tenants if worker.done and worker.pid)
 
     def before_kill(self, kill: Callable[[], None]) -> None:
-        """Have `kill` called again at the birth of a worker that is not born yet."""
+        """Have `kill` called again at the birth of a worker that is not born yet.
+
+        Nothing waits for what the fork server says of a worker: it may be stopped.
+        """
         for worker in self.tenants:
             worker.at_birth = kill
+            worker.give_up()
 
     def before(self) -> Events:
         """Return what the kernel had counted in the cgroup before this call."""

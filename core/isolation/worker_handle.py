@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Changes, Snapshot
 from agentcgroup.threads import Event
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "how_ended"]
 
 
 class Worker:
@@ -25,9 +27,10 @@ class Worker:
         pid: None until the fork server has reported it.
         how: how it ended, such as "exited: 0", "crashed: SIGSEGV", or "lost: ..." where the fork
             server's end has ended it; None while it lives.
-        ended: set when `how` is.
+        ended: set when `how` is, or when nothing waits for its birth any more.
+        busy: when it was requested, the fork server was starting, or importing modules.
         requested, born_at: when, by `time.monotonic`; `born_at` is None until then.
-        born: set when `pid` is, or when it has ended.
+        born: set when `pid` is, and with `ended`.
         at_birth: called when its birth is reported, None for nothing: its call may be over by then.
         done: it has answered every call that it was sent.
         calls: number of calls that it was given.
@@ -39,11 +42,14 @@ class Worker:
         applied: changes of the environment that it has applied for its last call.
     """
 
-    def __init__(self, number: int, channel: Channel, folder: str, snapshot: Snapshot):
+    def __init__(
+        self, number: int, channel: Channel, folder: str, snapshot: Snapshot, *, busy: bool
+    ) -> None:
         self.number = number
         self.channel = channel
         self.folder = folder
         self.snapshot = snapshot
+        self.busy = busy
         self.cgroup: Cgroup | None = None
         self.pid: int | None = None
         self.requested = time.monotonic()
@@ -60,9 +66,26 @@ class Worker:
         self.counted = Events()
         self.applied: Changes = {}
 
+    def give_up(self) -> None:
+        """Wake the threads that wait for its birth, answer or end; its call is over."""
+        self.born.set()
+        self.ended.set()
+        self.channel.shutdown()
+
     def end(self, how: str) -> None:
         """Note how it has ended, and wake the thread that waits for its answer."""
         self.how = how
         self.born.set()
         self.ended.set()
         self.channel.shutdown()
+
+
+def how_ended(status: int) -> str:
+    """Return a wait status in words, such as "exited: 3"."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited: {code}"
+    try:
+        return f"crashed: {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"crashed: signal {-code}"

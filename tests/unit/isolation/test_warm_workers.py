@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -608,3 +610,69 @@ def test_numbers_of_file_descriptors_and_cgroups_do_not_grow(start: Callable[...
     for _ in range(100):
         pid()
     assert until(lambda: counted() == before)
+
+
+@pytest.mark.parametrize("way", ["sync", "async", "thread"])
+def test_a_fork_server_that_is_stopped_holds_no_call_past_its_timeout(
+    session: Session, way: str
+) -> None:
+    """The tool of another call may have stopped it."""
+
+    @agentcgroup.isolate("pid", timeout="1s")
+    def pid() -> int:
+        return os.getpid()
+
+    @agentcgroup.isolate("pid", timeout="1s")
+    async def apid() -> int:
+        return os.getpid()
+
+    def run() -> int:
+        if way == "thread":
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(pid).result()
+        return asyncio.run(apid()) if way == "async" else pid()
+
+    run()
+    session._services.deferred.drain(SOON)
+    assert session._services.workers().wait_preloaded(SOON)
+    ready = _workers(session)
+    fork_server = _fork_server(session)
+    os.kill(fork_server, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        served = [run() for _ in ready]  # without the fork server
+        for _ in range(2):
+            with pytest.raises(LimitExceeded):
+                run()
+        assert time.monotonic() - began < SOON / 2
+    finally:
+        os.kill(fork_server, signal.SIGCONT)
+    assert sorted(served) == ready
+    assert run() not in served
+    outcomes = [record.outcome for record in session.records]
+    assert outcomes == ["ok"] * (1 + len(ready)) + ["timeout"] * 2 + ["ok"]
+    living = session._services.workers()._launcher._living
+    ready_now = session._services.workers()._ready
+    # None is left but those that wait for a call.
+    assert until(lambda: len(living) == sum(len(one.workers) for one in ready_now.values()))
+
+
+@pytest.mark.parametrize("way", ["sleeps", "spawns", "crashes"])
+def test_a_fork_server_that_stops_while_a_body_runs_holds_no_call(
+    session: Session, way: str
+) -> None:
+    @agentcgroup.isolate("body", timeout="2s")
+    def body() -> None:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        if way == "crashes":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif way == "spawns":
+            subprocess.run(["sleep", "100"], check=True)
+        time.sleep(100)
+
+    began = time.monotonic()
+    with pytest.raises(LimitExceeded):
+        body()
+    assert time.monotonic() - began < SOON / 2
+    os.kill(_fork_server(session), signal.SIGCONT)
+    assert session.records[-1].outcome == "timeout"
