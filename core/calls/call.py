@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from agentcgroup.calls.above import unmet
 from agentcgroup.calls.contained import ContainedCall
 from agentcgroup.calls.services import Services
 from agentcgroup.calls.state import CallState, Identity
@@ -279,4 +280,5 @@ class Call(CallState):
             thread_memory_charged_bytes=None if used is None else self.charged,
             isolation=self.isolation,
             used_helpers=self.used_helpers,
+            unmet=unmet(self),
         )

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,9 +20,10 @@ from agentcgroup.calls.worker_start import WorkerStart
 from agentcgroup.cgroup import Cgroup, Events, Usage
 from agentcgroup.containment.background import only_background
 from agentcgroup.containment.call_cgroup import CallCgroup
-from agentcgroup.containment.maintenance import detached
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.tree import Branch
+from agentcgroup.enforcement.verdict import UNCONTAINED
+from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.spawn.pools import release
 from agentcgroup.threads import Lock
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from agentcgroup.isolation.tenancy import Tenancy
     from agentcgroup.isolation.worker_handle import Worker
 
-__all__ = ["ContainedCall", "events_above"]
+__all__ = ["ContainedCall"]
 
 logger = logging.getLogger("agentcgroup")
 
@@ -103,13 +104,7 @@ class ContainedCall:
 
     def keep_maintenance(self, group: ProcessGroup) -> bool:
         """Take known maintenance out of the group, where the policy does not decide on it."""
-        call = self._call
-        if call.policy.background != "auto":
-            return False
-        found = detached(group.all_procs())
-        if not found or self.events().out_of_memory:
-            return False
-        return call.services.maintenance.take(call, group, found)
+        return self._call.services.maintenance.take(self._call, group)
 
     def note_leftovers(self, pids: Iterable[int]) -> None:
         """Log which rule keeps them."""
@@ -134,8 +129,16 @@ class ContainedCall:
         self._call.services.monitor.note_cgroup(self._call, cgroup, self._call.slot)
 
     def uncontained(self, error: OSError) -> None:
-        """Refuse the call, or report that it runs uncontained, as the mode says."""
-        self._call.services.cgroups.uncontained(error)
+        """Refuse the call, or report that it runs uncontained, as the configuration says."""
+        try:
+            self._call.services.cgroups.uncontained(error)
+        except CgroupUnavailable:
+            self._call.request_stop(f"{UNCONTAINED}{error}")
+            raise
+
+    def forget_removed(self) -> None:
+        """Forget cgroups of the run that another program has removed."""
+        self._call.services.cgroups.forget_removed()
 
     def released(self, cgroup: Cgroup) -> None:
         """Have the monitor let processes leave the cgroup."""
@@ -284,21 +287,6 @@ class ContainedCall:
                 branch.leave()
             if tenancy is not None:
                 tenancy.forget()
-
-
-def events_above(call: Call) -> Iterator[tuple[str, Events]]:
-    """Yield the events of each cgroup above a call's, nearest first, by the name of its limit."""
-    around: Call | None = call
-    while around is not None:
-        if around.contained is not None:
-            group = around.contained.group
-            if around is not call and group.cgroup is not None:
-                yield "parent.memory_max", group.cgroup.events()
-            if group.agent_branch is not None:
-                yield "agent.memory_max", group.agent_branch.cgroup.events()
-        around = around.parent
-    if (run := call.services.cgroups.branch()) is not None:
-        yield "run.memory_max", run.cgroup.events()
 
 
 @functools.cache  # the import statement takes 3 us each time, and ten times that after a pause

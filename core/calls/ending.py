@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Final
 
 from agentcgroup import off_loop
+from agentcgroup.calls.above import events_above
 from agentcgroup.calls.call import Call
 from agentcgroup.calls.cancellation import GIVEN_UP, Expiry
-from agentcgroup.calls.contained import ContainedCall, events_above
+from agentcgroup.calls.contained import ContainedCall
 from agentcgroup.calls.inline_usage import Used
 from agentcgroup.enforcement.verdict import verdict
 from agentcgroup.errors import Unshippable

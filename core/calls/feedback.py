@@ -7,6 +7,7 @@ next call when the model reads why the last one ended (arXiv 2602.09345, section
 from __future__ import annotations
 
 from agentcgroup.enforcement.deadlines import START_MOST
+from agentcgroup.enforcement.verdict import UNCONTAINED
 from agentcgroup.records.record import CallRecord
 from agentcgroup.units import format_duration, format_size
 
@@ -14,10 +15,19 @@ __all__ = ["attach", "partial_output", "sentence"]
 
 _NAME_LENGTH = 60
 _OUTPUT_LENGTH = 4000
+_NAMES = 5
 
 
 def sentence(record: CallRecord) -> str | None:
     """Return the sentence for the model about `record`; None if no limit affected the call."""
+    told = _sentence(record)
+    if told is None or not record.unmet or record.outcome not in ("oom", "timeout", "killed"):
+        return told
+    names = ", ".join(record.unmet[:_NAMES])
+    return f"{told} Limits that this machine does not take: {names}."
+
+
+def _sentence(record: CallRecord) -> str | None:
     tool = _printable(record.tool)
     took = format_duration(record.duration_s)
     if record.outcome == "oom":
@@ -35,6 +45,12 @@ def sentence(record: CallRecord) -> str | None:
             f"Tool {tool} was stopped after {took}: its worker process {_how(reason)}. All data "
             "that it held in memory is lost. The same call will probably end the same way: "
             "change its arguments, or use another tool."
+        )
+    if reason.startswith(UNCONTAINED):
+        return (
+            f"Tool {tool} was refused when it started its first process: its limits cannot be put "
+            f"in force now ({reason.removeprefix(UNCONTAINED)[:200]}). Other arguments do not "
+            "help. Try again later, or use a tool that starts no process."
         )
     if reason.startswith("unshippable: ") and record.outcome in ("rejected", "error"):
         what = reason.removeprefix("unshippable: ")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from agentcgroup.cgroup import Cgroup
 from agentcgroup.containment.leftovers import move_with_children, terminate, with_children
+from agentcgroup.containment.maintenance import detached
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.tree import Branch, discard
@@ -44,12 +44,18 @@ class Maintenance:
         self._held: set[_Held] = set()
         self._deadlines = Deadlines(self._held, _Held.tell_overdue)
 
-    def take(self, call: Call, group: ProcessGroup, found: Mapping[int, str]) -> bool:
-        """Take processes, with what is below them, out of the group of a call that ends.
+    def take(self, call: Call, group: ProcessGroup) -> bool:
+        """Take known maintenance, with what is below it, out of the group of a call that ends.
 
         Returns:
-            False where they stay leftovers: too many go on, or there can be no cgroup for them.
+            False where there is none, or it stays a leftover: the policy decides on it, too much
+            goes on, or there can be no cgroup for it.
         """
+        if call.policy.background != "auto" or call.contained is None:
+            return False
+        found = detached(group.all_procs())
+        if not found or call.contained.events().out_of_memory:
+            return False
         services = self._services
         self._drop_ended()
         with self._lock:

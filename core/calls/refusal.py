@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agentcgroup.calls import feedback
+from agentcgroup.enforcement.verdict import outcome_of
 from agentcgroup.errors import LimitExceeded
 
 if TYPE_CHECKING:
     from agentcgroup.calls.call import Call
-    from agentcgroup.records.record import Outcome
 
 __all__ = ["refuse_if_over"]
-
-#: The outcome of a call that was stopped, by the reason; ``killed`` for any other reason.
-_OUTCOMES: Final[dict[str, Outcome]] = {"timeout": "timeout", "memory_max": "oom"}
 
 
 def refuse_if_over(call: Call) -> None:
@@ -28,7 +25,7 @@ def refuse_if_over(call: Call) -> None:
         call.request_stop("timeout")
     if call.stopped is not None:
         # After its end the cgroup may be gone, and the record is made.
-        now = _OUTCOMES.get(call.stopped, "killed")
+        now = outcome_of(call.stopped)
         record = call.make_record(now) if call.outcome is None else call.record
         told = feedback.sentence(record) or f"the call was stopped: {call.stopped}"
         raise LimitExceeded(told, record=record)

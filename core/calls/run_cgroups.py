@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentcgroup import scope
@@ -18,8 +18,8 @@ from agentcgroup.containment.leftovers import with_children
 from agentcgroup.containment.tree import Branch, TreeOptions
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.place.locate import CgroupLocator
-from agentcgroup.place.owner import kill_orphans, reap, run_name
-from agentcgroup.place.place import Place, bases, find, teardown
+from agentcgroup.place.owner import run_name
+from agentcgroup.place.place import Place, find, teardown
 from agentcgroup.threads import Lock
 
 __all__ = ["RunCgroups"]
@@ -35,13 +35,14 @@ class RunCgroups:
 
     Attributes:
         place: where cgroups are made, and what can be enforced there.
+        made: the run's branch, None where it was not made.
     """
 
     def __init__(
         self,
         config: Config,
         resolver: Resolver,
-        warn: Callable[[str], None],
+        warn: Callable[[str, str | None], None],
         on_made: Callable[[Cgroup], None],
     ) -> None:
         """Find where cgroups can be made.
@@ -49,7 +50,7 @@ class RunCgroups:
         Args:
             config: the configuration.
             resolver: its policies.
-            warn: logs a warning once.
+            warn: logs a warning once for what it is about, or once for its text.
             on_made: called with each cgroup for a call, before a process is in it.
 
         Raises:
@@ -70,7 +71,7 @@ class RunCgroups:
     def start_over(self) -> None:
         """Forget, in a forked child, the cgroups of the parent's run."""
         self._lock = Lock()
-        self._run: Branch | None = None
+        self.made: Branch | None = None
         self._closed = False
 
     @property
@@ -84,11 +85,11 @@ class RunCgroups:
         Raises:
             OSError: the cgroup cannot be made.
         """
-        if self._run is None and self.place.base is not None:
+        if self.made is None and self.place.base is not None:
             with self._lock:
-                if self._run is None and not self._closed:
-                    self._run = self._make_run()
-        return self._run
+                if self.made is None and not self._closed:
+                    self.made = self._make_run()
+        return self.made
 
     def agent_branch(self, above: Branch, framework: str, agent: str | None) -> Branch:
         """Return the branch of an agent below the run or below a call.
@@ -112,7 +113,7 @@ class RunCgroups:
             run = self.branch()
             return None if run is None else run.background().fd
         except OSError as error:
-            self.uncontained(error)
+            self._leave_uncontained(error)
             return None
 
     def agent_background_fd(self, framework: str, agent: str | None) -> int | None:
@@ -120,7 +121,7 @@ class RunCgroups:
         try:
             background = self.agent_background(framework, agent)
         except OSError as error:
-            self.uncontained(error)
+            self._leave_uncontained(error)
             return None
         return None if background is None else background.fd
 
@@ -152,38 +153,39 @@ class RunCgroups:
         """Refuse a call that can have no cgroup, or report that it runs uncontained.
 
         Raises:
-            CgroupUnavailable: mode is ``enforce``.
+            CgroupUnavailable: mode is ``enforce``, or on_uncontained is ``refuse``.
         """
-        if self._config.mode == "enforce":
+        enforcing = self._config.mode == "enforce"
+        if enforcing or (self._config.on_uncontained == "refuse" and self.limiting):
+            fix = "see `agentcgroup doctor`"
+            if not enforcing:
+                fix += ', or set on_uncontained = "run" to run it without limits'
             raise CgroupUnavailable(
-                f"A call cannot be given its cgroup: {error}.",
-                fix='see `agentcgroup doctor`, or set mode = "auto" to run it uncontained',
+                f"A call cannot be given its cgroup: {error}.", fix=fix
             ) from error
         logger.error("agentcgroup: a call runs UNCONTAINED", exc_info=error)
 
-    def kill_orphans(self) -> None:
-        """Kill the processes that dead runs left behind; waits for none of them."""
-        with contextlib.suppress(OSError):  # `reap` meets it, too, on a thread that logs it
-            for base in self._bases():
-                kill_orphans(base)
+    def _leave_uncontained(self, error: OSError) -> None:
+        """Report that a process of no running call has no cgroup.
 
-    def reap(self) -> None:
-        """Remove what dead runs left behind."""
-        for base in self._bases():
-            for reaped in reap(base):
-                if reaped.error is None:
-                    logger.info("agentcgroup: removed %s, left by a run that died", reaped.path)
-                else:
-                    logger.warning("agentcgroup: left by a run that died: %s", reaped.error)
+        Raises:
+            CgroupUnavailable: mode is ``enforce``.
+        """
+        if self._config.mode == "enforce":
+            self.uncontained(error)
+        logger.error("agentcgroup: a process of no call runs UNCONTAINED", exc_info=error)
 
-    def _bases(self) -> Iterator[Cgroup]:
-        """Yield the cgroups below which runs may be, open until the next one."""
-        for path in bases(self.place):
-            with (
-                contextlib.suppress(FileNotFoundError),  # a scope that has just ended
-                contextlib.closing(Cgroup.open(path)) as base,
-            ):
-                yield base
+    def forget_removed(self) -> None:
+        """Forget cgroups of the run that another program has removed."""
+        with self._lock:
+            run = self.made
+            if run is None:
+                return
+            if run.cgroup.exists():
+                run.forget_removed()
+            else:
+                logger.warning("agentcgroup: %s was removed and is made anew", run.cgroup.path)
+                self.made = None
 
     def close(self, helpers: set[int]) -> None:
         """Kill every process of the run and remove its cgroups; none is made any more.
@@ -192,7 +194,7 @@ class RunCgroups:
         """
         with self._lock:
             self._closed = True
-            run, self._run = self._run, None
+            run, self.made = self.made, None
         if run is not None:
             try:
                 _return_to_app(run.cgroup, helpers)
@@ -256,21 +258,28 @@ class RunCgroups:
                 f'mode = "enforce", but not everything can be enforced here: {told}.',
                 fix="; ".join(fixes) or None,
             )
-        self._warn(f"not enforced here: {told}. `agentcgroup doctor` says more.")
+        self._warn(f"not enforced here: {told}. `agentcgroup doctor` says more.", None)
 
-    def _unmet(self, path: str, keys: frozenset[str]) -> None:
-        """Report limits that were not written; `_check` reports those of a missing controller.
+    def _unmet(self, path: str, unmet: Mapping[str, OSError | None]) -> None:
+        """Report limits that do not hold; `_check` reports those of a missing controller.
 
         Raises:
             OSError: mode is ``enforce``.
         """
         there = self.place.controllers
-        names = ", ".join(sorted(k for k in keys if k not in LIMITS or controller_of(k) in there))
-        if not names:
+        keys = sorted(key for key in unmet if key not in LIMITS or controller_of(key) in there)
+        if not keys:
             return
         if self._config.mode == "enforce":
-            raise OSError(f"{path} does not take {names}")
-        self._warn(f"this kernel has no {names}: not enforced")
+            raise OSError(f"{path} does not take {', '.join(keys)}")
+        for key in keys:
+            refused = unmet[key]
+            told = (
+                f"the kernel refuses {key}: {refused.strerror}"
+                if refused
+                else f"this kernel has no {key}"
+            )
+            self._warn(f"{told}: not enforced", told)
 
 
 def _return_to_app(run: Cgroup, helpers: set[int]) -> None:

@@ -28,6 +28,7 @@ from agentcgroup.enforcement.memory_sampling import MemorySampler
 from agentcgroup.errors import CgroupUnavailable
 from agentcgroup.interpreter import no_python
 from agentcgroup.monitor.client import Monitor
+from agentcgroup.place import dead_runs
 from agentcgroup.place.owner import run_name
 from agentcgroup.records.bus import RecordBus
 from agentcgroup.records.ordering import Recorded
@@ -140,8 +141,8 @@ class Services:
         patch where one lives, and raises.
         """
         if self.cgroups.place.base is not None:
-            self.cgroups.kill_orphans()
-            self.deferred.put_at_start(self.cgroups.reap)
+            dead_runs.kill(self.cgroups.place)
+            self.deferred.put_at_start(lambda: dead_runs.remove(self.cgroups.place))
 
     def ending(self, call: Recorded) -> None:
         """Keep a call and hand it to the observers, before the time of its end is taken.

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentcgroup.config.policy import Policy
+from agentcgroup.enforcement.verdict import UNCONTAINED
 from agentcgroup.errors import Unshippable
 from agentcgroup.records.record import Isolated, Outcome
 from agentcgroup.threads import get_ident
@@ -31,6 +32,9 @@ __all__ = ["CallState", "Identity", "State"]
 #: Agent, tool and tool_call_id of a call, as the framework and the model gave them. No class of
 #: its own: to make one of that takes 0.1 % of a call by LangChain.
 Identity = tuple[str | None, str, str | None]
+
+#: How the reasons begin for which a call was limited, whatever its outcome.
+_LIMITING: Final = ("pids_max", UNCONTAINED)
 
 State = Literal["opened", "running", "stopping", "ended", "settled"]
 
@@ -150,9 +154,10 @@ class CallState:
     @property
     def limited(self) -> bool:
         """Whether a limit took the place of the tool's own end."""
-        if self.reason == "overdue":
+        reason = self.reason or ""
+        if reason == "overdue":
             return False
-        return self.outcome in ("oom", "timeout", "killed") or self.reason == "pids_max"
+        return self.outcome in ("oom", "timeout", "killed") or reason.startswith(_LIMITING)
 
     @property
     def told(self) -> bool:

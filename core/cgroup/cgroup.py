@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agentcgroup.cgroup import (
@@ -43,12 +43,16 @@ class Cgroup:
 
     A Cgroup keeps one descriptor open until `close`. Several threads may use it; only its owner
     removes and closes it.
+
+    Attributes:
+        unmet: the limits that `set` has found not to hold.
     """
 
-    __slots__ = ("__weakref__", "_directory")
+    __slots__ = ("__weakref__", "_directory", "unmet")
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+        self.unmet: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str) -> Cgroup:
@@ -145,22 +149,19 @@ class Cgroup:
 
     # Limits and counters
 
-    def set(self, wanted: Limits) -> frozenset[str]:
-        """Write the limits that are set.
+    def set(self, wanted: Limits) -> Mapping[str, OSError | None]:
+        """Write the limits that are set, each for itself; see `limits.write`.
 
         The kernel OOM-kills at once where memory_max is lowered below what is in use.
 
-        Returns:
-            The keys that do not hold because this kernel has no such file or the controller is
-            not enabled here.
-
         Raises:
-            OSError: the kernel refused a value, or the cgroup is gone (ENOENT).
+            OSError: the cgroup is gone (ENOENT), or no file can be opened.
         """
-        missing = limits.write(self._directory, wanted)
-        if missing and not self.exists():
+        unmet = limits.write(self._directory, wanted)
+        if unmet and not self.exists():
             raise FileNotFoundError(errno.ENOENT, "the cgroup is gone", self.path)
-        return frozenset(missing)
+        self.unmet = tuple(unmet)
+        return unmet
 
     def usage(self) -> Usage:
         """Read the usage of the cgroup since it was made."""
@@ -181,9 +182,8 @@ class Cgroup:
     def keep_open(self, *, processes: bool = False) -> None:
         """Keep the files open that `populated` and `events` read, so that both are fast.
 
-        With cold caches a pread takes 11 us natively and 60 in a VM; open, read and close take 18
-        and 245. Costs three descriptors at most until `close`; with `processes` a fourth, for
-        `procs`.
+        With cold caches a pread takes 11 us (60 in a VM); open, read and close take 18 (245).
+        Costs three descriptors until `close`; with `processes` a fourth, for `procs`.
         """
         if processes:
             self._directory.keep_open(files.PROCS)

@@ -88,15 +88,22 @@ class Limit(NamedTuple):
         A limit whose file is missing holds where the value asks for no limit.
 
         Raises:
-            OSError: the kernel refused the value.
+            OSError: the kernel refused the value; of a value for several devices, that of one. The
+                others are written.
         """
+        refused: OSError | None = None
         if self.prepare is not None:
             self.prepare(directory, limits)
         for data in self.form.data(value):
-            if not directory.write_optional(self.file, data):
-                if value == MAX or value is False:
-                    return True
-                return self.holds_anyway is not None and self.holds_anyway(directory)
+            try:
+                if not directory.write_optional(self.file, data):
+                    if value == MAX or value is False:
+                        return True
+                    return self.holds_anyway is not None and self.holds_anyway(directory)
+            except OSError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
         return True
 
 

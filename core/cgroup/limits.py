@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
@@ -40,6 +41,9 @@ LIMITS: Final[Mapping[str, Limit]] = {
 #: The controllers that have rows, in the order in which they are written.
 CONTROLLERS: Final = tuple(dict.fromkeys(row.controller for row in LIMITS.values()))
 
+#: Errors that the next write would meet, too.
+_NOT_ABOUT_THE_VALUE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 _IN_ORDER: Final = tuple(
     sorted(LIMITS.items(), key=lambda item: (CONTROLLERS.index(item[1].controller), item[1].rank))
 )
@@ -51,23 +55,37 @@ def controller_of(key: str) -> str:
     return key.partition(".")[0] if row is None else row.controller
 
 
-def write(directory: Directory, limits: Limits) -> list[str]:
-    """Write the limits that are set.
+def write(directory: Directory, limits: Limits) -> dict[str, OSError | None]:
+    """Write the limits that are set, each for itself.
 
     Returns:
-        The keys, and the names of files of `unified`, that do not hold because this kernel or this
-        cgroup lacks the file.
+        The limits that do not hold, by key or by name of a file of `unified`: with the error where
+        the kernel refused the value, None where this kernel or this cgroup lacks the file.
 
     Raises:
-        OSError: the kernel refused a value.
+        OSError: no file can be opened, for want of descriptors or memory.
     """
-    missing = []
+    unmet: dict[str, OSError | None] = {}
     for key, row in _IN_ORDER:
         value = getattr(limits, key)
-        if value is not None and not row.write(directory, value, limits):
-            missing.append(key)
+        if value is not None:
+            try:
+                if not row.write(directory, value, limits):
+                    unmet[key] = None
+            except OSError as error:
+                unmet[key] = _refused(error)
     if limits.unified is not None:
         for file, data in limits.unified.items():
-            if not directory.write_optional(file, data):
-                missing.append(file)
-    return missing
+            try:
+                if not directory.write_optional(file, data):
+                    unmet[file] = None
+            except OSError as error:
+                unmet[file] = _refused(error)
+    return unmet
+
+
+def _refused(error: OSError) -> OSError:
+    """Return the error if it is about the value; raise it if no limit could be written."""
+    if error.errno in _NOT_ABOUT_THE_VALUE:
+        raise error
+    return error

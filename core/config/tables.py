@@ -86,6 +86,14 @@ class Config(Table):
             "nothing; 'off': do nothing."
         ),
     )
+    on_uncontained: Literal["refuse", "run"] = Field(
+        default="refuse",
+        description=(
+            "What happens to a call that can have no cgroup where others have one, such as without "
+            "a free file descriptor: 'refuse': no process of it starts; 'run': with mode 'auto' it "
+            "runs without limits, which is logged."
+        ),
+    )
     background: Background = Field(
         default="auto",
         description=BACKGROUND,

@@ -11,6 +11,7 @@ This module knows cgroups and processes. What it needs of the call it asks throu
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -158,18 +159,24 @@ class CallCgroup(Subtree):
         """Take a cgroup below the agent, or below the call this one runs in."""
         owner = self._owner
         owner.before_cgroup()
-        try:
-            source, is_agent = owner.locate()
-            if source is None:
-                return
-            self._source = source
-            if is_agent:
-                self.agent_branch = source
-            self.cgroup = take(source) if take is not None else source.take(self._limits)
-            self.path = self.cgroup.path
-            owner.contained(self.cgroup)
-        except OSError as error:
-            owner.uncontained(error)
+        for last in (False, True):
+            try:
+                source, is_agent = owner.locate()
+                if source is None:
+                    return
+                self._source = source
+                if is_agent:
+                    self.agent_branch = source
+                self.cgroup = take(source) if take is not None else source.take(self._limits)
+                self.path, self.unmet = self.cgroup.path, self.cgroup.unmet
+                owner.contained(self.cgroup)
+            except OSError as error:
+                gone = error.errno in (errno.ENOENT, errno.ENODEV)
+                if gone and not last:
+                    owner.forget_removed()
+                    continue
+                owner.uncontained(error)
+            return
 
     # -- deaths ---------------------------------------------------------------------------------
 

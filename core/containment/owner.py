@@ -67,11 +67,14 @@ class Owner(Protocol):
     def contained(self, cgroup: Cgroup) -> None:
         """Take note that the call has a cgroup now."""
 
+    def forget_removed(self) -> None:
+        """Forget cgroups of the run that another program has removed."""
+
     def uncontained(self, error: OSError) -> None:
         """Take note that the call can have no cgroup.
 
         Raises:
-            CgroupUnavailable: the mode is ``enforce``.
+            CgroupUnavailable: it is refused.
         """
 
     def released(self, cgroup: Cgroup) -> None:

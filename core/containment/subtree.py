@@ -33,15 +33,17 @@ class Subtree:
     Attributes:
         cgroup: None before the first child, without cgroups, and after it went to another owner.
         leaf: what the children are born in: the cgroup itself, a leaf below it, or a process tree.
+        unmet: the limits of the cgroup that do not hold.
         path: the directory of the cgroup, also when the cgroup is gone; None when there was none.
     """
 
-    __slots__ = ("_branch", "_dropped", "_left", "cgroup", "leaf", "path")
+    __slots__ = ("_branch", "_dropped", "_left", "cgroup", "leaf", "path", "unmet")
 
     def __init__(self) -> None:
         self.cgroup: Cgroup | None = None
         self.leaf: ProcessGroup | None = None
         self.path: str | None = None
+        self.unmet: tuple[str, ...] = ()
         self._branch: Branch | None = None  # what holds the cgroups of calls inside this one
         # Leaves that take no child any more. Another thread may be about to use the descriptor of
         # one, so each lives as long as this object.

@@ -19,7 +19,7 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agentcgroup.cgroup import Cgroup, Limits
 from agentcgroup.containment.process_group import ProcessGroup
@@ -43,14 +43,15 @@ class TreeOptions:
     Attributes:
         controllers: the controllers that a branch enables for its children.
         limiting: whether limits are written: not in mode ``observe``, nor without controllers.
-        on_unmet: called with a cgroup's path and the keys of limits that it does not take.
+        on_unmet: called with a cgroup's path and the limits that do not hold, as `Cgroup.set`
+            returns them.
         on_made: called with each cgroup for a call, before a process is in it.
     """
 
     def __init__(
         self,
         controllers: frozenset[str],
-        on_unmet: Callable[[str, frozenset[str]], None],
+        on_unmet: Callable[[str, Mapping[str, OSError | None]], None],
         *,
         on_made: Callable[[Cgroup], None],
         limiting: bool = True,
@@ -61,11 +62,11 @@ class TreeOptions:
         self.on_made = on_made
 
     def limit(self, cgroup: Cgroup, limits: Limits) -> None:
-        """Write `limits`; `on_unmet` reports those that this kernel or cgroup does not take."""
+        """Write `limits`; `on_unmet` reports those that do not hold."""
         if self.limiting:
             unmet = cgroup.set(limits)
             if unmet:
-                self.on_unmet(cgroup.path, frozenset(unmet))
+                self.on_unmet(cgroup.path, unmet)
 
 
 class Branch:
@@ -93,7 +94,7 @@ class Branch:
         """Make the next cgroup of a kind (``agent`` or ``call``) below this one.
 
         Raises:
-            OSError: the cgroup cannot be made or a limit cannot be written; then no cgroup is left.
+            OSError: the cgroup cannot be made, or `on_unmet` raised it; then no cgroup is left.
         """
         while True:
             name = f"{kind}-{next(self._numbers)}"
@@ -124,6 +125,19 @@ class Branch:
             self._agents.move_to_end(key)
             branch._active += 1
         return branch
+
+    def forget_removed(self) -> None:
+        """Forget agents and spares whose cgroup another program has removed."""
+        with self._lock:
+            for key, branch in list(self._agents.items()):
+                if not branch.cgroup.exists():
+                    del self._agents[key]
+            for limits, spare in list(self._spares.items()):
+                if not spare.exists():
+                    del self._spares[limits]
+            below = [*self._agents.values()]
+        for branch in below:
+            branch.forget_removed()
 
     def leave(self) -> None:
         """Count a call of this agent as ended; remove the branch of the longest idle agent."""

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from agentcgroup.cgroup import Events
 from agentcgroup.records.record import Outcome
 
-__all__ = ["verdict"]
+__all__ = ["UNCONTAINED", "outcome_of", "verdict"]
+
+#: How the reason begins of a call that was refused, because it can have no cgroup.
+UNCONTAINED: Final = "uncontained: "
+
+
+def outcome_of(stopped: str) -> Outcome:
+    """Return the outcome of a call that was stopped for this reason."""
+    if stopped == "timeout":
+        return "timeout"
+    if stopped == "memory_max":
+        return "oom"
+    return "rejected" if stopped.startswith(UNCONTAINED) else "killed"
 
 
 def verdict(
@@ -41,7 +54,7 @@ def verdict(
     if cancelled or stopped == "cancelled":
         return "cancelled", "cancelled"
     if stopped is not None:
-        return "killed", stopped
+        return outcome_of(stopped), stopped
     if died is not None:
         return "killed", died
     if events is not None and events.pids_max:

@@ -12,6 +12,7 @@ lately lose theirs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import shutil
@@ -238,6 +239,8 @@ class WarmWorkers:
     def _make(self, branch: Branch, limits: Limits) -> Worker:
         cgroup = branch.take(limits)
         try:
+            if not cgroup.exists():  # removed by another program; the fork server tells it too late
+                raise FileNotFoundError(errno.ENOENT, "the cgroup is gone", cgroup.path)
             worker = self._launcher.spawn(cgroup.fd)
         except BaseException:
             discard(cgroup)

@@ -79,9 +79,13 @@ def _nothing() -> None:
 
 def _try_limits(trial: Cgroup, controller: str) -> list[Problem]:
     try:
-        missing = trial.set(_harmless(controller))
+        unmet = trial.set(_harmless(controller))
     except OSError as error:
         return [problems.refused(trial.path, controller, str(error))]
+    for refused in unmet.values():
+        if refused is not None:
+            return [problems.refused(trial.path, controller, str(refused))]
+    missing = unmet.keys()
     if missing <= _OPTIONAL:
         return [problems.lacking(key) for key in sorted(missing)]
     return [problems.refused(trial.path, controller, f"no file for {', '.join(sorted(missing))}")]

@@ -63,6 +63,7 @@ class CallRecord:
             ``[monitor]``), ``leftovers`` (processes that outlived the tool were killed;
             maintenance that goes on, such as ``git gc --auto``, is none),
             ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process ended),
+            ``uncontained: ...`` (it could have no cgroup, so that no process of it started),
             ``unshippable: ...`` (an object that could not be sent to a worker or back: the call
             was rejected, or ran inline); else None.
         memory_peak_bytes: highest memory charge of its cgroup (memory.peak, Linux 5.19).
@@ -113,6 +114,8 @@ class CallRecord:
         used_helpers: whether it used a process pool or manager that an earlier call or the app has
             made, or made one that the app still holds. Such processes are in the agent's cgroup,
             and what they use counts there.
+        unmet: the limits that did not hold, because the kernel refused the value or lacks the file:
+            keys of its own, and those of its agent and of the run as "agent.io_max".
     """
 
     id: str
@@ -154,6 +157,7 @@ class CallRecord:
     thread_memory_charged_bytes: int | None = None
     isolation: Isolated = "inline"
     used_helpers: bool = False
+    unmet: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
