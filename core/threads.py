@@ -77,7 +77,9 @@ else:
     local = _original("_thread", "_local", "thread")
     sleep = _original("time", "sleep", "time")
     poll = _original("select", "poll", "select")
-    Socket = _original("socket", "socket", "socket")
+    # The class below `socket.socket`: neither those packages nor a detector of blocking code
+    # replace its methods, in which a sync tool waits that is called on the thread of an event loop.
+    Socket = _socket.socket
 
 _start_new_thread: Any = _original("_thread", "start_new_thread", "thread")
 

@@ -18,7 +18,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -28,6 +27,7 @@ from agentcgroup.interpreter import python
 from agentcgroup.isolation import older_modules
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.environment import Snapshot
+from agentcgroup.isolation.folders import private_folder
 from agentcgroup.isolation.protocol import BORN, PRELOAD, REFUSED, REPORT, SETTLED, SPAWN
 from agentcgroup.isolation.worker_handle import Worker, how_ended
 from agentcgroup.threads import (
@@ -196,7 +196,7 @@ class Launcher:
         if self._control is None:
             python()  # raises where there is none
             ours, theirs = socket_pair()
-            self._folder = tempfile.mkdtemp(prefix="agentcgroup-")
+            self._folder = private_folder()
             self._snapshot = Snapshot.take()
             self._control = ours
             self._starting = True

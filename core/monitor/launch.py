@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from typing import Final
@@ -32,7 +33,7 @@ def launch(start: wire.Message, board: int) -> Socket:
     """
     ours, theirs = socket_pair()
     try:
-        with theirs:
+        with contextlib.closing(theirs):  # this class is no context manager itself
             _start(ours, theirs, start, board)
     except BaseException:
         ours.close()

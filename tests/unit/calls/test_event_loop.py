@@ -92,6 +92,54 @@ def test_blockbuster_finds_no_blocking_call(
 # -- whatever happens at the end of a call, it is settled --------------------------------------
 
 
+SYNC = """
+import asyncio
+import agentcgroup
+from blockbuster import blockbuster_ctx
+from langchain_core.tools import tool
+
+@tool
+def small(x: str) -> str:
+    "Answer."
+    return x
+
+@tool
+def large(x: str) -> str:
+    "Answer with as much."
+    return x * 2
+
+@tool
+def fails(x: str) -> str:
+    "Fail."
+    raise KeyError(x)
+
+async def main() -> None:
+    assert small.invoke({"x": "a"}) == "a"  # starts the fork server
+    assert small.invoke({"x": "b"}) == "b"
+    assert large.invoke({"x": "c" * 2_000_000}) == "c" * 4_000_000
+    try:
+        fails.invoke({"x": "d"})
+    except KeyError as error:
+        assert error.args == ("d",)
+    assert await small.ainvoke({"x": "e"}) == "e"
+
+config = {"limits": {"call": {"isolation": "process"}}}
+with agentcgroup.register("langchain", config=config) as session, blockbuster_ctx():
+    asyncio.run(main())
+print([record.isolation for record in session.records])
+"""
+
+
+def test_blockbuster_lets_sync_calls_wait_for_their_workers(tmp_path: Path) -> None:
+    """As it lets a sync tool that computes."""
+    program = tmp_path / "sync.py"
+    program.write_text(SYNC)
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{['process'] * 5}\n"
+
+
 async def _sleeping() -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec("sleep", "100")
 
