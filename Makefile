@@ -4,13 +4,19 @@ KERNELS := 6.1 6.12 7.2 7.3
 KERNEL  := 7.2
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps test-native test-upstream test-versions test-kernel test-kernels lab-deps
+.PHONY: bench bench-isolation bench-lab bench-neighbours build-deps demo install lint test test-deps \
+    test-frameworks test-here test-kernel test-kernels test-native test-unit test-upstream \
+    test-versions lab-deps
 
 # Make a virtualenv with the package (an editable install) and the packages that the tests need.
 install: .venv/installed
 
-# Run all tests, on every kernel; `make -k test` goes on after a failure.
-test: lint lab-deps test-native test-upstream test-versions test-kernels
+# Run all tests, on every kernel; `make -k test` goes on after a failure. What needs no kernel runs
+# two at a time; test-versions builds the extension anew, under which nothing else may run.
+test: lint lab-deps test-here test-versions test-kernels
+
+test-here: install test-deps
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-unit test-frameworks test-upstream
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -18,8 +24,10 @@ lint: install
 	$(PYTHON) -m mypy
 
 # Run the tests that need no cgroup controllers, on this machine.
-test-native: install test-deps
-	$(PYTHON) -m pytest tests/unit tests/frameworks
+test-native: test-unit test-frameworks
+
+test-unit test-frameworks: test-%: install test-deps
+	$(PYTHON) -m pytest tests/$*
 
 # Run a part of other projects' own tests with and without agentcgroup, and compare each test;
 # `python -m tests.upstream --help` shows how to run all of them.
