@@ -20,7 +20,7 @@ from typing import Final
 from agentcgroup.cgroup import Cgroup, Events, Limits, Usage
 from agentcgroup.cgroup.division import takes_no_process
 from agentcgroup.containment.leftovers import leave_to_agent, terminate
-from agentcgroup.containment.owner import Owner
+from agentcgroup.containment.owner import NoWorker, Owner
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.process_tree import ProcessTree
 from agentcgroup.containment.subtree import Subtree, move, new_leaf
@@ -170,6 +170,8 @@ class CallCgroup(Subtree):
                 self.cgroup = take(source) if take is not None else source.take(self._limits)
                 self.path, self.unmet = self.cgroup.path, self.cgroup.unmet
                 owner.contained(self.cgroup)
+            except NoWorker:
+                raise
             except OSError as error:
                 gone = error.errno in (errno.ENOENT, errno.ENODEV)
                 if gone and not last:

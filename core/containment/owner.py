@@ -9,7 +9,11 @@ from agentcgroup.cgroup import Cgroup
 from agentcgroup.containment.process_group import ProcessGroup
 from agentcgroup.containment.tree import Branch
 
-__all__ = ["Owner"]
+__all__ = ["NoWorker", "Owner"]
+
+
+class NoWorker(OSError):
+    """No worker process can be made; the cgroup for it can."""
 
 
 class Owner(Protocol):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from agentcgroup import scope
+from agentcgroup.containment.owner import NoWorker
 from agentcgroup.interpreter import python
 from agentcgroup.isolation import older_modules
 from agentcgroup.isolation.channel import Channel
@@ -104,16 +105,19 @@ class Launcher:
             cgroup: file descriptor of the cgroup's directory; None for the fork server's cgroup.
 
         Raises:
-            OSError: the fork server cannot be started or takes no requests.
+            NoWorker: the fork server cannot be started or takes no requests.
         """
         with self._lock:
             try:
-                return self._request(cgroup)
-            except (BrokenPipeError, ConnectionResetError):
-                # The fork server has just ended, maybe with requests unread; the thread that reads
-                # its reports logs that.
-                self._control = None
-                return self._request(cgroup)
+                try:
+                    return self._request(cgroup)
+                except (BrokenPipeError, ConnectionResetError):
+                    # The fork server has just ended, maybe with requests unread; the thread that
+                    # reads its reports logs that.
+                    self._control = None
+                    return self._request(cgroup)
+            except OSError as error:
+                raise NoWorker(str(error)) from error
 
     def is_running(self) -> bool:
         """Return whether the fork server was started, so that a request is only one message."""
