@@ -10,8 +10,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from agentcgroup.config import toml
-from agentcgroup.config.discovery import PYPROJECT, PYPROJECT_TABLE, find, pyproject_table
+from agentcgroup.config import toml, trust
+from agentcgroup.config.discovery import (
+    ENVIRONMENT_VARIABLE,
+    FILE,
+    PYPROJECT,
+    PYPROJECT_TABLE,
+    find,
+    pyproject_table,
+)
 from agentcgroup.config.problems import validate
 from agentcgroup.config.tables import Config
 from agentcgroup.config.toml import KeyPath, Source
@@ -29,7 +36,7 @@ def load(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = No
 
     Raises:
         ConfigError: the file cannot be read, or has faults; the error lists every fault with
-            file, line and key.
+            file, line and key. Or it was found and another user may write it, see `trust`.
     """
     if isinstance(config, Config):
         return config
@@ -38,6 +45,16 @@ def load(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = No
     path = find() if config is None else os.path.expanduser(os.fspath(config))
     if path is None:
         return Config()
+    named = config is not None or bool(os.environ.get(ENVIRONMENT_VARIABLE))
+    if not named:
+        trust.check_owner(path)
+    loaded = _read(path)
+    if not named and path in (FILE, PYPROJECT):
+        trust.tell(path, loaded)
+    return loaded
+
+
+def _read(path: str) -> Config:
     document = toml.read(path)
     prefix: KeyPath = ()
     data: Any = document.data
