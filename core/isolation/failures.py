@@ -48,14 +48,17 @@ def pack(error: BaseException) -> bytes:
 def unpack(pickled: bytes | memoryview) -> BaseException:
     """In the app: return the exception that `pack` has pickled.
 
-    The worker's traceback is its cause, or the cause of the last one of its causes.
+    The worker's traceback is its cause, or the cause of the last one of its causes. What is no
+    `Exception` would end the app, or cancel the task that waits: a `RemoteError` replaces it.
     """
     packed, formatted, summary = pickle.loads(pickled)
     try:
         error: BaseException = pickle.loads(packed)
-    except Exception as fault:
-        error = RemoteError(f"{summary} (an exception that the app cannot unpickle: {fault})")
-    last = error
+    except pickling.FAULTS as fault:
+        error = RemoteError(f"{summary} (an exception that the app cannot unpickle: {fault!r})")
+    if not isinstance(error, Exception):
+        error = RemoteError(summary)
+    last: BaseException = error
     for _ in range(_DEEPEST):
         if last.__cause__ is None or last.__cause__ is error:
             break

@@ -14,6 +14,7 @@ import copyreg
 import operator
 import pickle
 import types
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
@@ -23,12 +24,16 @@ import cloudpickle
 from agentcgroup.isolation import context_variables, exceptions, importable, sentinels
 from agentcgroup.isolation.channel import OUT_OF_BAND_MIN
 
-__all__ = ["Payload", "pack", "pack_call", "size", "unpack"]
+__all__ = ["FAULTS", "Payload", "pack", "pack_call", "size", "unpack"]
 
 #: The module by which the plain pickler names what no worker can import.
 _MAIN: Final = b"__main__"
 #: Types that both picklers pickle alike, and that most tools return.
 _PLAIN: Final = frozenset({bool, float, int, str, type(None)})
+
+#: What unpickling may raise, by an object's own code, that must not reach the app: `SystemExit`
+#: would end it. `KeyboardInterrupt` is the user's.
+FAULTS: Final = (Exception, SystemExit, GeneratorExit, CancelledError)
 
 #: A pickle in pieces, and its out-of-band buffers.
 Payload = tuple[list[bytes], list[pickle.PickleBuffer]]

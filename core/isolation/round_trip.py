@@ -192,7 +192,7 @@ class _RoundTrip:
         if message.kind == RESULT:
             try:
                 return pickling.unpack(message.pickle, buffers=message.buffers)
-            except Exception as error:  # many objects pickle and do not unpickle
+            except pickling.FAULTS as error:  # many objects pickle and do not unpickle
                 why = f"it does not unpickle: {type(error).__name__}: {error}"
                 raise Unshippable("the result", "an object", why, ran=True) from error
         raise failures.unpack(message.pickle)

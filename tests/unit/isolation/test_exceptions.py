@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -281,3 +282,78 @@ def test_a_chain_of_any_length_is_packed() -> None:
         error = outer
     raised = failures.unpack(failures.pack(error))
     assert (type(raised), raised.args) == (ValueError, (2999,))
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error(3)
+
+
+async def _araise(error: type[BaseException]) -> None:
+    raise error(3)
+
+
+class _EndsTheApp:
+    """Unpickles by raising."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _made(error: type[BaseException]) -> _EndsTheApp:
+    return _EndsTheApp(error)
+
+
+class _Unreadable:
+    """Unpickles in the worker, and raises in the app."""
+
+    def __reduce__(self) -> Any:
+        return _raise_outside_of, (os.getpid(),)
+
+
+def _raise_outside_of(worker: int) -> int:
+    if os.getpid() != worker:
+        raise SystemExit(3)
+    return worker
+
+
+def _fail() -> None:
+    raise ValueError(_Unreadable())
+
+
+_ENDING = (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, BaseException)
+
+
+@pytest.mark.parametrize("error", _ENDING)
+def test_what_a_body_raises_neither_ends_nor_cancels_the_app(
+    session: Session, error: type[BaseException]
+) -> None:
+    run, arun = agentcgroup.isolate("raise")(_raise), agentcgroup.isolate("araise")(_araise)
+    with pytest.raises(RemoteError, match=error.__name__):
+        run(error)
+
+    async def main() -> str:
+        task = asyncio.current_task()
+        with pytest.raises(RemoteError, match=error.__name__):
+            await arun(error)
+        await asyncio.sleep(0)
+        return str(task is not None and task.cancelled())
+
+    if error is not KeyboardInterrupt:  # asyncio.run in the worker makes another of it
+        assert asyncio.run(main()) == "False"
+    assert session.records[-1].outcome == "error"
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError, ValueError])
+def test_nor_does_a_result_that_raises_when_it_is_read(
+    session: Session, error: type[BaseException]
+) -> None:
+    with pytest.raises(agentcgroup.Unshippable, match=error.__name__):
+        agentcgroup.isolate("make")(_made)(error)
+
+
+def test_nor_does_an_exception_that_raises_when_it_is_read(session: Session) -> None:
+    with pytest.raises(RemoteError, match="ValueError"):
+        agentcgroup.isolate("fail")(_fail)()
