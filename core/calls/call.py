@@ -23,7 +23,7 @@ from agentcgroup.records.record import CallRecord, Outcome
 
 if TYPE_CHECKING:
     from agentcgroup.calls.cancellation import Expiry
-    from agentcgroup.isolation.channel import Message
+    from agentcgroup.isolation.messages import Message
     from agentcgroup.isolation.worker_handle import Worker
     from agentcgroup.monitor.thread_board import ThreadSlot
 

@@ -40,6 +40,12 @@ def _sentence(record: CallRecord) -> str | None:
             f"Tool {tool} was stopped after {took}: its worker process ended because another "
             "process was killed, through no fault of its own. The same call may succeed now."
         )
+    if reason.startswith("malformed: "):
+        return (
+            f"Tool {tool} was stopped after {took}: what its worker process sent is no result "
+            f"({reason.removeprefix('malformed: ')[:200]}). The same call will end the same way: "
+            "use another tool, or return less."
+        )
     if reason.startswith(("crashed: ", "exited: ")):
         return (
             f"Tool {tool} was stopped after {took}: its worker process {_how(reason)}. All data "

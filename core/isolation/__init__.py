@@ -45,14 +45,15 @@ The data of one call::
 
 Modules, each of which imports only those to its right:
 
-- app: `bodies` > `round_trip` > `warm_workers` > `launcher`; `host` is the protocol of the call
+- app: `bodies` > `round_trip` > `warm_workers` > `launcher` >
+  `older_modules`, `folders`; `host` is the protocol of the call
   that they serve; `references` finds what a body refers to;
 - fork server: `fork_server` > `preloading`, `worker`;
 - worker: `worker`;
 - app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >
-  `context_variables`, `exceptions`, `importable`, `sentinels`, `channel` > `buffers` >
-  `remote_memory`; `substitutes` has the objects that replace those that cannot be pickled;
-  `protocol` has the kinds of messages.
+  `context_variables`, `exceptions`, `importable`, `sentinels`, `channel` > `messages` >
+  `buffers` > `remote_memory`; `substitutes` has the objects that replace those that cannot be
+  pickled; `protocol` has the kinds of messages.
 
 The fork server imports no session and no configuration, because every start waits for what it
 imports.

@@ -7,6 +7,7 @@ flags, from which the receiver makes the same kind of buffer.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -14,11 +15,22 @@ from typing import Any, Final
 from agentcgroup import syscalls
 from agentcgroup.isolation import remote_memory
 
-__all__ = ["SIZE", "Buffer", "allocate", "header", "read_memfd", "seal", "write_memfd"]
+__all__ = [
+    "SIZE",
+    "Buffer",
+    "allocate",
+    "check_memfd",
+    "header",
+    "read_memfd",
+    "seal",
+    "write_memfd",
+]
 
 #: The type that a receiver makes of an out-of-band buffer.
 Buffer = memoryview | bytes
 
+#: fcntl(2); `fcntl.F_GET_SEALS` is there where Python was built against new headers.
+_F_GET_SEALS: Final = 1034
 #: Flags of a header: the buffer is read-only; the buffer is the one of a bytes object.
 _READ_ONLY: Final = 1 << 63
 _BYTES: Final = 1 << 62
@@ -63,6 +75,18 @@ def write_memfd(parts: Iterable[Any]) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def check_memfd(fd: int, size: int) -> None:
+    """Check that a descriptor is a memfd that holds `size` bytes, none of them in a hole.
+
+    Raises:
+        OSError: it is not.
+    """
+    fcntl.fcntl(fd, _F_GET_SEALS)  # EINVAL for all but memfds
+    found = os.fstat(fd)
+    if found.st_size < size or found.st_blocks * 512 < size:
+        raise _cut_short()
 
 
 def read_memfd(fd: int, heads: Sequence[int]) -> tuple[bytes, list[Buffer]]:

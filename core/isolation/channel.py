@@ -17,37 +17,36 @@ import array
 import contextlib
 import os
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from agentcgroup import syscalls
 from agentcgroup.isolation import buffers as out_of_band
 from agentcgroup.isolation import remote_memory
-from agentcgroup.isolation.buffers import Buffer
+from agentcgroup.isolation.messages import (
+    HEAD,
+    IN_MEMFD,
+    IN_MEMORY,
+    IN_MESSAGE,
+    MESSAGE_MAX,
+    SEGMENT,
+    Malformed,
+    Message,
+    Offer,
+    parse,
+)
 from agentcgroup.threads import Socket, socket_pair
 
-__all__ = ["MESSAGE_MAX", "OUT_OF_BAND_MIN", "Channel", "Message", "Offer"]
+__all__ = ["OUT_OF_BAND_MIN", "Channel"]
 
 #: Bytes from which a buffer goes out of band (PEP 574): a smaller one costs less as a copy in the
 #: pickle.
 OUT_OF_BAND_MIN: Final = 256 << 10
-#: Bytes of a pickle that a message itself carries at most: well below the least socket buffer.
-MESSAGE_MAX: Final = 64 << 10
 _LONGEST: Final = MESSAGE_MAX + 8192
 
-#: Kind, pid of the sender, where the content is, number of pieces; the content, or the segments of
-#: pieces and buffers, come behind it.
-_HEAD: Final = struct.Struct("<cicH")
-_IN_MESSAGE: Final = b"h"  # behind the head
-_IN_MEMORY: Final = b"t"  # in the sender's memory: the segments are behind the head
-_IN_MEMFD: Final = b"m"  # in the memfd that comes along: the lengths are behind the head
-#: Address and length of a piece; address and header of a buffer.
-_SEGMENT: Final = struct.Struct("<QQ")
 #: Pieces and buffers whose segments fit into one message.
 _MOST: Final = 400
 
@@ -63,54 +62,27 @@ _WAIT: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _DO_NOT_WAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0)) | _WAIT
 
 
-@dataclass(slots=True)  # not frozen, which would make it at three times the cost
-class Message:
-    """One message.
-
-    Attributes:
-        kind: one byte; see `protocol`.
-        pickle: the pickled content, or plain bytes, depending on the kind.
-        buffers: the out-of-band buffers of the content.
-    """
-
-    kind: bytes
-    pickle: bytes | memoryview
-    buffers: Sequence[Buffer] = field(default=())
-
-    def is_large(self) -> bool:
-        """Return whether it was too large to be sent as one message."""
-        return bool(self.buffers) or len(self.pickle) > MESSAGE_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A message whose content is still in the sender's memory, or in a memfd.
-
-    Attributes:
-        kind: as in `Message`.
-        pid: the sender's process id.
-        pieces: where the pieces of the pickle are; of a memfd the headers of all that it holds.
-        buffers: address and header of each out-of-band buffer.
-        memfd: the memfd that holds the content, for `accept` to close; None where there is none.
-    """
-
-    kind: bytes
-    pid: int
-    pieces: Sequence[remote_memory.Segment]
-    buffers: Sequence[remote_memory.Segment]
-    memfd: int | None = None
-
-
 class Channel:
-    """One end of the socket."""
+    """One end of the socket.
 
-    __slots__ = ("_blocking", "_early", "_socket")
+    A tool can send anything over it in its worker's place. The app sets `guarded`, so that it
+    copies content from the worker alone, and `most`.
 
-    #: Whether the process at the other end may read our memory; true until a reply refuses it.
-    _readable: ClassVar[bool] = True
+    Attributes:
+        guarded: whether `peer` is compared with the sender of each offer.
+        peer: pid of the process at the other end, None while it is not known.
+        most: bytes of content that a message may have; None for no bound.
+    """
+
+    __slots__ = ("_blocking", "_early", "_readable", "_socket", "guarded", "most", "peer")
 
     def __init__(self, end: Socket) -> None:
         self._socket = end
+        #: Whether the process at the other end may read our memory; true until a reply refuses it.
+        self._readable = True
+        self.guarded = False
+        self.peer: int | None = None
+        self.most: int | None = None
         self._blocking = True
         self._early: deque[Message | Offer] = deque()
 
@@ -151,7 +123,7 @@ class Channel:
         """
         size = sum(map(len, pieces))
         if size <= MESSAGE_MAX and not buffers:
-            self._socket.sendmsg((_HEAD.pack(kind, 0, _IN_MESSAGE, 0), *pieces))
+            self._socket.sendmsg((HEAD.pack(kind, 0, IN_MESSAGE, 0), *pieces))
             return
         if len(pieces) + len(buffers) > _MOST:
             pieces = [b"".join(pieces)]
@@ -166,12 +138,16 @@ class Channel:
             OSError: as `send`.
         """
         if len(content) <= MESSAGE_MAX:
-            self._socket.sendmsg((_HEAD.pack(kind, 0, _IN_MESSAGE, 0), content))
+            self._socket.sendmsg((HEAD.pack(kind, 0, IN_MESSAGE, 0), content))
         else:
             self._send_memfd(kind, [content], ())
 
     def receive(self) -> Message | None:
-        """Wait for the next message; None when the other end is closed and all is read."""
+        """Wait for the next message; None when the other end is closed and all is read.
+
+        Raises:
+            Malformed: it is no message, or too large.
+        """
         while True:
             found = self._next(_WAIT)
             if not isinstance(found, Offer):
@@ -185,6 +161,7 @@ class Channel:
 
         Raises:
             BlockingIOError: no message has come yet.
+            Malformed: it is no message.
         """
         return self._next(_DO_NOT_WAIT)
 
@@ -196,15 +173,24 @@ class Channel:
         Returns:
             The message; None where the content cannot be copied: the sender then sends it in a
             memfd.
+
+        Raises:
+            Malformed: it is larger than `most`, or no memfd that holds it.
         """
         if offer.memfd is not None:
             try:
+                self._check_size(offer)
                 heads = [head for _, head in offer.pieces]
                 return Message(offer.kind, *out_of_band.read_memfd(offer.memfd, heads))
+            except (OSError, ValueError, MemoryError, OverflowError) as error:
+                raise Malformed(str(error)) from error
             finally:
                 syscalls.close(offer.memfd)
+        self._check_size(offer)
         reply = _REFUSED
         try:
+            if self.guarded and offer.pid != self.peer:
+                return None
             pickle = remote_memory.new_bytes(sum(size for _, size in offer.pieces))
             remote_memory.read(offer.pid, offer.pieces, pickle)
             buffers = []
@@ -213,11 +199,11 @@ class Channel:
                 remote_memory.read(offer.pid, [(start, head & out_of_band.SIZE)], buffer)
                 buffers.append(out_of_band.seal(buffer, head))
             reply = _TAKEN
-        except OSError:
+        except (OSError, ValueError, MemoryError, OverflowError):
             return None
         finally:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # ended meanwhile
-                self._socket.sendmsg((_HEAD.pack(reply, 0, _IN_MESSAGE, 0),))
+                self._socket.sendmsg((HEAD.pack(reply, 0, IN_MESSAGE, 0),))
         return Message(offer.kind, pickle, buffers)
 
     def shutdown(self) -> None:
@@ -231,6 +217,13 @@ class Channel:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _check_size(self, offer: Offer) -> None:
+        heads = [head & out_of_band.SIZE for _, head in (*offer.pieces, *offer.buffers)]
+        if self.most is not None and sum(heads) > self.most:
+            raise Malformed(f"a message of {sum(heads)} bytes, of {self.most} that it may have")
+        if offer.memfd is not None:
+            out_of_band.check_memfd(offer.memfd, sum(heads))
+
     def _next(self, flags: int) -> Message | Offer | None:
         if self._early:
             return self._early.popleft()
@@ -240,22 +233,15 @@ class Channel:
             return None
         if not data:
             return None
-        kind, pid, where, pieces = _HEAD.unpack_from(data)
-        if where == _IN_MESSAGE:
-            return Message(kind, memoryview(data)[_HEAD.size :])
-        segments = list(_SEGMENT.iter_unpack(memoryview(data)[_HEAD.size :]))
-        if where == _IN_MEMORY:
-            return Offer(kind, pid, segments[:pieces], segments[pieces:])
-        fd = array.array("i", ancillary[0][2][:_FD])[0]
-        return Offer(kind, pid, segments, (), fd)
+        return parse(data, array.array("i", ancillary[0][2][:_FD])[0] if ancillary else None)
 
     def _offer(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> bool:
         """Send an offer and wait for the reply; False where the other side cannot copy it."""
-        segments = [_SEGMENT.pack(*remote_memory.address(piece)) for piece in pieces]
+        segments = [SEGMENT.pack(*remote_memory.address(piece)) for piece in pieces]
         for raw in raws:
             start, _ = remote_memory.address(raw)
-            segments.append(_SEGMENT.pack(start, out_of_band.header(raw)))
-        head = _HEAD.pack(kind, os.getpid(), _IN_MEMORY, len(pieces))
+            segments.append(SEGMENT.pack(start, out_of_band.header(raw)))
+        head = HEAD.pack(kind, os.getpid(), IN_MEMORY, len(pieces))
         self._socket.sendmsg((head, *segments))
         early: list[Message] = []  # sent before the other side has read the offer
         try:
@@ -263,7 +249,7 @@ class Channel:
                 if reply.kind == _TAKEN:
                     return True
                 if reply.kind == _REFUSED:
-                    Channel._readable = False
+                    self._readable = False
                     return False
                 early.append(reply)
             return True  # closed: the next message cannot be sent either
@@ -272,11 +258,11 @@ class Channel:
 
     def _send_memfd(self, kind: bytes, pieces: Sequence[Any], raws: Sequence[memoryview]) -> None:
         """Send the content in a memfd."""
-        segments = [_SEGMENT.pack(0, sum(map(len, pieces)))]
-        segments += [_SEGMENT.pack(0, out_of_band.header(raw)) for raw in raws]
+        segments = [SEGMENT.pack(0, sum(map(len, pieces)))]
+        segments += [SEGMENT.pack(0, out_of_band.header(raw)) for raw in raws]
         fd = out_of_band.write_memfd((*pieces, *raws))
         try:
-            head = _HEAD.pack(kind, 0, _IN_MEMFD, 1)
+            head = HEAD.pack(kind, 0, IN_MEMFD, 1)
             socket.send_fds(self._socket, (head, *segments), [fd])
         finally:
             os.close(fd)

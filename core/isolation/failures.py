@@ -51,7 +51,10 @@ def unpack(pickled: bytes | memoryview) -> BaseException:
     The worker's traceback is its cause, or the cause of the last one of its causes. What is no
     `Exception` would end the app, or cancel the task that waits: a `RemoteError` replaces it.
     """
-    packed, formatted, summary = pickle.loads(pickled)
+    try:
+        packed, formatted, summary = pickle.loads(pickled)
+    except pickling.FAULTS as fault:  # not of `pack`
+        return RemoteError(f"the worker process sent an exception that cannot be read: {fault!r}")
     try:
         error: BaseException = pickle.loads(packed)
     except pickling.FAULTS as fault:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # the app imports this at its start, and may isolate no call
     from agentcgroup.config.policy import Policy
     from agentcgroup.errors import Unshippable
-    from agentcgroup.isolation.channel import Message
+    from agentcgroup.isolation.messages import Message
     from agentcgroup.isolation.worker_handle import Worker
     from agentcgroup.records.record import Isolated
 

@@ -283,7 +283,7 @@ class Launcher:
         if worker is None:
             return
         if what == BORN:
-            worker.pid = value
+            worker.pid = worker.channel.peer = value
             worker.born_at = time.monotonic()
             worker.born.set()
             if worker.at_birth is not None:

@@ -14,7 +14,8 @@ import sys
 from typing import Any, Final, TextIO
 
 from agentcgroup.isolation import pickling
-from agentcgroup.isolation.channel import Channel, Message
+from agentcgroup.isolation.channel import Channel
+from agentcgroup.isolation.messages import Message
 from agentcgroup.isolation.protocol import LOG, STDERR, STDOUT
 
 __all__ = ["redirect", "relay"]

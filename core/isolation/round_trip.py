@@ -15,8 +15,9 @@ from typing import Any, Final
 from agentcgroup import isolation, off_loop
 from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.isolation import failures, output, pickling, unpicklable
-from agentcgroup.isolation.channel import MESSAGE_MAX, Channel, Message, Offer
+from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.host import IsolatedCall
+from agentcgroup.isolation.messages import MESSAGE_MAX, Malformed, Message, Offer
 from agentcgroup.isolation.protocol import (
     CALL,
     ENVIRONMENT,
@@ -67,6 +68,9 @@ def run(
                 if trip.worker.pid is None:
                     trip.worker.born.wait(_REPORT_WAIT)
                 return trip.result(message)
+    except Malformed as error:
+        trip.abandon()
+        raise trip.nonsense(error) from error
     except BaseException:
         trip.abandon()
         raise
@@ -100,6 +104,9 @@ async def arun(
         if message.is_large():  # what it unpickles may import modules
             return await off_loop.run(functools.partial(trip.result, message))
         return trip.result(message)
+    except Malformed as error:
+        await off_loop.run_to_end(trip.abandon)
+        raise trip.nonsense(error) from error
     except GeneratorExit:  # a coroutine that is closed cannot await
         trip.abandon()
         raise
@@ -138,6 +145,9 @@ class _RoundTrip:
         worker = self.worker = self._call.worker()
         worker.done = False
         self._taken = True
+        # What the worker sends it has in its own memory.
+        memory_max = self._call.policy.limits.memory_max
+        worker.channel.most = memory_max if isinstance(memory_max, int) else None
         self._call.note_isolated("process")
         changes = worker.applied = worker.snapshot.changes(worker.applied)
         if changes:
@@ -202,6 +212,12 @@ class _RoundTrip:
         how = self.worker.how or "ended"
         if self._call.stopped is None:
             self._call.note_worker_died(how)
+        return WorkerDied(how)
+
+    def nonsense(self, error: Malformed) -> WorkerDied:
+        """Return the exception for a worker that has sent what is no message of a worker's."""
+        how = f"malformed: {error}"
+        self._call.note_worker_died(how)
         return WorkerDied(how)
 
     def is_waiting(self) -> bool:

@@ -25,8 +25,8 @@ from agentcgroup import scope
 from agentcgroup.cgroup import Limits
 from agentcgroup.config.tables import Workers
 from agentcgroup.containment.tree import Branch, discard
-from agentcgroup.isolation.channel import Message
 from agentcgroup.isolation.launcher import Launcher
+from agentcgroup.isolation.messages import Message
 from agentcgroup.isolation.protocol import LEARNED
 from agentcgroup.isolation.worker_handle import Worker
 from agentcgroup.threads import Lock

@@ -28,7 +28,8 @@ from agentcgroup.isolation import (
     pickling,
     unpicklable,
 )
-from agentcgroup.isolation.channel import Channel, Message
+from agentcgroup.isolation.channel import Channel
+from agentcgroup.isolation.messages import Message
 from agentcgroup.isolation.protocol import (
     CALL,
     ENVIRONMENT,

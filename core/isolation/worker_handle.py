@@ -47,6 +47,7 @@ class Worker:
     ) -> None:
         self.number = number
         self.channel = channel
+        channel.guarded = True
         self.folder = folder
         self.snapshot = snapshot
         self.busy = busy

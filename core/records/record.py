@@ -63,6 +63,7 @@ class CallRecord:
             ``[monitor]``), ``leftovers`` (processes that outlived the tool were killed;
             maintenance that goes on, such as ``git gc --auto``, is none),
             ``crashed: SIGSEGV`` or ``exited: 3`` (how its worker process ended),
+            ``malformed: ...`` (its worker process sent what is no result),
             ``uncontained: ...`` (it could have no cgroup, so that no process of it started),
             ``unshippable: ...`` (an object that could not be sent to a worker or back: the call
             was rejected, or ran inline); else None.

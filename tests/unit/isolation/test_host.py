@@ -14,8 +14,8 @@ from agentcgroup.config.loading import load
 from agentcgroup.config.policy import Policy, Resolver
 from agentcgroup.errors import Unshippable, WorkerDied
 from agentcgroup.isolation import bodies
-from agentcgroup.isolation.channel import Message
 from agentcgroup.isolation.launcher import Launcher
+from agentcgroup.isolation.messages import Message
 from agentcgroup.isolation.worker_handle import Worker
 
 
