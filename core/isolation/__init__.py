@@ -45,10 +45,10 @@ The data of one call::
 
 Modules, each of which imports only those to its right:
 
-- app: `bodies` > `round_trip` > `warm_workers` > `launcher` >
-  `older_modules`, `folders`; `host` is the protocol of the call
-  that they serve; `references` finds what a body refers to;
+- app: `bodies` > `round_trip` > `warm_workers` > `launcher` > `folders`; `host` is the protocol of
+  the call that they serve; `references` finds what a body refers to;
 - fork server: `fork_server` > `preloading`, `worker`;
+- app and fork server: `older_modules` has the modules that may be imported for later workers;
 - worker: `worker`;
 - app and worker: `environment`, `output`, `failures`, `unpicklable` > `pickling` >
   `context_variables`, `exceptions`, `importable`, `sentinels`, `channel` > `messages` >
