@@ -137,7 +137,11 @@ class ContainedCall:
             raise
 
     def forget_removed(self) -> None:
-        """Forget cgroups of the run that another program has removed."""
+        """Forget cgroups above that are gone: of the call around this one, and of the run."""
+        above = None if self._call.parent is None else self._call.parent.contained
+        if above is not None:
+            with above.group.lock:
+                above.group.forget_removed()
         self._call.services.cgroups.forget_removed()
 
     def released(self, cgroup: Cgroup) -> None:
@@ -231,8 +235,7 @@ class ContainedCall:
 
     def unwatch(self) -> None:
         """Undo `watch`."""
-        sampler = self._call.services.sampler
-        if sampler is not None:
+        if (sampler := self._call.services.sampler) is not None:
             sampler.forget(self._call)
 
     def events(self) -> Events:

@@ -34,6 +34,11 @@ logger = logging.getLogger("agentcgroup")
 
 #: Seconds that the tool's own thread waits for killed processes to be gone.
 _KILL_WAIT: Final = 2.0
+#: Times that a cgroup is looked for again, where one above it is gone.
+_TRIES: Final = 4
+#: Errors of a cgroup that is gone: another program has removed it, or the call that it belongs to
+#: has just ended.
+_GONE: Final = (errno.ENOENT, errno.ENODEV, errno.EBADF)
 #: Number of the call's last children whose pids are kept for the monitor.
 _STARTED: Final = 1024
 
@@ -158,8 +163,8 @@ class CallCgroup(Subtree):
     def _take_cgroup(self, take: Callable[[Branch], Cgroup] | None = None) -> None:
         """Take a cgroup below the agent, or below the call this one runs in."""
         owner = self._owner
-        owner.before_cgroup()
-        for last in (False, True):
+        for tries_left in reversed(range(_TRIES)):
+            owner.before_cgroup()
             try:
                 source, is_agent = owner.locate()
                 if source is None:
@@ -173,8 +178,10 @@ class CallCgroup(Subtree):
             except NoWorker:
                 raise
             except OSError as error:
-                gone = error.errno in (errno.ENOENT, errno.ENODEV)
-                if gone and not last:
+                if error.errno in _GONE and tries_left:
+                    branch, self.agent_branch = self.agent_branch, None
+                    if branch is not None:
+                        branch.leave()
                     owner.forget_removed()
                     continue
                 owner.uncontained(error)

@@ -72,7 +72,7 @@ class Owner(Protocol):
         """Take note that the call has a cgroup now."""
 
     def forget_removed(self) -> None:
-        """Forget cgroups of the run that another program has removed."""
+        """Forget cgroups above that another program, or the end of a call above, has removed."""
 
     def uncontained(self, error: OSError) -> None:
         """Take note that the call can have no cgroup.

@@ -74,8 +74,20 @@ class Subtree:
         elif self._branch is None:
             # Another program removed the cgroup with all that was in it; the call goes on.
             logger.warning("agentcgroup: the cgroup of a call is gone: %s", failed)
-            self._dropped = (*self._dropped, self.leaf)
-            self.cgroup = self.leaf = None
+            self.forget()
+
+    def forget_removed(self) -> None:
+        """Forget a cgroup that is gone, for the next use to make it anew.
+
+        Another program has removed it, or a call around this one has ended.
+        """
+        if self.cgroup is not None and not self.cgroup.exists():
+            self.forget()
+
+    def forget(self) -> None:
+        """Have another cgroup for the next child: this one is gone, with all that was in it."""
+        self._dropped = (*self._dropped, self.leaf)
+        self.cgroup = self.leaf = self._branch = None
 
     def hand_on(self, read_usage: Callable[[], Usage], events: Events) -> None:
         """Take note that the cgroup has another owner now.

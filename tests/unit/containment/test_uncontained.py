@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,29 @@ def test_what_another_program_removed_is_made_anew(
 def _cgroup() -> str:
     done = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def test_a_call_inside_one_whose_cgroup_is_gone_has_a_cgroup(start: Callable[..., Session]) -> None:
+    """As where the call around both has ended, and took the cgroups below it along."""
+    start()
+    with agentcgroup.call("outer") as outer:
+        with agentcgroup.call("first"):
+            assert "/call-" in _cgroup()
+        assert outer.contained is not None
+        gone = outer.contained.group.path
+        assert gone is not None
+        _remove_when_empty(gone)
+        with agentcgroup.call("second"):
+            inside = _cgroup()
+        assert os.path.basename(gone) not in inside.split("/")
+        assert inside.count("/call-") == 2
+        assert "/call-" in _cgroup()
+
+
+def _remove_when_empty(path: str) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            _remove(path)
+            return
+        time.sleep(0.05)
+    _remove(path)
