@@ -14,6 +14,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session
+from agentcgroup.cgroup import Cgroup
 from tests.support.crowd import cgroups_at_once
 from tests.support.processes import running, until
 
@@ -79,7 +80,7 @@ def test_a_thousand_calls_at_once(session: Session) -> None:
 _SUPERVISOR = """
 import subprocess, sys, threading
 import agentcgroup
-session = agentcgroup.register("langchain")
+session = agentcgroup.register("langchain", config={"cgroup_root": sys.argv.pop(1)})
 together = threading.Barrier(51)
 def one():
     with agentcgroup.call("sleep"):
@@ -94,14 +95,22 @@ threading.Event().wait()
 """
 _NEXT = "import agentcgroup; agentcgroup.register('langchain').records"
 #: Registers, says so, and makes no call until its input ends.
-_IDLE = f"{_NEXT}; print(flush=True); input()"
+_IDLE = """
+import sys, agentcgroup
+agentcgroup.register("langchain", config={"cgroup_root": sys.argv[1]}).records
+print(flush=True)
+input()
+"""
 
 
-def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
-    """SIGKILL during 50 running calls: their processes live on, until the next start."""
+def test_what_a_killed_supervisor_left_is_gone_at_the_next_start(box: Cgroup) -> None:
+    """SIGKILL during 50 running calls: their processes live on, until the next start.
+
+    In a cgroup of their own: any other program that starts meanwhile would end them, too.
+    """
     sleep = ("sleep", f"3600.{os.getpid()}")  # tells these sleeps from all others
     with subprocess.Popen(
-        [sys.executable, "-c", _SUPERVISOR, *sleep], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SUPERVISOR, box.path, *sleep], stdout=subprocess.PIPE, text=True
     ) as supervisor:
         assert supervisor.stdout is not None
         run = supervisor.stdout.readline().strip()
@@ -109,7 +118,10 @@ def test_what_a_killed_supervisor_left_is_gone_at_the_next_start() -> None:
     assert os.path.isdir(run)
     assert len(running(*sleep)) == 50
     with subprocess.Popen(
-        [sys.executable, "-c", _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _IDLE, box.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as idle:
         assert idle.stdout is not None
         assert idle.stdout.readline() == "\n"
