@@ -11,8 +11,8 @@ SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 # Make a virtualenv with the package (an editable install) and the packages that the tests need.
 install: .venv/installed
 
-# Run all tests, on every kernel; `make -k test` goes on after a failure. What needs no kernel runs
-# two at a time; test-versions builds the extension anew, under which nothing else may run.
+# Run all tests; `make -k test` goes on after a failure. What needs no kernel runs two at a time. Nothing
+# else may run with test-versions, which builds the extension anew.
 test: lint lab-deps test-here test-versions test-kernels
 
 test-here: install test-deps

@@ -32,7 +32,15 @@ def unmet(call: Call) -> tuple[str, ...]:
     """Return the limits that do not hold for a call, its agent's and the run's included."""
     if call.contained is None:
         return ()
-    group, run = call.contained.group, call.services.cgroups.made
-    agent = () if group.agent_branch is None else group.agent_branch.cgroup.unmet
-    above = () if run is None else run.cgroup.unmet
-    return (*group.unmet, *(f"agent.{key}" for key in agent), *(f"run.{key}" for key in above))
+    run = call.services.cgroups.made
+    names = list(call.contained.group.unmet)
+    around: Call | None = call
+    while around is not None:  # inside another call of its agent it has the branch of that call
+        branch = None if around.contained is None else around.contained.group.agent_branch
+        if branch is not None:
+            names += [f"agent.{key}" for key in branch.cgroup.unmet]
+            break
+        around = around.parent
+    if run is not None:
+        names += [f"run.{key}" for key in run.cgroup.unmet]
+    return tuple(names)

@@ -1,8 +1,8 @@
 """What outlives its call as maintenance: under limits, for a time, and no longer than the run.
 
 See `containment.maintenance` for what counts as that. Each call's maintenance gets a cgroup of its
-own below the agent's, with the limits of the call: what is in it can hide from its end by no means,
-and takes no more memory there than in the call.
+own below the agent's, with the limits of the call: no process in it escapes its end, and it takes
+no more memory there than in the call.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Maintenance:
         self._services = services
         self._lock = Lock()
         self._held: set[_Held] = set()
-        self._deadlines = Deadlines(self._held, _Held.tell_overdue)
+        self._deadlines = Deadlines(self._held, lambda _: None)
 
     def take(self, call: Call, group: ProcessGroup) -> bool:
         """Take known maintenance, with what is below it, out of the group of a call that ends.
@@ -185,9 +185,6 @@ class _Held:
             self.stopped = reason
             self.group.kill()
             self._owner.drop(self)
-
-    def tell_overdue(self) -> None:
-        """Report nothing: it is gone from those that are held."""
 
     def discard(self) -> None:
         """Kill what is left, and remove the cgroup.

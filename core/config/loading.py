@@ -6,8 +6,9 @@ Without any, the built-in defaults hold (see `tables`). Defaults hold key by key
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentcgroup.config import toml, trust
@@ -46,16 +47,14 @@ def load(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = No
     if path is None:
         return Config()
     named = config is not None or bool(os.environ.get(ENVIRONMENT_VARIABLE))
-    if not named:
-        trust.check_owner(path)
-    loaded = _read(path)
+    loaded = _read(path, None if named else functools.partial(trust.check_owner, path))
     if not named and path in (FILE, PYPROJECT):
-        trust.tell(path, loaded)
+        trust.warn_if_loose(path, loaded)
     return loaded
 
 
-def _read(path: str) -> Config:
-    document = toml.read(path)
+def _read(path: str, check: Callable[[os.stat_result], None] | None) -> Config:
+    document = toml.read(path, check)
     prefix: KeyPath = ()
     data: Any = document.data
     if os.path.basename(path) == PYPROJECT:

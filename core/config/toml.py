@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -132,8 +132,12 @@ def _emptied(found: re.Match[str]) -> str:
     return ('""' if found[1] else "") + "\n" * found[0].count("\n")
 
 
-def read(path: str) -> Document:
+def read(path: str, check: Callable[[os.stat_result], None] | None = None) -> Document:
     """Read a TOML file.
+
+    Args:
+        path: the file.
+        check: called with the status of the open file, before it is read; may raise ConfigError.
 
     Raises:
         ConfigError: the file is missing, not a regular file, not readable, above 1 MiB, not UTF-8
@@ -141,8 +145,11 @@ def read(path: str) -> Document:
     """
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise ConfigError("cannot read it: it is not a regular file", file=path)
+            if check is not None:
+                check(found)
             data = file.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(f"cannot read it: {error.strerror}", file=path) from error

@@ -1,7 +1,7 @@
 """What a file that was found by itself may decide: a tool, or a repository, may have written it.
 
 A tool can write ``agentcgroup.toml`` into the working directory, and the next start of the program
-takes it. So a file of another user is refused, and one that loosens what holds by default is told.
+takes it. So a file of another user is refused, and the log warns of one that loosens the defaults.
 A file that the user names, by ``$AGENTCGROUP_CONFIG`` or ``config=``, is taken as it is.
 """
 
@@ -16,24 +16,24 @@ from agentcgroup.config.discovery import ENVIRONMENT_VARIABLE
 from agentcgroup.config.tables import Config
 from agentcgroup.errors import ConfigError
 
-__all__ = ["check_owner", "tell"]
+__all__ = ["check_owner", "warn_if_loose"]
 
 logger = logging.getLogger("agentcgroup")
 
 
-def check_owner(path: str) -> None:
-    """Refuse a file that another user has written, or may write.
+def check_owner(path: str, found: os.stat_result) -> None:
+    """Refuse a file that another user has written, or may write; log which one is taken.
 
     A file of root is taken by everybody, and one of the caller of sudo by root.
+
+    Args:
+        path: the file.
+        found: the status of the open file: another user may put another one in its place.
 
     Raises:
         ConfigError: with what to do about it.
     """
     if not hasattr(os, "geteuid"):  # Windows, where nothing is limited
-        return
-    try:
-        found = os.stat(path)
-    except OSError:  # `toml.read` reports it
         return
     if found.st_uid not in _trusted():
         why = f"it belongs to {_name(found.st_uid)}, and this program runs as {_name(os.geteuid())}"
@@ -42,6 +42,8 @@ def check_owner(path: str) -> None:
     elif found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getegid(), 0):
         why = f"the group {found.st_gid} may write to it"
     else:
+        owner = _name(found.st_uid)
+        logger.info("agentcgroup: the configuration is %s, of %s", os.path.abspath(path), owner)
         return
     raise ConfigError(
         f"is not taken: {why}, so that another user may lift limits. Fix: change its owner or "
@@ -50,19 +52,18 @@ def check_owner(path: str) -> None:
     )
 
 
-def tell(path: str, config: Config) -> None:
-    """Log which file was taken, and as a warning what in it loosens the defaults."""
-    with_owner = f"{os.path.abspath(path)}, of {_name(os.stat(path).st_uid)}"
-    logger.info("agentcgroup: the configuration is %s", with_owner)
-    loosening = ", ".join(_loosening(config, os.path.dirname(os.path.abspath(path))))
+def warn_if_loose(path: str, config: Config) -> None:
+    """Log what in a file of the working directory loosens the defaults."""
+    path = os.path.abspath(path)
+    loosening = ", ".join(_loosening(config, os.path.dirname(path)))
     if loosening:
         logger.warning(
             "agentcgroup: %s was found in the working directory, and has %s. A tool may have "
             "written it: check it, and name it to say that it is meant: %s=%s, or config=.",
-            with_owner,
+            path,
             loosening,
             ENVIRONMENT_VARIABLE,
-            os.path.abspath(path),
+            path,
         )
 
 

@@ -1,7 +1,7 @@
-"""Ask the processes that outlive a call to end: SIGTERM, before the SIGKILL that follows.
+"""What happens to processes that outlive a call: they move to another cgroup, or are asked to end.
 
-A program removes its lock files in a handler of SIGTERM. A lock that stays breaks later calls:
-while `.git/gc.log.lock` is there, `git gc --auto` does nothing.
+SIGTERM comes before SIGKILL. A program removes its lock files in a handler of SIGTERM. A lock that
+stays breaks later calls: while `.git/gc.log.lock` is there, `git gc --auto` does nothing.
 """
 
 from __future__ import annotations

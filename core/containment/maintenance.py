@@ -32,8 +32,8 @@ class _Known(NamedTuple):
 _KNOWN: Final = (
     _Known("git gc --auto", ("git", "gc"), "--auto"),
     _Known("git maintenance run --auto", ("git", "maintenance", "run"), "--auto"),
-    # Programs with the module golang.org/x/telemetry, such as `go` and `gopls`: once a day. What is
-    # ended has taken the day's token, so that the next attempt comes a day later.
+    # Programs with the module golang.org/x/telemetry, such as `go`, start it once a day. One that
+    # is ended has taken the day's token, so that the next attempt comes a day later.
     _Known("Go telemetry", ("*", "[*][*] telemetry [*][*]")),
     # The package update-notifier of npm; its interval begins when the check is done.
     _Known("update-notifier", ("node", "*/update-notifier/check.js")),

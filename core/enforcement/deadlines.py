@@ -126,17 +126,18 @@ class Deadlines(Generic[S]):
             deadline = call.deadline
             if deadline is None or call in self._told:
                 continue
-            if call.stopped is None and deadline <= time.monotonic():
+            now = time.monotonic()
+            if call.stopped is None and deadline <= now:
                 self._stop(call)
                 deadline = call.deadline or deadline
             if call.stopped is None:
                 # Still at or before now: it is ending, or could not be stopped.
-                at = deadline if deadline > time.monotonic() else deadline + _OVERDUE
+                at = deadline if deadline > now else deadline + _OVERDUE
             elif call.stopped == "timeout":
                 at = deadline + _OVERDUE
             else:
                 continue
-            if at > time.monotonic():
+            if at > now:
                 earliest = min(earliest, at)
             else:
                 self._told.add(call)

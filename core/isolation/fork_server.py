@@ -87,7 +87,7 @@ def _take_path(modules: OlderModules, path: list[str], pythonpath: str | None) -
     sys.path[:] = path
     if pythonpath is not None:
         os.environ["PYTHONPATH"] = pythonpath
-        with contextlib.suppress(Exception):  # there need not be one; `site` prints what it raises
+        with contextlib.suppress(Exception):  # there need not be one, and its faults are the user's
             importlib.import_module("sitecustomize")
 
 

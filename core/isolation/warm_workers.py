@@ -180,7 +180,7 @@ class WarmWorkers:
 
     def learn(self, message: Message) -> None:
         """Have the modules that a worker names in a LEARNED message imported for later workers."""
-        if message.kind == LEARNED:
+        if message.kind == LEARNED and not message.is_large():  # a worker sends some hundred names
             self._launcher.preload(bytes(message.pickle).decode(errors="replace").split("\n"))
 
     def wait_born(self) -> None:

@@ -61,6 +61,16 @@ def test_those_of_the_agent_and_of_the_run_are_named(registered: Callable[..., S
     assert Path(agent, "pids.max").read_text() == "17\n"
 
 
+def test_a_call_inside_another_of_its_agent_names_the_same(
+    registered: Callable[..., Session],
+) -> None:
+    agent = {**GOOD, "io_max": REFUSED["io_max"]}
+    session = registered(mode="auto", limits={"agent": agent})
+    with agentcgroup.call("outer"), agentcgroup.call("inner"):
+        limits_inside()
+    assert [record.unmet for record in session.records] == [("agent.io_max",)] * 2
+
+
 def test_a_limit_of_further_files_is_one_of_them(registered: Callable[..., Session]) -> None:
     unified = {"cpuset.cpus.partition": "nonsense"}
     session = registered(mode="auto", limits={"call": {**GOOD, "unified": unified}})

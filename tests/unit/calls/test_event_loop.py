@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 import agentcgroup
 from agentcgroup import Session, off_loop
+from tests.support.faults import no_descriptor_left
 from tests.support.processes import ended, until
 
 PROGRAM = Path(__file__).parents[2] / "cases" / "event_loop.py"
@@ -223,23 +223,6 @@ def test_a_call_ends_while_the_loop_has_no_thread_free(session: Session) -> None
     assert (record.outcome, record.reason) == ("ok", "leftovers")
 
 
-@contextlib.contextmanager
-def _no_descriptor_left() -> Iterator[None]:
-    """Let this process open no further file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.dup(0)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
-
-
 def test_a_call_without_a_free_descriptor_gives_its_result(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,7 +230,7 @@ def test_a_call_without_a_free_descriptor_gives_its_result(
     with contextlib.ExitStack() as stack, agentcgroup.call("full"):
         subprocess.run(["true"], check=True)
         leftover = subprocess.Popen(["sleep", "100"])
-        stack.enter_context(_no_descriptor_left())
+        stack.enter_context(no_descriptor_left())
     assert ended(leftover.pid)
     leftover.wait()
     (record,) = session.records
@@ -265,7 +248,7 @@ def test_an_async_call_without_a_free_descriptor_gives_its_result(
         with contextlib.ExitStack() as stack:
             async with agentcgroup.call("full"):
                 pids.append((await _sleeping()).pid)
-                stack.enter_context(_no_descriptor_left())
+                stack.enter_context(no_descriptor_left())
             return "result"
 
     assert asyncio.run(main()) == "result"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,7 +29,8 @@ def _bare(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 def run(request: pytest.FixtureRequest) -> Run:
     if request.param == "bare":
         return _bare
-    return pytest.importorskip(request.param).run  # type: ignore[no-any-return]
+    run: Run = importlib.import_module(request.param).run
+    return run
 
 
 @pytest.fixture

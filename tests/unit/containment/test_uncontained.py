@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 import agentcgroup
 from agentcgroup import LimitExceeded, Session
 from agentcgroup.cgroup import Cgroup
+from tests.support.faults import no_descriptor_left
 
 #: Run in a call each, with the file that the process would write.
 _WAYS: dict[str, Callable[[Path], Any]] = {
@@ -77,30 +77,13 @@ def test_it_is_refused_without_a_free_descriptor(
     _run(session)
 
     def write() -> None:
-        with _no_descriptor_left():
+        with no_descriptor_left():
             os.system(f"touch {tmp_path}/written")
 
     with pytest.raises(LimitExceeded), agentcgroup.call("refused", agent="new"):
         write()
     assert not (tmp_path / "written").exists()
     assert session.records[-1].outcome == "rejected"
-
-
-@contextlib.contextmanager
-def _no_descriptor_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    most = max(map(int, os.listdir("/proc/self/fd"))) + 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_isolated_call_is_refused(start: Callable[..., Session], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from agentcgroup import LimitExceeded, Session
 from agentcgroup.api import begin
 from agentcgroup.isolation.channel import Channel
 from agentcgroup.isolation.messages import HEAD, IN_MEMFD, IN_MEMORY, IN_MESSAGE, SEGMENT
-from agentcgroup.isolation.protocol import FAILURE, RESULT
+from agentcgroup.isolation.protocol import FAILURE, LEARNED, RESULT
 
 _MIB = 1 << 20
 
@@ -175,6 +175,19 @@ def _in_the_name_of(pid: int) -> bytes:
     _socket().sendmsg((head, SEGMENT.pack(address, len(content))))
     reply: bytes = _socket().recv(100)
     return reply[:1]
+
+
+def _name_many_modules() -> None:
+    names = "\n".join(f"module{number}" for number in range(200_000)).encode()
+    fd = os.memfd_create("x")
+    os.write(fd, names)
+    _send_fd(HEAD.pack(LEARNED, 0, IN_MEMFD, 1) + SEGMENT.pack(0, len(names)), fd)
+
+
+def test_many_names_of_modules_are_not_kept(session: Session) -> None:
+    agentcgroup.isolate("names")(_name_many_modules)()
+    _ = session.records
+    assert len(session._services.workers()._launcher._preloaded) < 10_000
 
 
 def _echo(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ import py_compile
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,53 +91,25 @@ def test_what_is_older_is_imported(session: Session, folder: _Folder) -> None:
     assert until(lambda: len(folder.imported_by(fork_server)) == 3)
 
 
-def _written(folder: _Folder) -> tuple[str, str]:
-    folder.write("evil.py")
-    return "evil", "evil.py"
-
-
-def _overwritten(folder: _Folder) -> tuple[str, str]:
-    folder.write("kept.py", "evil = 1\n")
-    return "kept", "kept.py"
-
-
-def _before_the_real_one(folder: _Folder) -> tuple[str, str]:
-    folder.write("earlier/kept.py")
-    return "kept", "earlier/kept.py"
-
-
-def _in_a_package(folder: _Folder) -> tuple[str, str]:
-    folder.write("package/evil.py")
-    return "package.evil", "package/evil.py"
-
-
-def _package(folder: _Folder) -> tuple[str, str]:
-    folder.write("evil/__init__.py")
-    return "evil.kept", "evil/__init__.py"
-
-
-def _dependency(folder: _Folder) -> tuple[str, str]:
-    folder.write("dependency.py")
-    return "depends", "dependency.py"
-
-
-def _backdated(folder: _Folder) -> tuple[str, str]:
-    folder.write("evil.py")
-    os.utime(folder.path / "evil.py", (1, 1))
-    return "evil", "evil.py"
-
-
+@pytest.mark.parametrize("backdated", [False, True])
 @pytest.mark.parametrize(
-    "plant",
+    ("planted", "reported"),
     [
-        *(_written, _overwritten, _before_the_real_one, _in_a_package, _package),
-        *(_dependency, _backdated),
+        ("evil.py", "evil"),
+        ("kept.py", "kept"),
+        ("earlier/kept.py", "kept"),
+        ("package/evil.py", "package.evil"),
+        ("evil/__init__.py", "evil.kept"),
+        ("dependency.py", "depends"),
     ],
 )
 def test_what_a_tool_has_written_is_not(
-    session: Session, folder: _Folder, plant: Callable[[_Folder], tuple[str, str]]
+    session: Session, folder: _Folder, planted: str, reported: str, backdated: bool
 ) -> None:
-    reported, planted = plant(folder)
+    """Also before the one of that name, and where a module of the program imports it."""
+    folder.write(planted, "evil = 1\n")
+    if backdated:
+        os.utime(folder.path / planted, (1, 1))
     _learn(session, reported)
     _learn(session, "package")  # carried out after it
     imported = [line.split()[1] for line in folder.log.read_text().splitlines()]
